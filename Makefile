@@ -1,0 +1,63 @@
+# Everything a newcomer or a developer runs. `make help` lists the targets.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+CONFIG  ?= configs/demo.yaml
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
+SLOW    := oracle or soak or gpu
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check lint typecheck proto bench test-oracle test-soak train-demo clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+serve: $(VENV)/.serve-installed ## install, serve the demo model (or CONFIG=...) and ask it a question
+	@exec $(BIN)/gptoss-ray serve $(CONFIG)
+
+test: $(VENV)/.dev-installed ## install and run the tests
+	$(BIN)/python -m pytest -m "not ($(SLOW))"
+
+check: lint typecheck test ## lint, typecheck and test
+
+lint: $(VENV)/.dev-installed ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.dev-installed ## mypy, strict
+	$(BIN)/mypy
+
+proto: $(VENV)/.dev-installed ## generate the gRPC stubs from protos/
+	$(BIN)/python protos/generate.py
+
+bench: $(VENV)/.dev-installed ## measure a served demo model: start-up, first token, tokens per second, accuracy
+	$(BIN)/gptoss-ray bench serving $(CONFIG)
+
+test-oracle: $(VENV)/.dev-installed ## compare with transformers at the 20b width (minutes, ~6 GB)
+	$(BIN)/python -m pytest -m oracle
+
+test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
+	$(BIN)/python -m pytest -m soak
+
+train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (up to 90 minutes on 2 cores)
+	$(BIN)/python -m gptoss_ray.demo_training.train --out build/demo
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first: a CPU build that is already chosen (or that PIP_EXTRA_INDEX_URL offers) stays.
+$(VENV)/.serve-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing gptoss-ray into $(VENV) (once; a few minutes) ..."
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing gptoss-ray and its development tools into $(VENV) (once; a few minutes) ..."
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.serve-installed

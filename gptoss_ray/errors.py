@@ -1,0 +1,123 @@
+"""Every error that gptoss_ray raises on purpose.
+
+::
+
+    GptossError                        message, param (the field at fault), code (OpenAI's)
+    ├── InvalidRequestError            the request is at fault; a client can mend it
+    │   ├── ContextLengthExceededError prompt does not fit the model's context
+    │   └── RequestTooLargeError       body or message over the byte limit
+    ├── AuthenticationError            no key, or a wrong one
+    ├── NotFoundError                  no such route or object
+    │   └── ModelNotFoundError         no such model is served
+    ├── OverloadedError                queue full; retry_after_s says when to come back
+    ├── UnavailableError               loading, draining, or the replica was lost
+    ├── DeadlineExceededError          the caller's deadline passed
+    ├── RequestAbortedError            cancelled by the caller or the server
+    ├── InternalError                  our fault; details are logged, never sent
+    ├── ConfigError                    a YAML file or option is wrong (file, line, remedy)
+    └── CheckpointError                a file on disk is wrong (file, tensor, remedy)
+
+`serving/status_codes.py` maps these classes, and nothing else, to HTTP and gRPC statuses.
+"""
+
+from __future__ import annotations
+
+
+class GptossError(Exception):
+    """Base of all errors raised on purpose; `str(error)` is safe to show to a client."""
+
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _rebuild(cls: type[GptossError], state: dict[str, object]) -> GptossError:
+    """Rebuild an error in another process with its fields (Exception.__reduce__ drops keywords)."""
+    error = cls.__new__(cls)
+    Exception.__init__(error, state["message"])
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidRequestError(GptossError):
+    """A request field is wrong; `param` names it."""
+
+
+class ContextLengthExceededError(InvalidRequestError):
+    """The prompt leaves no room for a single output token."""
+
+    code = "context_length_exceeded"
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """The request has more bytes than the server reads."""
+
+    code = "request_too_large"
+
+
+class AuthenticationError(GptossError):
+    """The API key is missing or wrong."""
+
+    code = "invalid_api_key"
+
+
+class NotFoundError(GptossError):
+    """The route or object does not exist."""
+
+    code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """The model is not served here."""
+
+    code = "model_not_found"
+
+
+class OverloadedError(GptossError):
+    """The server has no room for the request now."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(GptossError):
+    """No replica can serve now."""
+
+    code = "unavailable"
+
+
+class DeadlineExceededError(GptossError):
+    """The caller's deadline passed before the answer was complete."""
+
+    code = "deadline_exceeded"
+
+
+class RequestAbortedError(GptossError):
+    """The request was cancelled."""
+
+    code = "aborted"
+
+
+class InternalError(GptossError):
+    """A fault of the server; the cause is in its log under the request id."""
+
+    code = "internal_error"
+
+
+class ConfigError(GptossError):
+    """A configuration file or command-line option is wrong."""
+
+
+class CheckpointError(GptossError):
+    """A checkpoint on disk is wrong; the message names the file and the tensor."""

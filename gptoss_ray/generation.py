@@ -1,0 +1,149 @@
+"""What crosses processes: a request for tokens on the way in, tokens on the way out.
+
+`SamplingParams` is the one validator of sampling fields (HTTP, gRPC and Python callers alike):
+its constructor raises `InvalidRequestError` naming the field, the value and the allowed range.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gptoss_ray.errors import GptossError, InvalidRequestError
+
+MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIAS_ENTRIES = 1024
+
+
+class FinishReason(str, Enum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. Limits and penalties count from the original prompt (law 1).
+
+    Attributes:
+        temperature: 0 is greedy; otherwise logits are divided by it.
+        top_p: Keep the smallest set of tokens whose probability reaches it; 1 keeps all.
+        top_k: Keep the k most likely tokens; 0 keeps all.
+        min_p: Drop tokens below this fraction of the most likely token's probability.
+        presence_penalty: Subtracted once from the logit of each token generated so far.
+        frequency_penalty: Subtracted from that logit once per occurrence.
+        repetition_penalty: Divides (multiplies, if negative) logits of tokens in prompt and output.
+        logit_bias: (token id, bias) pairs added to the logits.
+        seed: Key of the random draws, any 64-bit integer; the ingress fixes one where the client gave none.
+        choice_index: Which of a request's n choices this is; part of the key of the draws.
+        max_tokens: At most so many output tokens, at least 1.
+        min_tokens: Stop tokens cannot be drawn before so many output tokens.
+        stop_token_ids: Drawing one ends the sequence with `FinishReason.STOP`; it is part of the output.
+        logprobs: None for no log probabilities, else how many alternatives to report beside the drawn
+            token's own (0 to 20). They are of the model's distribution before penalties and temperature.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    choice_index: int = 0
+    max_tokens: int = 16
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_range("temperature", self.temperature, 0.0, 2.0)
+        _check_range("top_p", self.top_p, 0.0, 1.0, low_is_open=True)
+        _check_range("top_k", self.top_k, 0, 1 << 31)
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 10.0, low_is_open=True)
+        _check_range("seed", self.seed, -(1 << 63), (1 << 64) - 1)
+        _check_range("choice_index", self.choice_index, 0, 1 << 16)
+        _check_range("max_tokens", self.max_tokens, 1, 1 << 31)
+        _check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+        if self.logprobs is not None:
+            _check_range("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+        if len(self.logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
+            raise InvalidRequestError(
+                f"logit_bias has {len(self.logit_bias)} entries; send at most {MAX_LOGIT_BIAS_ENTRIES}.",
+                param="logit_bias",
+            )
+        for token_id, bias in self.logit_bias:
+            _check_range("logit_bias", token_id, 0, (1 << 31) - 1)
+            _check_range("logit_bias", bias, -100.0, 100.0)
+
+
+def _check_range(name: str, value: float, low: float, high: float, *, low_is_open: bool = False) -> None:
+    """Raise InvalidRequestError unless value is a finite number in [low, high] (or (low, high])."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value > high or value < low or (low_is_open and value == low):
+        bound = "above" if low_is_open else "at least"
+        raise InvalidRequestError(
+            f"{name} is {value!r}; it must be {bound} {low:g} and at most {high:g}.", param=name
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A request for tokens, outside an engine.
+
+    Attributes:
+        request_id: Unique among live requests.
+        prompt_token_ids: At least one id, each below the model's vocabulary size.
+        params: How tokens are drawn.
+        emitted_token_ids: Output of this request that was already delivered; generation goes on behind it
+            as though it had never stopped (law 2).
+        cache_salt: Prefix-cache entries are shared only between requests of equal salt (one per tenant).
+        sink_id: The ingress replica whose token stream carries the output.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    emitted_token_ids: tuple[int, ...] = ()
+    cache_salt: str = ""
+    sink_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log probability of one drawn token and of the most likely ones, most likely first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """What one step made for one request.
+
+    Attributes:
+        request_id: Of the `GenerationRequest`.
+        position: Index of `token_ids[0]` in the request's output, counting emitted tokens.
+        token_ids: New tokens, possibly none when the request only ends.
+        logprobs: One entry a token when they were asked for, else empty.
+        num_cached_tokens: Prompt tokens taken from the prefix cache.
+        finish_reason: Set on the last output of a request.
+        error: Set when `finish_reason` is `ERROR`.
+    """
+
+    request_id: str
+    position: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    num_cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    error: GptossError | None = None
