@@ -1,0 +1,1 @@
+"""What is on disk: the published layouts of gpt-oss, read, checked and written."""

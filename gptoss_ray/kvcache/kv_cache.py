@@ -1,0 +1,81 @@
+"""The KV tensors: one physical pool of blocks, shared by full and window layers.
+
+Full and window layers need different numbers of blocks, and how many depends on the prompts. So a
+block is storage for one layer *group* (all full layers, or all window layers): layer l uses the
+storage index it has within its group, and a block id belongs to one group at a time. The published
+models have as many full as window layers, so nothing is wasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+SLIDING = "sliding_attention"
+
+
+class KVCache:
+    """Keys and values of every layer, addressed by block id and offset.
+
+    Args:
+        num_blocks: Blocks in the pool.
+        block_size: Tokens a block.
+        num_kv_heads: KV heads of a layer.
+        head_dim: Elements a head.
+        layer_types: Per layer "sliding_attention" or "full_attention".
+        dtype: Of keys and values.
+        device: Where the tensors live.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        layer_types: Sequence[str],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self._storage_index = _storage_indices(layer_types)
+        shape = (max(self._storage_index) + 1, num_blocks, num_kv_heads, block_size, head_dim)
+        # Zeros, not empty: a masked slot has weight 0, and 0 x NaN would still be NaN.
+        self._keys = torch.zeros(shape, dtype=dtype, device=device)
+        self._values = torch.zeros(shape, dtype=dtype, device=device)
+
+    def keys(self, layer: int) -> torch.Tensor:
+        """Keys of a layer, a view [num_blocks, num_kv_heads, block_size, head_dim]."""
+        return self._keys[self._storage_index[layer]]
+
+    def values(self, layer: int) -> torch.Tensor:
+        """Values of a layer, a view [num_blocks, num_kv_heads, block_size, head_dim]."""
+        return self._values[self._storage_index[layer]]
+
+    def write(self, layer: int, slot_mapping: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Store k and v [T, num_kv_heads, head_dim] in slots [T] (block_id * block_size + offset)."""
+        block_ids = slot_mapping // self.block_size
+        offsets = slot_mapping % self.block_size
+        self.keys(layer)[block_ids, :, offsets] = k
+        self.values(layer)[block_ids, :, offsets] = v
+
+
+def bytes_per_block(
+    block_size: int, num_kv_heads: int, head_dim: int, layer_types: Sequence[str], dtype: torch.dtype
+) -> int:
+    """Bytes of keys and values that one block takes over the layers of its group."""
+    num_storage_layers = max(_storage_indices(layer_types)) + 1
+    return 2 * num_storage_layers * block_size * num_kv_heads * head_dim * dtype.itemsize
+
+
+def _storage_indices(layer_types: Sequence[str]) -> list[int]:
+    """Each layer's index within its group."""
+    num_seen = {True: 0, False: 0}
+    indices = []
+    for layer_type in layer_types:
+        is_sliding = layer_type == SLIDING
+        indices.append(num_seen[is_sliding])
+        num_seen[is_sliding] += 1
+    return indices

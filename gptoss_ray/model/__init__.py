@@ -1,0 +1,1 @@
+"""The gpt-oss network: pure functions of (weights, ForwardBatch, KV cache)."""

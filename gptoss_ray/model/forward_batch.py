@@ -1,0 +1,37 @@
+"""ForwardBatch: everything the network must know about the tokens of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """T tokens of S sequences; T may be 0 (idle batch). A sequence's tokens need not be adjacent.
+
+    Attributes:
+        token_ids: int64 [T].
+        positions: int64 [T], from 0 in each sequence.
+        sequence_index: int64 [T], the token's row of the block tables.
+        slot_mapping_full: int64 [T], where full layers write K and V: block id · block size + offset.
+        slot_mapping_window: int64 [T], the same for sliding-window layers.
+        block_tables_full: int32 [S, B], block ids by position // block size; -1 where there is none.
+        block_tables_window: int32 [S, B], the same for sliding-window layers; -1 also where freed.
+        logits_rows: int64 [L], the tokens whose logits are wanted.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    sequence_index: Tensor
+    slot_mapping_full: Tensor
+    slot_mapping_window: Tensor
+    block_tables_full: Tensor
+    block_tables_window: Tensor
+    logits_rows: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.token_ids.shape[0]

@@ -1,0 +1,1 @@
+"""Between ranks: which rank holds an expert, and how tokens travel there and back."""
