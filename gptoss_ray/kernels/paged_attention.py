@@ -100,7 +100,9 @@ def paged_attention(
     kv_heads = keys.shape[1]
     grouped = q.mul(head_dim**-0.5).view(num_rows, kv_heads, num_heads // kv_heads, head_dim)
     for plan in plans:
-        attended = _attend(grouped.index_select(0, plan.rows), keys, values, plan, sinks.view(kv_heads, -1, 1))
+        attended = _attend(
+            grouped.index_select(0, plan.rows), keys, values, plan, sinks.view(kv_heads, -1, 1)
+        )
         out.index_copy_(0, plan.rows, attended.flatten(1).to(out.dtype))
 
 

@@ -55,12 +55,15 @@ class PrefixCache:
         full = self._published_run(hashes)
         num_blocks = len(full)
         while num_blocks > 0:
-            numbers = self._last_window(num_blocks)
-            window = [self._pool.find(_window_key(hashes[number])) for number in numbers]
-            missing = [number for number, block_id in zip(numbers, window, strict=True) if block_id is None]
-            if not missing:
-                return full[:num_blocks], [block_id for block_id in window if block_id is not None]
-            num_blocks = missing[-1]  # every longer prefix reads the missing block
+            window: list[int] = []
+            for number in self._last_window(num_blocks):
+                block_id = self._pool.find(_window_key(hashes[number]))
+                if block_id is None:
+                    num_blocks = number  # every prefix from here to the one tried reads this block
+                    break
+                window.append(block_id)
+            else:
+                return full[:num_blocks], window
         return [], []
 
     def publish(self, table: BlockTable, hashes: Sequence[bytes], first: int) -> None:

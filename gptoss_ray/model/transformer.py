@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,16 +11,20 @@ from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.kernels.backend import Backend, numerics_fingerprint, select_backend
 from gptoss_ray.kernels.reference import linear, pad_rows, rms_norm
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.attention import Attention
 from gptoss_ray.model.expert_shard import ExpertShard
 from gptoss_ray.model.forward_batch import ForwardBatch
+from gptoss_ray.model.host_memory import host_memory_bytes
 from gptoss_ray.model.moe import MoE
 from gptoss_ray.model.rotary_embedding import RotaryEmbedding
 from gptoss_ray.model.step_context import StepContext
 from gptoss_ray.model.weights import read_weight
 from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher, TokenDispatcher
+
+_LOG = logging.getLogger(__name__)
 
 # Called after each part is loaded: parts done, parts in all.
 LoadProgress = Callable[[int, int], None]
@@ -47,6 +51,7 @@ class Transformer:
     """All weights of one rank.
 
     Attributes:
+        backend: The kernels that run, and why.
         config: Shape of the network.
         dtype: Of activations, KV and dense weights.
         embedding: [V, H].
@@ -56,6 +61,7 @@ class Transformer:
         rotary_embedding: Angles of every position.
     """
 
+    backend: Backend
     config: ModelConfig
     dtype: torch.dtype
     embedding: Tensor
@@ -87,13 +93,16 @@ class Transformer:
             expert_memory_share: MXFP4 experts are unpacked at load if all of this rank's take at most
                 this share of the machine's memory, else at every use. No result depends on it.
             progress: Told of each part loaded.
+
+        Raises:
+            ConfigError: No kernels run on `device`.
         """
+        backend = select_backend(device)
         config = reader.config
         device = torch.device(device)
         local_experts = range(config.num_experts) if expert_ids is None else expert_ids
         token_dispatcher = dispatcher or LocalTokenDispatcher(config.num_experts)
-        unpacked_bytes = _unpacked_expert_bytes(config, len(local_experts), dtype)
-        materialize = unpacked_bytes <= expert_memory_share * _memory_bytes()
+        materialize = _experts_fit(config, len(local_experts), dtype, expert_memory_share)
         num_parts = config.num_layers + 1
 
         def norm(name: str) -> Tensor:
@@ -112,6 +121,7 @@ class Transformer:
             return loaded
 
         transformer = cls(
+            backend=backend,
             config=config,
             dtype=dtype,
             layers=tuple(load_layer(layer) for layer in range(config.num_layers)),
@@ -123,6 +133,10 @@ class Transformer:
         if progress is not None:
             progress(num_parts, num_parts)
         return transformer
+
+    def numerics_fingerprint(self, block_size: int) -> str:
+        """Return what results' bits depend on besides weights and request (law 1)."""
+        return numerics_fingerprint(self.backend, self.dtype, block_size)
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> Tensor:
@@ -139,12 +153,16 @@ class Transformer:
         return linear(normed.float(), self.unembedding)[: batch.logits_rows.shape[0]]
 
 
-def _unpacked_expert_bytes(config: ModelConfig, num_experts: int, dtype: torch.dtype) -> int:
-    """Return the bytes of `num_experts` experts of every layer in `dtype` (biases left out)."""
+def _experts_fit(config: ModelConfig, num_experts: int, dtype: torch.dtype, share: float) -> bool:
+    """Decide whether `num_experts` experts a layer, unpacked, fit their share of the memory, and log it."""
     values_per_expert = 3 * config.intermediate_size * config.hidden_size
-    return config.num_layers * num_experts * values_per_expert * dtype.itemsize
-
-
-def _memory_bytes() -> int:
-    """Return the machine's physical memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    unpacked_bytes = config.num_layers * num_experts * values_per_expert * dtype.itemsize
+    allowed_bytes = int(share * host_memory_bytes())
+    fit = unpacked_bytes <= allowed_bytes
+    _LOG.info(
+        "experts=%s unpacked_bytes=%d allowed_bytes=%d",
+        "unpacked" if fit else "packed",
+        unpacked_bytes,
+        allowed_bytes,
+    )
+    return fit

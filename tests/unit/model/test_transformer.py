@@ -8,6 +8,8 @@ import torch
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.synthetic import tiny_config
+from gptoss_ray.errors import ConfigError
+from gptoss_ray.kernels.backend import numerics_fingerprint, select_backend
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher
@@ -197,3 +199,17 @@ def test_the_kv_cache_is_written_once_per_token_and_layer(transformer):
     assert writes == [
         (layer, slots[config.is_sliding(layer)], shape, shape) for layer in range(config.num_layers)
     ]
+
+
+def test_a_device_without_kernels_is_refused_before_anything_is_read(open_checkpoint):
+    reader = open_checkpoint()
+    with pytest.raises(ConfigError, match="cuda"):
+        Transformer.load(reader, device="cuda")
+    assert reader.num_bytes_read == 0
+
+
+def test_the_log_and_the_fingerprint_say_what_was_decided(open_checkpoint, caplog):
+    with caplog.at_level("INFO"):
+        transformer = Transformer.load(open_checkpoint(), expert_memory_share=0.0)
+    assert "experts=packed" in caplog.text
+    assert transformer.numerics_fingerprint(32) == numerics_fingerprint(select_backend(), torch.bfloat16, 32)

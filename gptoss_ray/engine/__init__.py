@@ -1,0 +1,1 @@
+"""One rank's engine, without Ray: schedule, run, sample, commit."""

@@ -1,0 +1,57 @@
+"""What a request asks to change in the model's logits before a token is drawn.
+
+Order: penalties on the model's own logits, then the bias (so that ±100 stays absolute), then the
+stop tokens that may not come yet.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.generation import SamplingParams
+
+Logits = npt.NDArray[np.float32]
+
+
+def needs_adjustment(sequence: Sequence) -> bool:
+    """Whether `adjust_logits` would change anything for the sequence's next token."""
+    params = sequence.request.params
+    return (
+        params.repetition_penalty != 1.0
+        or params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0
+        or bool(params.logit_bias)
+        or sequence.num_output_tokens < params.min_tokens
+    )
+
+
+def adjust_logits(logits: Logits, sequence: Sequence) -> None:
+    """Apply penalties, bias and the minimum length to logits [vocab] in place."""
+    params = sequence.request.params
+    _penalize_repetition(logits, sequence, params.repetition_penalty)
+    _penalize_output(logits, sequence, params)
+    for token_id, bias in params.logit_bias:
+        logits[token_id] += bias
+    if sequence.num_output_tokens < params.min_tokens:
+        logits[list(params.stop_token_ids)] = -np.inf
+
+
+def _penalize_repetition(logits: Logits, sequence: Sequence, penalty: float) -> None:
+    """Keskar et al. 2019 (CTRL), as transformers and vLLM have it: over prompt and output."""
+    if penalty == 1.0:
+        return
+    seen = np.fromiter(sequence.prompt_token_set | sequence.output_counts.keys(), dtype=np.int64)
+    values = logits[seen]
+    logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+
+
+def _penalize_output(logits: Logits, sequence: Sequence, params: SamplingParams) -> None:
+    """OpenAI's definition: presence + count x frequency off the logit of each output token."""
+    if params.presence_penalty == 0.0 and params.frequency_penalty == 0.0:
+        return
+    counts = sequence.output_counts
+    token_ids = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))
+    num_times = np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
+    logits[token_ids] -= params.presence_penalty + params.frequency_penalty * num_times

@@ -1,0 +1,65 @@
+"""From a step plan to logits: builds the batch and runs the network on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gptoss_ray.engine.step_plan import StepPlan
+from gptoss_ray.kvcache.block_table import FREED
+from gptoss_ray.kvcache.kv_cache import KVCache
+from gptoss_ray.model.forward_batch import ForwardBatch
+from gptoss_ray.model.transformer import Transformer
+
+
+class ModelRunner:
+    """The network and its KV tensors."""
+
+    def __init__(self, transformer: Transformer, kv_cache: KVCache) -> None:
+        self._transformer = transformer
+        self._kv_cache = kv_cache
+
+    def run(self, plan: StepPlan) -> torch.Tensor:
+        """Compute the plan's chunks; logits [L, vocab] float32, one row per drawing sequence."""
+        if not plan.chunks:
+            return torch.empty(0, self._transformer.config.vocab_size)
+        batch = build_batch(plan, self._kv_cache.block_size)
+        with torch.inference_mode():
+            return self._transformer.forward(batch, self._kv_cache)
+
+
+def build_batch(plan: StepPlan, block_size: int) -> ForwardBatch:
+    """Lay a plan's chunks end to end (T tokens in all, S sequences).
+
+    Only tables are per sequence; everything else is per token, so that the network needs no notion
+    of prefill or decode.
+    """
+    chunks = plan.chunks
+    token_ids: list[int] = []
+    for chunk in chunks:
+        token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
+    num_tokens = np.array([chunk.num_tokens for chunk in chunks])
+    starts = np.array([chunk.start for chunk in chunks])
+    ends = np.cumsum(num_tokens)
+    sequence_index = np.repeat(np.arange(len(chunks)), num_tokens)
+    positions = np.arange(len(token_ids)) + np.repeat(starts - (ends - num_tokens), num_tokens)
+
+    shape = (len(chunks), max(len(chunk.sequence.blocks) for chunk in chunks))
+    full = np.full(shape, FREED, dtype=np.int32)
+    window = np.full(shape, FREED, dtype=np.int32)
+    for row, chunk in enumerate(chunks):
+        blocks = chunk.sequence.blocks
+        full[row, : len(blocks)] = blocks.full
+        window[row, : len(blocks)] = blocks.window
+    at = (sequence_index, positions // block_size)
+    offsets = positions % block_size
+    return ForwardBatch(
+        token_ids=torch.tensor(token_ids),
+        positions=torch.from_numpy(positions),
+        sequence_index=torch.from_numpy(sequence_index),
+        slot_mapping_full=torch.from_numpy(full[at].astype(np.int64) * block_size + offsets),
+        slot_mapping_window=torch.from_numpy(window[at].astype(np.int64) * block_size + offsets),
+        block_tables_full=torch.from_numpy(full),
+        block_tables_window=torch.from_numpy(window),
+        logits_rows=torch.from_numpy(ends[[chunk.draws_token for chunk in chunks]] - 1),
+    )

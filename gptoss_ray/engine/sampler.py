@@ -1,0 +1,90 @@
+"""Logits in, one draw a row out. A row that fails fails alone (law 7)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as ReadOnlySequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gptoss_ray.engine.draw import Floats, draw_token, keyed_uniform, log_normalizer, most_likely
+from gptoss_ray.engine.logit_adjustments import adjust_logits, needs_adjustment
+from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.errors import GptossError, InternalError
+from gptoss_ray.generation import TokenLogprobs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A drawn token and, where they were asked for, its log probabilities (one entry)."""
+
+    token_id: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+Draw = SampledToken | GptossError
+
+
+class Sampler:
+    """Draws the next token of each sequence, row by row.
+
+    Args:
+        vocab_size: Columns of the logits.
+        suppressed_token_ids: Ids that are no part of the vocabulary (reserved ones): never drawn,
+            and not in the distribution whose log probabilities are reported.
+    """
+
+    def __init__(self, vocab_size: int, suppressed_token_ids: ReadOnlySequence[int] = ()) -> None:
+        self._suppressed = np.array(suppressed_token_ids, dtype=np.int64)
+        # Rows are worked on here and not in place: the alignment of a row depends on the batch.
+        self._adjusted: Floats = torch.empty(vocab_size).numpy()
+        self._scratch: Floats = torch.empty(vocab_size).numpy()
+
+    def sample(self, logits: torch.Tensor, sequences: ReadOnlySequence[Sequence]) -> list[Draw]:
+        """Draw a token for each row of logits [L, vocab] float32, which may be overwritten."""
+        rows: Floats = logits.numpy(force=True)
+        rows[:, self._suppressed] = -np.inf
+        with np.errstate(all="ignore"):  # whatever is not finite is found and refused per row
+            return [self._draw(row, sequence) for row, sequence in zip(rows, sequences, strict=True)]
+
+    def _draw(self, row: Floats, sequence: Sequence) -> Draw:
+        """The exception boundary of one request."""
+        try:
+            token_id = self._choose(row, sequence)
+            return SampledToken(token_id, self._logprobs(row, token_id, sequence.request.params.logprobs))
+        except Exception:
+            logger.exception("sampling_failed request_id=%s", sequence.request_id)
+            return InternalError(
+                f"No token could be drawn for request {sequence.request_id}; the server's log says why."
+            )
+
+    def _choose(self, row: Floats, sequence: Sequence) -> int:
+        if needs_adjustment(sequence):
+            np.copyto(self._adjusted, row)
+            adjust_logits(self._adjusted, sequence)
+            row = self._adjusted
+        best = int(row.argmax())  # the lowest id among equals; a NaN if there is any
+        if not np.isfinite(row[best]):
+            raise ValueError(f"the largest logit is {row[best]}, at token {best}")
+        params = sequence.request.params
+        if params.temperature == 0.0:
+            return best
+        uniform = keyed_uniform(params.seed, params.choice_index, sequence.num_output_tokens)
+        return draw_token(row, params, uniform, self._scratch)
+
+    def _logprobs(self, row: Floats, token_id: int, num_top: int | None) -> tuple[TokenLogprobs, ...]:
+        """Log probabilities under the model's own distribution, before any adjustment."""
+        if num_top is None:
+            return ()
+        normalizer = log_normalizer(row, self._scratch)
+        top = most_likely(row, num_top) if num_top else ()
+        return (
+            TokenLogprobs(
+                logprob=float(row[token_id]) - normalizer,
+                top=tuple((int(top_id), float(row[top_id]) - normalizer) for top_id in top),
+            ),
+        )

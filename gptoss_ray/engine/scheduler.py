@@ -1,0 +1,219 @@
+"""Which sequences compute which tokens in a step, and what becomes of them afterwards.
+
+`schedule` plans: running sequences that decode, then those that still read their prompt, then new
+ones, each first-come, under a token budget. `commit` is the only place where a sequence advances.
+
+A plan may be dropped (the forward pass failed) and made again. What `schedule` does change is safe
+to keep then: sequences own more blocks than they have filled, were admitted with a cached prefix, or
+were preempted. No token, no published block and no output depends on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+from gptoss_ray.engine.sampler import Draw
+from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.step_plan import PlanDraft, ScheduledChunk, StepPlan
+from gptoss_ray.errors import GptossError
+from gptoss_ray.generation import FinishReason, TokenOutput
+from gptoss_ray.kvcache.block_pool import BlockPool
+from gptoss_ray.kvcache.prefix_cache import PrefixCache
+
+logger = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Waiting and running sequences over one pool of KV blocks.
+
+    Args:
+        pool: Where blocks come from.
+        prefix_cache: Over the same pool; None to compute every prompt whole.
+        max_num_sequences: Most sequences running at once.
+        max_num_batched_tokens: Token budget of a step.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        prefix_cache: PrefixCache | None,
+        *,
+        max_num_sequences: int,
+        max_num_batched_tokens: int,
+    ) -> None:
+        self._pool = pool
+        self._prefix_cache = prefix_cache
+        self._max_num_sequences = max_num_sequences
+        self._max_num_batched_tokens = max_num_batched_tokens
+        # Both in order of arrival: only the longest waiting is admitted, only the latest preempted.
+        self._waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self._running: OrderedDict[str, Sequence] = OrderedDict()
+        self.num_preemptions = 0
+        self.num_looked_up_tokens = 0
+        self.num_found_tokens = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences without KV blocks: new or preempted."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences with KV blocks."""
+        return len(self._running)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._running or request_id in self._waiting
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence behind all others."""
+        self._waiting[sequence.request_id] = sequence
+
+    def abort(self, request_id: str) -> bool:
+        """Forget a sequence and free its blocks; False when there is none of that id."""
+        sequence = self._running.pop(request_id, None)
+        if sequence is None:
+            return self._waiting.pop(request_id, None) is not None
+        self._release(sequence)
+        return True
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step; empty when there is nothing to compute."""
+        draft = PlanDraft(self._max_num_batched_tokens)
+        decodes_first = sorted(self._running.values(), key=lambda each: each.num_uncomputed_tokens > 1)
+        for sequence in decodes_first:
+            if draft.budget_left == 0:
+                return draft.plan()
+            if sequence.request_id in self._running and self._make_room(sequence, draft):
+                draft.add(sequence)
+        self._admit_waiting(draft)
+        return draft.plan()
+
+    def commit(self, plan: StepPlan, draws: list[Draw]) -> list[TokenOutput]:
+        """Take a computed step into account and return what it made.
+
+        Args:
+            plan: As `schedule` returned it, with nothing scheduled or aborted since.
+            draws: One for each of `plan.drawing_sequences()`.
+        """
+        for chunk in plan.chunks:
+            self._advance(chunk)
+        return [
+            self._emit(sequence, draw) for sequence, draw in zip(plan.drawing_sequences(), draws, strict=True)
+        ]
+
+    # Planning
+
+    def _make_room(self, sequence: Sequence, draft: PlanDraft) -> bool:
+        """Own blocks for the sequence's next chunk, preempting later arrivals, or else itself."""
+        end = sequence.num_computed_tokens + draft.affordable(sequence)
+        while sequence.blocks.num_blocks_missing(end) > self._pool.num_free:
+            victim = next(reversed(self._running.values()))
+            # Whoever still reads its prompt has used up the budget of its steps, so nobody was
+            # admitted after it: the decodes planned before it arrived before it, too.
+            assert victim not in draft
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.blocks.extend(end)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Free the latest arrival's blocks; it waits before all that never ran and recomputes."""
+        del self._running[sequence.request_id]
+        self._release(sequence)
+        self._waiting[sequence.request_id] = sequence
+        self._waiting.move_to_end(sequence.request_id, last=False)
+        self.num_preemptions += 1
+        logger.info("request_preempted request_id=%s num_tokens=%d", sequence.request_id, sequence.num_tokens)
+
+    def _admit_waiting(self, draft: PlanDraft) -> None:
+        """Start waiting sequences while budget, seats and blocks last; never past one that must wait."""
+        while self._waiting and draft.budget_left > 0 and len(self._running) < self._max_num_sequences:
+            request_id, sequence = next(iter(self._waiting.items()))
+            num_found_tokens = self._adopt_prefix(sequence)
+            if not self._has_room_for(sequence):
+                sequence.blocks.release()
+                return
+            sequence.num_computed_tokens = num_found_tokens
+            self._count_lookup(sequence, num_found_tokens)
+            del self._waiting[request_id]
+            self._running[request_id] = sequence
+            sequence.blocks.extend(num_found_tokens + draft.affordable(sequence))
+            draft.add(sequence)
+
+    def _adopt_prefix(self, sequence: Sequence) -> int:
+        """Share the cached blocks of the sequence's prefix; return how many tokens they hold."""
+        if self._prefix_cache is None:
+            return 0
+        # The last token is always computed: its logits are what the next one is drawn from.
+        hashes = sequence.block_hashes.of_complete_blocks(sequence.token_ids, sequence.num_tokens - 1)
+        full, window = self._prefix_cache.match(hashes)
+        sequence.blocks.adopt(full, window)
+        return len(full) * sequence.blocks.block_size
+
+    def _has_room_for(self, sequence: Sequence) -> bool:
+        """Whether all its tokens fit beside what running sequences still need.
+
+        Counting a prompt whole, and one more block per group for each running sequence, keeps a
+        new sequence from being preempted as soon as it has started.
+        """
+        num_needed = sequence.blocks.num_blocks_still_needed(sequence.num_tokens)
+        for other in self._running.values():
+            num_needed += other.blocks.num_blocks_still_needed(other.num_tokens) + 2
+        return num_needed <= self._pool.num_free
+
+    def _count_lookup(self, sequence: Sequence, num_found_tokens: int) -> None:
+        if sequence.num_cached_tokens is not None:
+            return  # readmitted after preemption: finding its own blocks again is no hit
+        sequence.num_cached_tokens = min(num_found_tokens, sequence.num_prompt_tokens)
+        if self._prefix_cache is not None:
+            self.num_looked_up_tokens += sequence.num_tokens
+            self.num_found_tokens += num_found_tokens
+
+    # Committing
+
+    def _advance(self, chunk: ScheduledChunk) -> None:
+        """Count a chunk as computed, publish the blocks it completed, free what no row reads again."""
+        sequence = chunk.sequence
+        sequence.num_computed_tokens = chunk.end
+        if self._prefix_cache is not None:
+            first = chunk.start // sequence.blocks.block_size
+            if chunk.end // sequence.blocks.block_size > first:
+                hashes = sequence.block_hashes.of_complete_blocks(sequence.token_ids, chunk.end)
+                self._prefix_cache.publish(sequence.blocks, hashes, first)
+            if chunk.start < sequence.num_prompt_tokens <= chunk.end:
+                self._keep_window_at(sequence, sequence.num_prompt_tokens)
+        sequence.blocks.slide_window(chunk.end)
+
+    def _emit(self, sequence: Sequence, draw: Draw) -> TokenOutput:
+        """Append a draw to its sequence, end the sequence if it is complete, and tell its client."""
+        position = sequence.num_output_tokens
+        if isinstance(draw, GptossError):
+            self._end(sequence)
+            return sequence.output(position, finish_reason=FinishReason.ERROR, error=draw)
+        sequence.append(draw.token_id)
+        finish_reason = sequence.finish_reason()
+        if finish_reason is not None:
+            self._end(sequence)
+        return sequence.output(position, (draw.token_id,), draw.logprobs, finish_reason=finish_reason)
+
+    def _end(self, sequence: Sequence) -> None:
+        del self._running[sequence.request_id]
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Free all blocks; those at the ends of its turns are found longest by a later request."""
+        num_computed_tokens = sequence.num_computed_tokens
+        if self._prefix_cache is not None:
+            self._keep_window_at(sequence, num_computed_tokens)
+        sequence.blocks.release()
+        if self._prefix_cache is not None:
+            self._keep_window_at(sequence, min(sequence.num_prompt_tokens, num_computed_tokens))
+        sequence.num_computed_tokens = 0
+
+    def _keep_window_at(self, sequence: Sequence, num_tokens: int) -> None:
+        assert self._prefix_cache is not None
+        hashes = sequence.block_hashes.of_complete_blocks(sequence.token_ids, num_tokens)
+        self._prefix_cache.keep_window_before(hashes)

@@ -1,0 +1,94 @@
+"""A request inside an engine: its tokens, how far they are computed, and where its KV lies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+
+from gptoss_ray.errors import GptossError
+from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
+from gptoss_ray.kvcache.block_table import BlockTable
+from gptoss_ray.kvcache.prefix_cache import BlockHashes
+
+
+class Sequence:
+    """Prompt and output tokens of one request, and the part of them whose KV is computed.
+
+    Tokens that were emitted before (a resumed request) are output like any other: limits,
+    penalties and positions count from the original prompt, so nothing can tell them apart.
+
+    Attributes:
+        token_ids: Prompt, then output.
+        num_computed_tokens: Leading tokens whose KV is in `blocks`.
+        output_counts: How often each token stands in the output.
+        num_cached_tokens: Prompt tokens found in the prefix cache at first admission, None before.
+    """
+
+    def __init__(self, request: GenerationRequest, blocks: BlockTable, max_context: int) -> None:
+        self.request = request
+        self.blocks = blocks
+        self.block_hashes = BlockHashes(request.cache_salt, block_size=blocks.block_size)
+        self.token_ids = [*request.prompt_token_ids, *request.emitted_token_ids]
+        self.num_prompt_tokens = len(request.prompt_token_ids)
+        self.num_computed_tokens = 0
+        self.num_cached_tokens: int | None = None
+        self.output_counts = Counter(request.emitted_token_ids)
+        self._max_output_tokens = min(request.params.max_tokens, max_context - self.num_prompt_tokens)
+
+    @property
+    def request_id(self) -> str:
+        """Of the `GenerationRequest`."""
+        return self.request.request_id
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Output tokens, those emitted before a resumption included."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens to compute until the next one can be drawn; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @cached_property
+    def prompt_token_set(self) -> frozenset[int]:
+        """The distinct tokens of the prompt."""
+        return frozenset(self.request.prompt_token_ids)
+
+    def append(self, token_id: int) -> None:
+        """Add a drawn token to the output."""
+        self.token_ids.append(token_id)
+        self.output_counts[token_id] += 1
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the output is complete as it stands, None when it is not."""
+        if self.num_output_tokens and self.token_ids[-1] in self.request.params.stop_token_ids:
+            return FinishReason.STOP
+        if self.num_output_tokens >= self._max_output_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    def output(
+        self,
+        position: int,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
+        *,
+        finish_reason: FinishReason | None = None,
+        error: GptossError | None = None,
+    ) -> TokenOutput:
+        """What a step made for this sequence, as its client sees it."""
+        return TokenOutput(
+            request_id=self.request_id,
+            position=position,
+            token_ids=token_ids,
+            logprobs=logprobs,
+            num_cached_tokens=self.num_cached_tokens or 0,
+            finish_reason=finish_reason,
+            error=error,
+        )

@@ -1,0 +1,52 @@
+"""An engine that counts: every request gets the tokens 0, 1, 2 … one a step, faults on demand."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.generation import FinishReason, GenerationRequest, TokenOutput
+
+
+@dataclass
+class CountingEngine:
+    """Satisfies `SteppedEngine`; `faults` are raised by the next steps, first to last."""
+
+    step_s: float = 0.0
+    faults: list[Exception] = field(default_factory=list)
+    requests: dict[str, GenerationRequest] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    num_has_work_calls: int = 0
+
+    @property
+    def has_work(self) -> bool:
+        self.num_has_work_calls += 1
+        return bool(self.requests)
+
+    def submit(self, request: GenerationRequest) -> None:
+        if 666 in request.prompt_token_ids:
+            raise InvalidRequestError("666 is out of range.", param="prompt")
+        self.requests[request.request_id] = request
+        self.counts[request.request_id] = len(request.emitted_token_ids)
+
+    def abort(self, request_id: str) -> bool:
+        return self.requests.pop(request_id, None) is not None
+
+    def step(self) -> list[TokenOutput]:
+        time.sleep(self.step_s)
+        if self.faults:
+            raise self.faults.pop(0)
+        return [self._next(request) for request in list(self.requests.values())]
+
+    def stats(self) -> dict[str, int]:
+        return {"num_running": len(self.requests)}
+
+    def _next(self, request: GenerationRequest) -> TokenOutput:
+        position = self.counts[request.request_id]
+        self.counts[request.request_id] = position + 1
+        is_last = position + 1 >= request.params.max_tokens
+        if is_last:
+            del self.requests[request.request_id]
+        reason = FinishReason.LENGTH if is_last else None
+        return TokenOutput(request.request_id, position, (position,), finish_reason=reason)

@@ -1,0 +1,128 @@
+"""A `TokenSource` that replays what a test wrote down: tokens, pauses, failures, endless output."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+
+from gptoss_ray.errors import GptossError
+from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait before the next step."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Repeat a token until the reader leaves, or for ever say nothing."""
+
+    token_id: int | None = None
+    pause_s: float = 0.001
+
+
+Step = Sequence[int] | Pause | Endless | GptossError
+"""Tokens of one engine step, a pause, or an error to raise."""
+
+Script = Sequence[Step] | Callable[[GenerationRequest], Sequence[Step]]
+
+
+def scripted_logprobs(token_id: int, num_top: int) -> TokenLogprobs:
+    """Return logprobs that a test can foretell: the token first, then id 0 upwards."""
+    others = (other for other in range(num_top + 1) if other != token_id)
+    top = [(token_id, -0.25), *((other, -1.0 - other) for other in others)]
+    return TokenLogprobs(-0.25, tuple(top[:num_top]))
+
+
+@dataclass
+class ScriptedSource:
+    """Plays `script` for every request.
+
+    Attributes:
+        requests: All requests so far.
+        open_ids: Requests that are being played now.
+        closed_ids: Requests that came to an end in any way, in order.
+        is_ready: What `ready` answers.
+    """
+
+    script: Script
+    is_ready: bool = True
+    requests: list[GenerationRequest] = field(default_factory=list)
+    open_ids: set[str] = field(default_factory=set)
+    closed_ids: list[str] = field(default_factory=list)
+
+    async def ready(self) -> bool:
+        return self.is_ready
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
+        self.requests.append(request)
+        self.open_ids.add(request.request_id)
+        try:
+            position = 0
+            async for token_ids in self._play(request):
+                room = request.params.max_tokens - position
+                output = _output(request, position, token_ids[:room])
+                position += len(output.token_ids)
+                yield output
+                if output.finish_reason is not None:
+                    return
+            yield TokenOutput(request.request_id, position, finish_reason=FinishReason.LENGTH)
+        finally:
+            self.open_ids.discard(request.request_id)
+            self.closed_ids.append(request.request_id)
+
+    async def _play(self, request: GenerationRequest) -> AsyncGenerator[tuple[int, ...], None]:
+        steps = self.script(request) if callable(self.script) else self.script
+        for step in _unrolled(steps):
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+            elif isinstance(step, GptossError):
+                raise step
+            else:
+                yield tuple(step)
+
+    async def wait_until_closed(self, num_requests: int = 1, timeout_s: float = 2.0) -> None:
+        """Return once so many requests have ended and none is open."""
+
+        async def poll() -> None:
+            while self.open_ids or len(self.closed_ids) < num_requests:
+                await asyncio.sleep(0.002)
+
+        await asyncio.wait_for(poll(), timeout_s)
+
+
+def _unrolled(steps: Sequence[Step]) -> Iterator[Sequence[int] | Pause | GptossError]:
+    for step in steps:
+        if not isinstance(step, Endless):
+            yield step
+            continue
+        for _ in repeat(None):
+            yield Pause(step.pause_s)
+            if step.token_id is not None:
+                yield (step.token_id,)
+
+
+def _output(request: GenerationRequest, position: int, token_ids: tuple[int, ...]) -> TokenOutput:
+    params = request.params
+    reason = None
+    if token_ids and token_ids[-1] in params.stop_token_ids:
+        reason = FinishReason.STOP
+    elif position + len(token_ids) >= params.max_tokens:
+        reason = FinishReason.LENGTH
+    num_top = params.logprobs
+    logprobs = (
+        () if num_top is None else tuple(scripted_logprobs(token_id, num_top) for token_id in token_ids)
+    )
+    return TokenOutput(
+        request.request_id,
+        position,
+        token_ids,
+        logprobs,
+        num_cached_tokens=3 if position == 0 else 0,
+        finish_reason=reason,
+    )

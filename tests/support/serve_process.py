@@ -1,0 +1,67 @@
+"""A server in a process of its own, for tests: `python -m tests.support.serve_process CONFIG`.
+
+Ray wants its environment before it is imported, and a test run has long imported it. Commands come as
+lines on stdin and are answered as JSON lines on stdout; the end of stdin ends the server.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from gptoss_ray.serving.interrupt import Interruption
+from gptoss_ray.serving.local_session import LocalSession
+
+
+# Ray prints to stdout as it likes.
+_ANSWERS, sys.stdout = sys.stdout, sys.stderr
+
+
+def main(config_path: str) -> None:
+    session = LocalSession()
+    from gptoss_ray.serving.local_ray import stop_ray
+    from gptoss_ray.serving.startup import start_serving
+
+    try:
+        start_serving(Console(stderr=True), session, Interruption(), config_path)
+        _say({"session_id": session.session_id})
+        for line in sys.stdin:
+            _say(_answer(line.strip()))
+    finally:
+        stop_ray(session)
+        session.remove()
+
+
+def _answer(command: str) -> Any:
+    import ray
+    from ray import serve
+
+    from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
+
+    handle = serve.get_deployment_handle("EngineReplica", "gptoss")
+    if command == "stats":
+        return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30)]
+    if command == "kill_ranks":
+        names = [
+            actor["name"]
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if actor["namespace"] == RANK_NAMESPACE
+        ]
+        for name in names:
+            ray.kill(ray.get_actor(name, namespace=RANK_NAMESPACE))
+        return len(names)
+    raise ValueError(f"unknown command {command!r}")
+
+
+def _say(value: Any) -> None:
+    print(json.dumps(value), file=_ANSWERS, flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(sys.argv[1])

@@ -1,0 +1,114 @@
+"""Configuration files for test servers, and a handle on a server that runs in its own process."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
+from gptoss_ray.serving.session_processes import session_processes
+
+ROOT = Path(__file__).parents[2]
+API_KEY = "a-key-for-tests"
+
+
+def free_port() -> int:
+    """Return a port on loopback that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_tiny_checkpoint(folder: Path) -> None:
+    """Write random weights that speak the whole o200k vocabulary."""
+    write_checkpoint(folder, tiny_config(vocab_size=201_088, eos_token_ids=(200_002, 200_012)))
+
+
+def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
+    """Write configs/demo.yaml with free ports, another checkpoint and a key."""
+    config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    config["http_options"]["port"] = changes.get("http_port") or free_port()
+    config["grpc_options"]["port"] = changes.get("grpc_port") or free_port()
+    args = config["applications"][0]["args"]
+    args["models"][0] |= {"checkpoint": str(checkpoint), "name": "tiny"}
+    args["models"][0]["engine"] |= {"max_context": 2048, "kv_cache_bytes": 32 << 20}
+    args["api_keys"] = [API_KEY]
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@dataclass
+class ServedApp:
+    """A running server and its addresses."""
+
+    process: subprocess.Popen[str]
+    session_id: str
+    http_port: int
+    grpc_port: int
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {API_KEY}"}
+
+    @property
+    def grpc_metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {API_KEY}")]
+
+    def ask(self, command: str) -> Any:
+        """Send a command to the server's process; see serve_process.py."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Return the server's processes whose title has this text in it."""
+        return [p for p in session_processes(self.session_id) if title in " ".join(p.cmdline())]
+
+    def rank_stats(self) -> dict[str, Any]:
+        """Return the counters of the only rank."""
+        stats = self.ask("stats")
+        assert len(stats) == 1
+        rank: dict[str, Any] = stats[0]
+        return rank
+
+
+@contextmanager
+def serve_app(config_path: Path) -> Iterator[ServedApp]:
+    """Run a server until the block ends."""
+    config = yaml.safe_load(config_path.read_text())
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.serve_process", str(config_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"the server ended with {process.wait()} before it was ready"
+        yield ServedApp(
+            process,
+            json.loads(line)["session_id"],
+            config["http_options"]["port"],
+            config["grpc_options"]["port"],
+        )
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)

@@ -1,0 +1,122 @@
+"""Random lives of an engine under pressure: no block leaks, and every answer is the lonely one."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gptoss_ray.engine.engine import Engine
+from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
+from tests.support.engine_invariants import check_engine
+from tests.support.engine_runs import run, small_config
+from tests.support.fake_transformer import FakeConfig, FakeTransformer
+
+# Small enough that every example meets preemption, eviction and refused admissions.
+TINY_CONFIG = FakeConfig(vocab_size=7, sliding_window=6, max_context=90)
+BLOCK_BYTES = 64
+PROMPTS = st.builds(
+    lambda shared, own: (1, 2, 3, 4, 5, 6, 0, 1, 2, 3)[:shared] * 3 + tuple(own),
+    st.integers(0, 10),
+    st.lists(st.integers(0, 6), min_size=1, max_size=20),
+)
+PARAMS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 1.0]),
+    seed=st.integers(0, 3),
+    max_tokens=st.integers(1, 60),
+    stop_token_ids=st.sampled_from([(), (6,)]),
+)
+
+
+def make_engine(transformer, num_blocks, **config):
+    config = {"kv_block_size": 4, "max_num_batched_tokens": 8, "max_num_sequences": 4} | config
+    return Engine(transformer, small_config(kv_cache_bytes=num_blocks * BLOCK_BYTES, **config))
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Submits, aborts, steps and failing steps in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.transformer = FakeTransformer(TINY_CONFIG)
+        self.engine = make_engine(self.transformer, num_blocks=26)
+        self.requests: dict[str, GenerationRequest] = {}
+        self.outputs: dict[str, list[int]] = {}
+        self.num_submitted = 0
+
+    @rule(prompt=PROMPTS, params=PARAMS, salt=st.sampled_from(["", "b"]))
+    def submit(self, prompt, params, salt):
+        request_id = f"r{self.num_submitted}"
+        self.num_submitted += 1
+        request = GenerationRequest(request_id, prompt, params, cache_salt=salt)
+        self.engine.submit(request)
+        self.requests[request_id] = request
+        self.outputs[request_id] = []
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def abort(self, data):
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        assert self.engine.abort(request_id)
+        del self.requests[request_id]
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def move_elsewhere_and_back(self, data):
+        """A request is lost and resumed from its tokens alone, as after the death of a rank."""
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        old = self.requests[request_id]
+        self.engine.abort(request_id)
+        emitted = tuple(self.outputs[request_id])
+        self.engine.submit(
+            GenerationRequest(request_id, old.prompt_token_ids, old.params, emitted, old.cache_salt)
+        )
+
+    @rule(num_steps=st.integers(1, 12))
+    def step(self, num_steps):
+        for _ in range(num_steps):
+            for output in self.engine.step():
+                self.take(output)
+            check_engine(self.engine)
+
+    @precondition(lambda self: self.requests)
+    @rule()
+    def failing_step(self):
+        self.transformer.failing = {self.transformer.num_forwards + 1}
+        try:
+            outputs = self.engine.step()
+        except RuntimeError:
+            return
+        for output in outputs:  # every request was complete when it was submitted again
+            self.take(output)
+        self.transformer.failing = set()
+
+    def take(self, output):
+        tokens = self.outputs[output.request_id]
+        assert output.position == len(tokens)
+        tokens += output.token_ids
+        if output.finish_reason is None:
+            return
+        assert output.finish_reason in {FinishReason.STOP, FinishReason.LENGTH}
+        request = self.requests.pop(output.request_id)
+        context = self.engine.max_context
+        lonely = make_engine(FakeTransformer(TINY_CONFIG), num_blocks=200, max_context=context)
+        expected = run(lonely, [GenerationRequest("x", request.prompt_token_ids, request.params)])["x"]
+        assert tuple(tokens) == expected.token_ids
+
+    @invariant()
+    def blocks_are_accounted_for(self):
+        check_engine(self.engine)
+
+    def teardown(self):
+        while self.engine.has_work:
+            for output in self.engine.step():
+                self.take(output)
+        check_engine(self.engine)
+        assert self.engine.stats().kv_cache_usage == 0
+        assert not self.requests
+
+
+TestEngineMachine = EngineMachine.TestCase
+TestEngineMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

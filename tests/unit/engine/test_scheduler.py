@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pytest
+
+from gptoss_ray.engine.sampler import SampledToken
+from gptoss_ray.engine.scheduler import Scheduler
+from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.errors import InternalError
+from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
+from gptoss_ray.kvcache.block_pool import BlockPool
+from gptoss_ray.kvcache.block_table import BlockTable
+from gptoss_ray.kvcache.geometry import KVGeometry
+from gptoss_ray.kvcache.prefix_cache import PrefixCache
+
+BUDGET = 16
+
+
+class Bench:
+    """A scheduler whose model always says token 5."""
+
+    def __init__(self, num_blocks=100, budget=BUDGET, max_num_sequences=8):
+        self.geometry = KVGeometry(block_size=4, window=6, max_chunk=budget)
+        self.pool = BlockPool(num_blocks)
+        self.scheduler = Scheduler(
+            self.pool,
+            PrefixCache(self.pool, self.geometry),
+            max_num_sequences=max_num_sequences,
+            max_num_batched_tokens=budget,
+        )
+        self.num_added = 0
+
+    def add(self, request_id, num_prompt_tokens, max_tokens=50, first_token=None):
+        # Prompts differ from the first token on, so that nothing is shared unless a test wants it.
+        self.num_added += 1
+        first = self.num_added if first_token is None else first_token
+        prompt = (first, *range(1, num_prompt_tokens))
+        request = GenerationRequest(request_id, prompt, SamplingParams(max_tokens=max_tokens))
+        self.scheduler.add(Sequence(request, BlockTable(self.pool, self.geometry), max_context=1000))
+
+    def plan(self):
+        return self.scheduler.schedule()
+
+    def step(self):
+        plan = self.plan()
+        return self.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+
+    def planned(self):
+        """(request id, tokens) of the next step, which is then done."""
+        plan = self.plan()
+        chunks = [(chunk.sequence.request_id, chunk.num_tokens) for chunk in plan.chunks]
+        self.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+        return chunks
+
+
+def test_decodes_come_first_then_prompts_in_order_of_arrival_under_the_budget():
+    bench = Bench()
+    bench.add("a", 3)
+    assert bench.planned() == [("a", 3)]
+    bench.add("long", 40)
+    bench.add("b", 5)
+    assert bench.planned() == [("a", 1), ("long", 15)]
+    assert bench.planned() == [("a", 1), ("long", 15)]
+    assert bench.planned() == [("a", 1), ("long", 10), ("b", 5)]
+    assert bench.planned() == [("a", 1), ("long", 1), ("b", 1)]
+
+
+def test_a_decode_is_not_delayed_by_an_earlier_prompt_that_came_back():
+    bench = Bench()
+    bench.add("a", 30)
+    bench.add("b", 1)
+    assert bench.planned() == [("a", 16)]
+    plan = bench.plan()  # dropped, as after a failed forward pass: both are admitted, none computed
+    assert [chunk.sequence.request_id for chunk in plan.chunks] == ["a", "b"]
+    assert bench.planned() == [("b", 1), ("a", 14)]
+
+
+def test_only_the_last_chunk_of_a_prompt_draws():
+    bench = Bench()
+    bench.add("long", 20)
+    assert [chunk.draws_token for chunk in bench.plan().chunks] == [False]
+    assert bench.step() == []
+    assert [output.token_ids for output in bench.step()] == [(5,)]
+
+
+def test_no_more_sequences_run_than_seats():
+    bench = Bench(max_num_sequences=2)
+    for name in "abc":
+        bench.add(name, 2, max_tokens=2)
+    assert bench.planned() == [("a", 2), ("b", 2)]
+    assert bench.planned() == [("a", 1), ("b", 1)]
+    assert bench.planned() == [("c", 2)]
+
+
+def test_the_latest_arrival_is_preempted_and_comes_back_before_all_that_never_ran():
+    bench = Bench(num_blocks=18)
+    for name in ("first", "second", "third", "never ran"):
+        bench.add(name, 7)
+    bench.step()
+    assert list(bench.scheduler._running) == ["first", "second", "third"]
+    for _ in range(30):
+        bench.step()
+        if bench.scheduler.num_preemptions:
+            break
+    assert list(bench.scheduler._running) == ["first", "second"]
+    assert list(bench.scheduler._waiting) == ["third", "never ran"]
+
+
+def test_a_prompt_is_not_started_on_blocks_that_a_running_prompt_still_needs():
+    bench = Bench(num_blocks=24, budget=8)
+    bench.add("long", 44)
+    bench.add("next", 6)
+    bench.step()
+    assert bench.scheduler.num_running == 1
+    while bench.scheduler._running["long"].num_uncomputed_tokens > 1:
+        bench.step()
+    assert bench.scheduler.num_preemptions == 0
+
+
+def test_nobody_overtakes_a_request_that_waits_for_blocks():
+    bench = Bench(num_blocks=24)
+    bench.add("running", 16)
+    bench.step()
+    bench.add("large", 40)
+    bench.add("small", 2)
+    assert bench.planned() == [("running", 1)]
+
+
+def test_a_dropped_plan_moves_no_sequence_and_is_made_again():
+    bench = Bench(num_blocks=30)
+    bench.add("a", 20)
+    bench.add("b", 9)
+    bench.step()
+    dropped = bench.plan()
+    again = bench.plan()
+    assert dropped == again
+    assert [chunk.start for chunk in again.chunks] == [16, 0]
+    assert bench.pool.find(b"f" + next(iter(again.chunks)).sequence.block_hashes._hashes[0]) is not None
+    assert len(bench.pool._block_of) == 2 * 4  # of the committed step only
+
+
+def test_a_failed_draw_ends_its_sequence_and_frees_its_blocks():
+    bench = Bench()
+    bench.add("good", 3)
+    bench.add("bad", 3)
+    plan = bench.plan()
+    error = InternalError("no")
+    good, bad = bench.scheduler.commit(plan, [SampledToken(5), error])
+    assert (good.token_ids, good.finish_reason) == ((5,), None)
+    assert (bad.token_ids, bad.finish_reason, bad.error) == ((), FinishReason.ERROR, error)
+    assert "bad" not in bench.scheduler
+    assert bench.pool.num_references(bench.scheduler._running["good"].blocks.full[0]) == 1
+    bench.scheduler.abort("good")
+    assert bench.pool.num_free == bench.pool.num_blocks
+
+
+@pytest.mark.parametrize("num_left", [12, 10, 8, 6])
+def test_the_ends_of_a_prompt_are_found_longest_under_pressure(num_left):
+    bench = Bench(num_blocks=60)
+    bench.add("first", 16, max_tokens=40, first_token=0)
+    while bench.scheduler.num_running or bench.scheduler.num_waiting:
+        bench.step()
+    taken = [bench.pool.allocate() for _ in range(60 - num_left)]
+    for block_id in taken:
+        bench.pool.release(block_id)
+    bench.add("again", 17, first_token=0)
+    assert bench.planned() == [("again", 1)]
