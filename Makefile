@@ -30,8 +30,9 @@ typecheck: $(VENV)/.dev-installed ## mypy, strict
 proto: $(VENV)/.dev-installed ## generate the gRPC stubs from protos/
 	$(BIN)/python protos/generate.py
 
-bench: $(VENV)/.dev-installed ## measure a served demo model: start-up, first token, tokens per second, accuracy
-	$(BIN)/gptoss-ray bench serving $(CONFIG)
+bench: $(VENV)/.dev-installed ## measure the server that `make serve` runs: latency, throughput, accuracy
+	$(BIN)/gptoss-ray bench serving
+	$(BIN)/gptoss-ray bench demo-quality
 
 test-oracle: $(VENV)/.dev-installed ## compare with transformers at the 20b width (minutes, ~6 GB)
 	$(BIN)/python -m pytest -m oracle

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "engine": FOUNDATION | {"checkpoint", "kernels", "kvcache", "parallel", "model"},
     "ranks": FOUNDATION | {"checkpoint", "engine", "kernels", "kvcache", "model", "parallel"},
     "client": {"errors", "protos"},
-    "serving": FOUNDATION | {"checkpoint", "engine", "ranks", "harmony", "protos"},
+    "http_client": {"errors"},
+    "serving": FOUNDATION | {"checkpoint", "engine", "ranks", "harmony", "protos", "http_client"},
 }
 TOPS = {"cli", "commands", "bench", "demo_training"}
 ONLY_IN = {
@@ -31,7 +32,7 @@ ONLY_IN = {
     "fastapi": {"serving"},
     "starlette": {"serving"},
     "uvicorn": {"serving"},
-    "grpc": {"serving", "client", "protos", "bench"},
+    "grpc": {"serving", "client", "protos", "bench", "commands"},
     "deepspeed": {"parallel"},
     "torch.distributed": {"parallel"},
     "transformers": set(),

@@ -17,7 +17,6 @@ from rich.console import Console
 from gptoss_ray.serving.interrupt import Interruption
 from gptoss_ray.serving.local_session import LocalSession
 
-
 # Ray prints to stdout as it likes.
 _ANSWERS, sys.stdout = sys.stdout, sys.stderr
 

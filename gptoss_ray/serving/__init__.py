@@ -1,0 +1,1 @@
+"""HTTP and gRPC on one side, tokens on the other; the only package that knows FastAPI and grpc servers."""

@@ -1,0 +1,116 @@
+"""The Serve application: one Ingress, and an EngineReplica deployment for each model behind it."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve.handle import DeploymentHandle
+
+from gptoss_ray.checkpoint.hub import resolve_folder
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import ServedModelConfig, ServingConfig
+from gptoss_ray.errors import ConfigError
+from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.serving.bind_address import bind_replica_to_node_address
+from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
+from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.replica import EngineReplica
+from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
+
+INGRESS = "Ingress"
+ENGINE_REPLICA = "EngineReplica"
+
+MAX_INGRESS_REQUESTS = 2048
+"""Requests one ingress replica holds at once; they cost it a few KiB each."""
+
+MAX_START_ATTEMPTS = 3
+"""A replica that fails to start so often fails the deployment, instead of being tried for ever."""
+
+
+@serve.ingress()
+class IngressDeployment(Ingress):
+    """The ingress as Serve runs it: it knows the models by their handles."""
+
+    def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
+        bind_replica_to_node_address()
+        streams = TokenStreams()
+        models = [_served_model(model, handles[model.name], streams) for model in config.models]
+        super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the HTTP side; Serve asks for it once the instance is made."""
+        return build_fastapi_app(self, echo_request_id=False)
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Compose the application from the `args` of a Serve config file.
+
+    Raises:
+        ConfigError: The arguments are not those of `ServingConfig`.
+    """
+    try:
+        config = ServingConfig.model_validate(args)
+    except ValidationError as error:
+        raise ConfigError(f"the application's args are wrong: {error}") from error
+    handles = {model.name: _engine_replica(config, model) for model in config.models}
+    return _deployment(
+        IngressDeployment,
+        name=INGRESS,
+        max_ongoing_requests=MAX_INGRESS_REQUESTS,
+        max_constructor_retry_count=MAX_START_ATTEMPTS,
+        ray_actor_options={"num_cpus": 0},
+    ).bind(config, handles)
+
+
+def deployment_names(config: ServingConfig) -> list[str]:
+    """Return the names by which a config file may override options of the deployments."""
+    return [INGRESS, *(_replica_name(config, model) for model in config.models)]
+
+
+def _engine_replica(config: ServingConfig, model: ServedModelConfig) -> Application:
+    engine = model.engine
+    return _deployment(
+        EngineReplica,
+        name=_replica_name(config, model),
+        # The engine's own queue refuses first, with an error that says so.
+        max_ongoing_requests=engine.max_num_sequences + engine.max_queued_requests + 1,
+        max_constructor_retry_count=MAX_START_ATTEMPTS,
+        # The replica itself only waits; its bundle is for the ranks of its node.
+        ray_actor_options={"num_cpus": 0},
+        placement_group_bundles=[{"CPU": engine.num_threads}],
+    ).bind(model)
+
+
+def _deployment(cls: type, **options: Any) -> Deployment:
+    """Make a deployment whose class Ray finds by import, because no decorator hides it."""
+    deployment: Any = serve.deployment(cls, **options)
+    assert isinstance(deployment, Deployment)
+    return deployment
+
+
+def _replica_name(config: ServingConfig, model: ServedModelConfig) -> str:
+    if len(config.models) == 1:
+        return ENGINE_REPLICA
+    return f"{ENGINE_REPLICA}-{re.sub(r'[^A-Za-z0-9.-]', '-', model.name)}"
+
+
+def _served_model(
+    model: ServedModelConfig, handle: DeploymentHandle[Any], streams: TokenStreams
+) -> ServedModel:
+    folder = resolve_folder(model.checkpoint)
+    shape = ModelConfig.from_folder(folder)
+    return ServedModel(
+        name=model.name,
+        encoding=HarmonyEncoding.load(folder),
+        max_context=model.engine.max_context or shape.max_context,
+        vocab_size=shape.vocab_size,
+        token_source=RoutedTokenSource(handle, streams),
+        aliases=model.aliases,
+        created=int(time.time()),
+    )

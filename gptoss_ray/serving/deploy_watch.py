@@ -1,0 +1,58 @@
+"""What a deployment in progress says of itself: loading, failed (and why), running."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+
+from gptoss_ray.ranks.load_progress import LoadProgress
+from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
+
+_PROGRESS_TIMEOUT_S = 1.0
+_OUR_ERROR = re.compile(r"gptoss_ray\.errors\.\w+: (.+)")
+
+
+@dataclass(frozen=True)
+class DeployState:
+    """An application at one moment; `failure` is one line where a replica could not start."""
+
+    is_running: bool
+    failure: str | None
+    progress: dict[str, LoadProgress]
+
+
+def read_deploy_state(application: str) -> DeployState:
+    """Read an application's state; a replica's first failed start counts, before Serve tries again."""
+    overview = serve.status().applications.get(application)
+    if overview is None:
+        return DeployState(False, None, {})
+    return DeployState(overview.status == ApplicationStatus.RUNNING, _failure(overview), _read_progress())
+
+
+def _failure(overview: ApplicationStatusOverview) -> str | None:
+    messages = [overview.message, *(deployment.message for deployment in overview.deployments.values())]
+    for message in messages:
+        ours = _OUR_ERROR.findall(message)
+        if ours:
+            return str(ours[-1])
+    if overview.status == ApplicationStatus.DEPLOY_FAILED:
+        return " ".join(text for text in messages if text).strip().splitlines()[-1]
+    return None
+
+
+def _read_progress() -> dict[str, LoadProgress]:
+    """Return how far each rank is, by the rank's name."""
+    progress = {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == RANK_NAMESPACE:
+            try:
+                rank = ray.get_actor(actor["name"], namespace=RANK_NAMESPACE)
+                progress[actor["name"]] = ray.get(rank.progress.remote(), timeout=_PROGRESS_TIMEOUT_S)
+            except (RayError, ValueError):
+                continue
+    return progress

@@ -1,0 +1,77 @@
+"""The gate before every HTTP route: request id, API key, and every error in OpenAI's form."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gptoss_ray.serving.auth import PUBLIC_PATHS, ApiKeys
+from gptoss_ray.serving.status_codes import as_client_error, error_object, http_headers, status_of
+
+logger = logging.getLogger(__name__)
+_SAFE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+
+class HttpGate:
+    """ASGI middleware; a route finds `request_id` and `tenant` in `request.state`."""
+
+    def __init__(self, app: ASGIApp, *, api_keys: ApiKeys, echo_request_id: bool) -> None:
+        self._app = app
+        self._api_keys = api_keys
+        self._echo_request_id = echo_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the server's own start and stop events through, HTTP after the checks, and nothing else."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id"))
+        status = 0
+        start_s = time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._echo_request_id:
+                    MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            tenant = ""
+            if scope["path"] not in PUBLIC_PATHS:
+                tenant = self._api_keys.tenant(headers.get("authorization"), headers.get("x-api-key"))
+            scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            shown = as_client_error(error, request_id)
+            response = JSONResponse(error_object(shown), status_of(shown).http, http_headers(shown))
+            # Behind the start of an answer there is no place for another.
+            if not status:
+                await response(scope, receive, send_with_id)
+        finally:
+            logger.info(
+                "event=http_request request_id=%s method=%s path=%r status=%d duration_s=%.3f",
+                request_id,
+                scope["method"],
+                scope["path"],
+                status,
+                time.monotonic() - start_s,
+            )
+
+
+def _request_id(given: str | None) -> str:
+    """Return the client's id if it is short printable ASCII without spaces, else a new one."""
+    return given if given and _SAFE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,66 @@
+"""The entry for HTTP and gRPC, free of Ray: what a client may ask and what it is answered.
+
+How the Serve deployment is made of it (`serving/app.py`)::
+
+    @serve.deployment
+    @serve.ingress()                      # no app: Serve asks the instance for it (late binding)
+    class IngressDeployment(Ingress):     # inherits the gRPC methods; Serve dispatches by RPC name
+        def __init__(self, config: ServingConfig, ...) -> None:
+            models = [ServedModel(name=..., token_source=RayTokenSource(handle, ...), ...) for ...]
+            super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
+
+        def __serve_build_asgi_app__(self) -> FastAPI:
+            return build_fastapi_app(self, echo_request_id=False)   # Serve's proxy echoes it already
+
+    serve.start(grpc_options={"grpc_servicer_functions": list(GRPC_SERVICER_FUNCTIONS), ...})
+
+What the deployment must not do: define `__call__` (Serve refuses it), shadow an RPC name, or wrap the
+gRPC methods, whose signature `(request, grpc_context)` tells Serve to pass the context. Client
+disconnects arrive as `CancelledError` and close the `TokenSource` generator. Serve's gRPC proxy answers
+reflection and `ray.serve.RayServeAPIService` itself, before any code of this module and without a key.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from gptoss_ray.config import LimitsConfig
+from gptoss_ray.serving.answer import Answer
+from gptoss_ray.serving.auth import ApiKeys
+from gptoss_ray.serving.chat import ChatDelta, start_chat
+from gptoss_ray.serving.completions import CompletionDelta, start_completion
+from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
+from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.models import ModelCatalog, ServedModel
+from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
+
+__all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
+
+
+class Ingress(GrpcMethods):
+    """Finds the model, validates and starts; both protocols come through `chat` and `complete`."""
+
+    def __init__(
+        self,
+        models: Iterable[ServedModel],
+        *,
+        api_keys: Iterable[str] = (),
+        limits: LimitsConfig | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Serve `models`; `clock` returns Unix time in seconds."""
+        self.catalog = ModelCatalog(models)
+        self.api_keys = ApiKeys(api_keys)
+        self.limits = limits or LimitsConfig()
+        self._clock = clock
+
+    async def chat(self, request: ChatCompletionRequest, *, tenant: str) -> Answer[ChatDelta]:
+        """Start a chat's answer; raise InvalidRequestError or ModelNotFoundError."""
+        model = self.catalog.find(request.model)
+        return await start_chat(request, model, self.limits, tenant=tenant, created=int(self._clock()))
+
+    async def complete(self, request: CompletionRequest, *, tenant: str) -> Answer[CompletionDelta]:
+        """Start a completion's answer; raise InvalidRequestError or ModelNotFoundError."""
+        model = self.catalog.find(request.model)
+        return await start_completion(request, model, self.limits, tenant=tenant, created=int(self._clock()))

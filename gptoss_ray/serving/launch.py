@@ -1,0 +1,67 @@
+"""`gptoss-ray serve`: from a config file to an answering server on this machine, and back to nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+from rich.console import Console
+
+from gptoss_ray.errors import CheckpointError, ConfigError
+from gptoss_ray.serving.interrupt import Interrupted, Interruption
+from gptoss_ray.serving.local_session import LocalSession
+from gptoss_ray.serving.sample_question import ask_sample_question
+
+if TYPE_CHECKING:
+    from gptoss_ray.serving.serve_file import ServeFile
+
+
+def serve(config_path: str) -> int:
+    """Serve the models of a config file until Ctrl-C or SIGTERM; returns the exit code.
+
+    Raises:
+        ConfigError: The file is wrong, or a port is taken.
+        CheckpointError: A checkpoint is corrupt; nothing was started.
+        UnavailableError: A model did not start.
+    """
+    console = Console(soft_wrap=True)
+    session = LocalSession()
+    # Ray reads its environment on import: these come after the session that sets it.
+    from gptoss_ray.serving.local_ray import stop_ray  # noqa: PLC0415
+    from gptoss_ray.serving.startup import start_serving  # noqa: PLC0415
+
+    interruption = Interruption()
+    interruption.watch()
+    keeps_logs = False
+    try:
+        _announce(console, start_serving(console, session, interruption, config_path))
+        interruption.wait()
+    except Interrupted:
+        return 0
+    except Exception as error:
+        if interruption.is_requested:
+            return 0
+        keeps_logs = not isinstance(error, ConfigError | CheckpointError)
+        raise
+    finally:
+        interruption.ignore()
+        with console.status("stopping"):
+            stop_ray(session)
+        if keeps_logs:
+            console.print(f"logs: {session.logs}")
+        else:
+            session.remove()
+        console.print("stopped")
+
+
+def _announce(console: Console, file: ServeFile) -> None:
+    """Print the addresses and a sample question with its answer."""
+    http = file.schema.http_options
+    base_url = f"http://{http.host}:{http.port}"
+    console.print(f"ready in {time.time() - psutil.Process().create_time():.1f} s")
+    console.print(f"HTTP  {base_url}/v1")
+    console.print(f"gRPC  {http.host}:{file.schema.grpc_options.port}")
+    keys = file.serving.resolve_api_keys()
+    ask_sample_question(console, base_url, file.serving.models[0].name, keys[0] if keys else None)
+    console.print("Ctrl-C stops the server.")

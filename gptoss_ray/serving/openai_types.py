@@ -1,0 +1,307 @@
+"""Requests of OpenAI's chat and completions APIs: types, refusals, and errors that name the field.
+
+Both protocols pass through these models: a gRPC message is turned into the same fields. Ranges of the
+sampling fields are checked by `SamplingParams`, once for all callers. Unknown keys are ignored, because
+clients send many; keys that would change the answer and are not supported are refused (`_REFUSED`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from gptoss_ray.errors import InvalidRequestError
+
+Effort = Literal["low", "medium", "high"]
+RequestEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+# The model knows three efforts; OpenAI's other names go to the nearest.
+_EFFORTS: dict[str, Effort] = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+_TEXT_OF_PART = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+# Field -> the values that ask for nothing; any other value is refused.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "echo": (False,),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "prompt_logprobs": (),
+    "structured_outputs": (),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+}
+_REFUSED_IN_CHAT: dict[str, tuple[Any, ...]] = {
+    **_REFUSED,
+    "add_generation_prompt": (True,),
+    "audio": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "function_call": ("none",),
+    "functions": ([],),
+    "include_reasoning": (True,),
+    "modalities": (["text"],),
+    "skip_special_tokens": (True,),
+    "web_search_options": (),
+}
+_REFUSED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {
+    **_REFUSED,
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+}
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    """Return a field validator's error; the message may hold braces of its own."""
+    return PydanticCustomError("wrong_value", "{text}", {"text": message})
+
+
+def _list_of_strings(value: Any) -> Any:
+    """Turn null, a string or a list of strings into a list without empty strings."""
+    strings = [value] if isinstance(value, str) else value or []
+    if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
+        raise _wrong("must be a string or a list of strings")
+    return [text for text in strings if text]
+
+
+def _join_parts(value: Any) -> Any:
+    """Turn a list of text parts into their text."""
+    if not isinstance(value, list):
+        return value
+    return "".join(_text_of_part(part, index) for index, part in enumerate(value))
+
+
+def _text_of_part(part: Any, index: int) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    key = _TEXT_OF_PART.get(kind) if isinstance(kind, str) else None
+    text = part.get(key) if key else None
+    if not isinstance(text, str):
+        raise _wrong(
+            f"part {index} has type {kind!r}; only parts of type 'text' that hold a text are supported"
+        )
+    return text
+
+
+def _only(*supported: str) -> BeforeValidator:
+    """Return a validator that lets null and the supported strings through."""
+
+    def check(value: Any) -> Any:
+        if value is not None and value not in supported:
+            raise _wrong(f"{value!r} is not supported; use {' or '.join(map(repr, supported))}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _no_strict(value: Any) -> Any:
+    if value:
+        raise _wrong("strict tools are not supported; leave it out")
+    return value
+
+
+def _prompts(value: Any) -> Any:
+    """Turn OpenAI's four forms of a prompt into a list of strings and lists of ids."""
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(_is_prompt(prompt) for prompt in value):
+        raise _wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
+    return value
+
+
+def _is_prompt(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(_is_id(item) for item in value))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class _Fields(BaseModel):
+    """Base: strict types (no number in place of a string), unknown keys ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class StreamOptions(_Fields):
+    """Options of a streamed answer."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(_Fields):
+    """What chat and completions share; None is the served model's default."""
+
+    refused: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int | None = None
+    stop: Annotated[list[str], BeforeValidator(_list_of_strings)] = []
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    n: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for name, harmless in cls.refused.items():
+                value = values.get(name)
+                if value is not None and value not in harmless:
+                    raise InvalidRequestError(f"{name} is not supported; leave it out.", param=name)
+        return values
+
+    @property
+    def num_choices(self) -> int:
+        """How many answers to draw."""
+        return self.n or 1
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class FunctionCall(_Fields):
+    """Name and arguments (JSON text) of a call in an assistant's message."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallPart(_Fields):
+    """A call in an assistant's message."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(_Fields):
+    """One message; content may be a string, null, absent, or a list of text parts."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str | None, BeforeValidator(_join_parts)] = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallPart] | None = None
+    tool_call_id: str | None = None
+
+
+class FunctionDefinition(_Fields):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Annotated[bool | None, BeforeValidator(_no_strict)] = None
+
+
+class ToolDefinition(_Fields):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class ResponseFormat(_Fields):
+    """Form of the content; text is the only one."""
+
+    type: Annotated[str, _only("text")]
+
+
+class Reasoning(_Fields):
+    """The Responses API's way to say how much to think."""
+
+    effort: RequestEffort | None = None
+
+
+class ChatCompletionRequest(SamplingFields):
+    """POST /v1/chat/completions."""
+
+    refused: ClassVar[dict[str, tuple[Any, ...]]] = _REFUSED_IN_CHAT
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    reasoning_effort: RequestEffort | None = None
+    reasoning: Reasoning | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[ToolDefinition] | None = None
+    tool_choice: Annotated[Literal["auto", "none"] | None, _only("auto", "none")] = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def effort(self) -> Effort:
+        """How much the model is to think."""
+        effort = self.reasoning_effort or (self.reasoning and self.reasoning.effort)
+        return _EFFORTS[effort or "medium"]
+
+
+class CompletionRequest(SamplingFields):
+    """POST /v1/completions."""
+
+    refused: ClassVar[dict[str, tuple[Any, ...]]] = _REFUSED_IN_COMPLETIONS
+
+    prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+
+RequestT = TypeVar("RequestT", bound=SamplingFields)
+
+
+def parse_json(kind: type[RequestT], body: bytes) -> RequestT:
+    """Return the request in a JSON body.
+
+    Raises:
+        InvalidRequestError: The JSON is malformed, or a field is wrong; `param` is its path.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _named(error) from None
+
+
+def parse_fields(kind: type[RequestT], fields: dict[str, Any]) -> RequestT:
+    """Return the request with these fields; raise InvalidRequestError as `parse_json` does."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise _named(error) from None
+
+
+def _named(error: ValidationError) -> InvalidRequestError:
+    """Return the first of pydantic's errors with the path of its field."""
+    first: ErrorDetails = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequestError(f"{first['msg']}.")
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).lstrip(".")
+    if not path:
+        return InvalidRequestError("The body must be a JSON object.")
+    return InvalidRequestError(f"{path}: {first['msg']}.", param=path)

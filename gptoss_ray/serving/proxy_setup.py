@@ -1,0 +1,18 @@
+"""What our configuration files have Serve's proxies run before they open a port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gptoss_ray.serving.bind_address import bind_proxy_to_node_address
+from gptoss_ray.serving.stream_cancellation import forward_all_cancellations
+
+
+def prepare_proxy() -> list[Any]:
+    """Apply our changes to this proxy's process; RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names this.
+
+    Returns no HTTP middleware.
+    """
+    bind_proxy_to_node_address()
+    forward_all_cancellations()
+    return []

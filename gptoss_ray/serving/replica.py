@@ -1,0 +1,93 @@
+"""EngineReplica: the Serve deployment that owns one copy of a model; the unit that Serve scales."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.util.placement_group import get_current_placement_group
+
+from gptoss_ray.checkpoint.hub import resolve_folder
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import ServedModelConfig
+from gptoss_ray.errors import GptossError, UnavailableError
+from gptoss_ray.generation import GenerationRequest
+from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.ranks.engine_rank import RankStats
+from gptoss_ray.ranks.rank_group import RankGroup
+from gptoss_ray.serving.bind_address import bind_replica_to_node_address
+from gptoss_ray.serving.routed_call import RequestEnded, RequestRouted
+
+logger = logging.getLogger(__name__)
+
+
+class EngineReplica:
+    """Starts a group of ranks, routes requests to them and ends with them."""
+
+    _group: RankGroup | None = None
+
+    async def __init__(self, model: ServedModelConfig) -> None:  # type: ignore[misc]
+        """Load the model; Serve sends no request before this returns.
+
+        Raises:
+            GptossError: The checkpoint is wrong or loading took too long.
+        """
+        bind_replica_to_node_address()
+        placement_group = get_current_placement_group()
+        assert placement_group is not None, "app.build gives every EngineReplica a placement group"
+        self._group = RankGroup(model, placement_group, serve.get_replica_context().replica_id.unique_id)
+        await self._group.load(await asyncio.to_thread(_reserved_token_ids, model))
+
+    async def generate(
+        self, request: GenerationRequest
+    ) -> AsyncGenerator[RequestRouted | RequestEnded | GptossError, None]:
+        """Have a rank work on a request; the call stays open for the request's life.
+
+        Yields `RequestRouted`, then `RequestEnded` when the rank is done with it; or only the
+        GptossError with which the rank refused it. Cancelling the call aborts the request.
+        """
+        assert self._group is not None
+        rank = self._group.select()
+        try:
+            refusal = await rank.actor.submit.remote(request)
+            if refusal is not None:
+                yield refusal
+                return
+            yield RequestRouted(rank.name)
+            await rank.actor.wait_ended.remote(request.request_id)
+            yield RequestEnded()
+        except (asyncio.CancelledError, GeneratorExit):
+            rank.actor.abort.remote(request.request_id)
+            raise
+        except RayError:
+            logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
+            yield UnavailableError("The replica that worked on this request was lost; send it again.")
+
+    async def ready(self) -> bool:
+        """Return whether the ranks complete their steps."""
+        return self._group is not None and await self._group.ready()
+
+    async def stats(self) -> list[RankStats]:
+        """Return the counters of each rank."""
+        assert self._group is not None
+        return await self._group.stats()
+
+    async def check_health(self) -> None:
+        """Raise where the ranks no longer complete their steps; Serve then replaces the replica."""
+        if not await self.ready():
+            raise UnavailableError("A rank is lost, or its step is overdue; see the rank's log.")
+
+    def __del__(self) -> None:
+        """End the ranks with the replica."""
+        if self._group is not None:
+            self._group.shutdown()
+
+
+def _reserved_token_ids(model: ServedModelConfig) -> list[int]:
+    """Return the ids that stand for nothing in the model's vocabulary; drawing one would be noise."""
+    folder = resolve_folder(model.checkpoint)
+    encoding = HarmonyEncoding.load(folder)
+    return [id_ for id_ in range(ModelConfig.from_folder(folder).vocab_size) if encoding.is_reserved(id_)]

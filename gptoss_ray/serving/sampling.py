@@ -1,0 +1,116 @@
+"""From a request's fields to `SamplingParams`: defaults, the fixed seed, and what the context leaves."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+
+from gptoss_ray.config import LimitsConfig
+from gptoss_ray.errors import ContextLengthExceededError, InvalidRequestError
+from gptoss_ray.generation import GenerationRequest, SamplingParams
+from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.openai_types import SamplingFields
+
+MAX_STOP_STRING_LENGTH = 256
+_PLAIN_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "min_tokens",
+)
+
+
+def check_counts(request: SamplingFields, limits: LimitsConfig) -> None:
+    """Raise InvalidRequestError where a request asks for more choices or stop strings than allowed."""
+    if request.num_choices > limits.max_choices:
+        raise InvalidRequestError(f"n is {request.n}; it must be at most {limits.max_choices}.", param="n")
+    if len(request.stop) > limits.max_stop_strings:
+        raise InvalidRequestError(
+            f"stop has {len(request.stop)} strings; send at most {limits.max_stop_strings}.", param="stop"
+        )
+    if any(len(text) > MAX_STOP_STRING_LENGTH for text in request.stop):
+        raise InvalidRequestError(
+            f"stop has a string of more than {MAX_STOP_STRING_LENGTH} characters; shorten it.", param="stop"
+        )
+
+
+def check_prompt(token_ids: list[int], model: ServedModel, param: str) -> None:
+    """Raise InvalidRequestError unless the prompt has tokens, all known, and leaves room for an output."""
+    if not token_ids:
+        raise InvalidRequestError(f"{param} is empty; send at least one token.", param=param)
+    if len(token_ids) >= model.max_context:
+        raise ContextLengthExceededError(
+            f"{param} has {len(token_ids)} tokens; the context of {model.name} is {model.max_context}, "
+            "of which at least one is for the output. Shorten it.",
+            param=param,
+        )
+    _check_ids(token_ids, model, param)
+
+
+def sampling_params(
+    request: SamplingFields,
+    model: ServedModel,
+    *,
+    num_prompt_tokens: int,
+    max_tokens: int | None,
+    logprobs: int | None,
+) -> SamplingParams:
+    """Return how a request's tokens are drawn, with its defaults, seed and limits resolved.
+
+    `max_tokens` is cut to what the context leaves; None takes all of that. A seed is drawn where the
+    client gave none, because a request must be repeatable from its own fields (law 1).
+
+    Raises:
+        InvalidRequestError: A field is out of range; `param` names it.
+    """
+    given = {name: value for name in _PLAIN_FIELDS if (value := getattr(request, name)) is not None}
+    room = model.max_context - num_prompt_tokens
+    own_stop_ids = () if request.ignore_eos else model.encoding.stop_token_ids
+    stop_ids = request.stop_token_ids or []
+    _check_ids(stop_ids, model, "stop_token_ids")
+    return replace(
+        model.default_sampling,
+        **given,
+        seed=secrets.randbits(63) if request.seed is None else request.seed,
+        max_tokens=room if max_tokens is None else min(max_tokens, room),
+        stop_token_ids=tuple(dict.fromkeys((*own_stop_ids, *stop_ids))),
+        logit_bias=_logit_bias(request.logit_bias or {}, model),
+        logprobs=logprobs,
+    )
+
+
+def choice_requests(
+    answer_id: str, prompt: list[int], params: SamplingParams, num_choices: int, tenant: str
+) -> list[GenerationRequest]:
+    """Return one request for tokens per choice; they share prompt and seed and differ in choice index."""
+    return [
+        GenerationRequest(
+            request_id=f"{answer_id}-{index}",
+            prompt_token_ids=tuple(prompt),
+            params=replace(params, choice_index=index),
+            cache_salt=tenant,
+        )
+        for index in range(num_choices)
+    ]
+
+
+def _logit_bias(bias: dict[str, float], model: ServedModel) -> tuple[tuple[int, float], ...]:
+    """Return the pairs in order of id; raise InvalidRequestError for a key that is no token id."""
+    if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in bias):
+        raise InvalidRequestError("logit_bias has a key that is no token id.", param="logit_bias")
+    by_id = {int(key): value for key, value in bias.items()}
+    _check_ids(list(by_id), model, "logit_bias")
+    return tuple(sorted(by_id.items()))
+
+
+def _check_ids(token_ids: list[int], model: ServedModel, param: str) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < model.vocab_size:
+            raise InvalidRequestError(
+                f"{param} has token id {token_id}; {model.name} knows ids from 0 to {model.vocab_size - 1}.",
+                param=param,
+            )

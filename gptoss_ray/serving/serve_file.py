@@ -1,0 +1,56 @@
+"""A Ray Serve config file that serves our application, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray.serve.schema import ServeDeploySchema
+
+from gptoss_ray.config import ServingConfig
+from gptoss_ray.serving.app import deployment_names
+from gptoss_ray.yaml_document import YamlDocument
+
+IMPORT_PATH = "gptoss_ray.serving.app:build"
+
+
+@dataclass(frozen=True)
+class ServeFile:
+    """The file as Serve reads it (`schema`), and the arguments of its one application (`serving`)."""
+
+    path: Path
+    schema: ServeDeploySchema
+    serving: ServingConfig
+
+    @classmethod
+    def read(cls, path: str | Path) -> ServeFile:
+        """Read and check a file, Serve's part included: Serve itself ignores unknown keys.
+
+        Raises:
+            ConfigError: The first mistake, with its line.
+        """
+        document = YamlDocument.read(path)
+        schema = document.validate(ServeDeploySchema)
+        if len(schema.applications) != 1:
+            raise document.error(
+                document.node(("applications",)),
+                f"applications has {len(schema.applications)} entries; gptoss-ray serves exactly one.",
+            )
+        application = schema.applications[0]
+        here = ("applications", 0)
+        if application.import_path != IMPORT_PATH:
+            raise document.error(
+                document.node((*here, "import_path")),
+                f"import_path is {application.import_path!r}; it must be {IMPORT_PATH}.",
+            )
+        if "args" not in document.data["applications"][0]:
+            raise document.error(document.node(here), "args is missing; give at least args.models.")
+        serving = document.validate(ServingConfig, at=(*here, "args"))
+        known = deployment_names(serving)
+        for index, deployment in enumerate(application.deployments):
+            if deployment.name not in known:
+                raise document.error(
+                    document.node((*here, "deployments", index)),
+                    f"no deployment is called {deployment.name!r}; known: {', '.join(known)}.",
+                )
+        return cls(Path(path), schema, serving)

@@ -1,0 +1,27 @@
+"""The seam between the ingress and whatever makes tokens: a replica over Ray, or a script in tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from gptoss_ray.generation import GenerationRequest, TokenOutput
+
+
+class TokenSource(Protocol):
+    """Makes the tokens of one model."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
+        """Yield outputs in order of position; the last one carries a finish reason.
+
+        Closing or cancelling the generator at any moment aborts the request. Nothing is submitted
+        before the first `__anext__`.
+
+        Raises:
+            GptossError: The request was refused or lost, before or between outputs.
+        """
+        ...
+
+    async def ready(self) -> bool:
+        """Return whether a request sent now would be served; never raises."""
+        ...

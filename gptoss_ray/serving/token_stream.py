@@ -1,0 +1,183 @@
+"""Tokens from ranks to requests, in the ingress: one stream per rank, shared by all its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from gptoss_ray.errors import GptossError, InternalError, OverloadedError, UnavailableError
+from gptoss_ray.generation import GenerationRequest, TokenOutput
+from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
+from gptoss_ray.serving.routed_call import RequestRouted
+
+logger = logging.getLogger(__name__)
+
+MAX_UNREAD_MESSAGES = 16
+"""Messages in flight on one stream. A rank that is so far ahead merges what follows into one message,
+and learns there whether this process still lives."""
+
+READY_TIMEOUT_S = 2.0
+
+
+@dataclass
+class _Route:
+    """Where one request's outputs go in this process, and the rank they come from once it is known."""
+
+    request_id: str
+    queue: asyncio.Queue[TokenOutput | GptossError] = field(default_factory=asyncio.Queue)
+    rank_name: str | None = None
+
+
+class TokenStreams:
+    """The token streams that one ingress replica has open, one for each rank it has used."""
+
+    def __init__(self) -> None:
+        self.sink_id = f"ingress-{uuid.uuid4().hex}"
+        self._routes: dict[str, _Route] = {}
+        self._ranks: dict[str, ActorHandle[Any]] = {}
+        self._pumps: dict[str, asyncio.Task[None]] = {}
+
+    def open_route(self, request_id: str) -> _Route:
+        """Collect the outputs of a request from now on."""
+        route = self._routes[request_id] = _Route(request_id)
+        return route
+
+    def close_route(self, route: _Route) -> None:
+        """Drop what still comes for a request."""
+        self._routes.pop(route.request_id, None)
+
+    def follow(self, route: _Route, rank_name: str) -> None:
+        """Subscribe to the rank that works on the request, unless its stream is open already.
+
+        Raises:
+            UnavailableError: The rank is gone.
+        """
+        route.rank_name = rank_name
+        if rank_name not in self._pumps:
+            self._ranks[rank_name] = _find_rank(rank_name)
+            self._pumps[rank_name] = asyncio.create_task(self._pump(rank_name))
+
+    def abort(self, request_id: str, rank_name: str) -> None:
+        """Have a rank end a request; the routed call then ends by itself.
+
+        The rank is told directly: Ray loses some cancellations of a streaming call (one in forty,
+        measured at 3 ms per token), and the request would run on for nobody.
+        """
+        rank = self._ranks.get(rank_name) or _find_rank(rank_name)
+        rank.abort.remote(request_id)
+
+    async def _pump(self, rank_name: str) -> None:
+        """Read a rank's stream to its end, then fail the requests that were on it."""
+        try:
+            stream = (
+                self._ranks[rank_name]
+                .token_stream.options(
+                    num_returns="streaming", _generator_backpressure_num_objects=MAX_UNREAD_MESSAGES
+                )
+                .remote(self.sink_id)
+            )
+            async for message in stream:
+                for output in await message:
+                    route = self._routes.get(output.request_id)
+                    if route is not None:
+                        route.queue.put_nowait(output)
+        except RayError as error:
+            logger.warning("token_stream_lost rank=%s error=%s", rank_name, type(error).__name__)
+        finally:
+            del self._pumps[rank_name]
+            del self._ranks[rank_name]
+            for route in self._routes.values():
+                if route.rank_name == rank_name:
+                    route.queue.put_nowait(_lost())
+
+
+class RoutedTokenSource:
+    """The `TokenSource` of one model: Serve picks a replica, the replica a rank, the rank streams back."""
+
+    def __init__(self, handle: DeploymentHandle[Any], streams: TokenStreams) -> None:
+        self._handle = handle
+        self._streams = streams
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
+        """See `TokenSource.generate`."""
+        route = self._streams.open_route(request.request_id)
+        # Held to the end: Serve counts the request as long as the call is open.
+        call = self._call(request)
+        # A task of its own: a request that is cancelled before a rank has it is aborted once one has.
+        routing = asyncio.ensure_future(_rank_name(call))
+        has_ended = False
+        try:
+            self._streams.follow(route, await asyncio.shield(routing))
+            while not has_ended:
+                output = await route.queue.get()
+                if isinstance(output, GptossError):
+                    raise output
+                has_ended = output.finish_reason is not None
+                if output.error is not None:
+                    raise output.error
+                yield output
+        finally:
+            self._streams.close_route(route)
+            if not has_ended:
+                routing.add_done_callback(partial(self._abort, request.request_id))
+
+    def _abort(self, request_id: str, routing: asyncio.Future[str]) -> None:
+        """Abort a request at the rank that took it; a refused or lost one needs nothing."""
+        if not routing.cancelled() and routing.exception() is None:
+            with contextlib.suppress(UnavailableError):
+                self._streams.abort(request_id, routing.result())
+
+    def _call(self, request: GenerationRequest) -> DeploymentResponseGenerator[Any]:
+        routed = replace(request, sink_id=self._streams.sink_id)
+        call = self._handle.options(stream=True).generate.remote(routed)
+        assert isinstance(call, DeploymentResponseGenerator), "the handle has stream=True"
+        return call
+
+    async def ready(self) -> bool:
+        """See `TokenSource.ready`."""
+        try:
+            return bool(await asyncio.wait_for(self._handle.ready.remote(), READY_TIMEOUT_S))
+        except (RayError, RayServeException, asyncio.TimeoutError):
+            return False
+
+
+async def _rank_name(call: DeploymentResponseGenerator[Any]) -> str:
+    """Return the rank that took the request; raise the GptossError with which it was refused."""
+    try:
+        first = await anext(call)
+    except BackPressureError as error:
+        raise OverloadedError("All replicas of the model are full; try again in a moment.") from error
+    except (RayError, RayServeException) as error:
+        logger.warning("routing_failed error=%s", type(error).__name__)
+        raise _lost() from error
+    except StopAsyncIteration:
+        raise _lost() from None
+    if isinstance(first, GptossError):
+        raise first
+    if not isinstance(first, RequestRouted):
+        raise InternalError("The replica sent something else than a rank.")
+    return first.rank_name
+
+
+def _find_rank(rank_name: str) -> ActorHandle[Any]:
+    try:
+        rank: ActorHandle[Any] = ray.get_actor(rank_name, namespace=RANK_NAMESPACE)
+    except ValueError as error:
+        raise _lost() from error
+    return rank
+
+
+def _lost() -> UnavailableError:
+    return UnavailableError("The replica that worked on this request was lost; send it again.")

@@ -1,0 +1,103 @@
+"""The openai package as a client, over a real connection."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from gptoss_ray.errors import UnavailableError
+from tests.support.ingresses import ANSWER, CALL, MODEL, http_server, make_ingress, tokens
+from tests.support.scripted_source import ScriptedSource
+
+MESSAGES = [{"role": "user", "content": "What is 17 + 25?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+def script(request):
+    """Answer, call, or break off, as the first choice of the test's seed says."""
+    failing = [*tokens(ANSWER)[:12], UnavailableError("The replica was lost.")]
+    return [tokens(ANSWER), tokens(CALL), failing][request.params.seed]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[openai.OpenAI]:
+    with (
+        http_server(make_ingress(ScriptedSource(script), api_keys=["key"])) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0) as client,
+    ):
+        yield client
+
+
+def ask(client, **options):
+    return client.chat.completions.create(model=MODEL, messages=MESSAGES, **{"seed": 0, **options})
+
+
+def test_a_whole_answer(client):
+    answer = ask(client, logprobs=True, top_logprobs=1)
+    message = answer.choices[0].message
+    assert message.content == "It is 42."
+    assert message.reasoning == message.reasoning_content == "17 and 25."
+    assert answer.choices[0].finish_reason == "stop"
+    assert "".join(entry.token for entry in answer.choices[0].logprobs.content) == "It is 42."
+    assert answer.usage.completion_tokens_details.reasoning_tokens > 0
+
+
+def test_a_streamed_answer(client):
+    chunks = list(ask(client, stream=True, stream_options={"include_usage": True}))
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    assert "".join(delta.content or "" for delta in deltas) == "It is 42."
+    assert "".join(getattr(delta, "reasoning", "") for delta in deltas) == "17 and 25."
+    assert chunks[-1].usage.total_tokens > 0
+
+
+def test_the_sdks_own_accumulator_takes_content_and_tool_calls(client):
+    for seed, tools in ((0, openai.omit), (1, [WEATHER])):
+        with client.chat.completions.stream(model=MODEL, messages=MESSAGES, seed=seed, tools=tools) as stream:
+            for _ in stream:
+                pass
+            message = stream.get_final_completion().choices[0].message
+        if seed:
+            assert message.tool_calls[0].function.arguments == '{"city":"Bern"}'
+        else:
+            assert message.content == "It is 42."
+
+
+def test_a_tool_call_and_its_result_make_a_conversation(client):
+    call = ask(client, seed=1, tools=[WEATHER]).choices[0].message
+    result = {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": "sunny"}
+    history = [*MESSAGES, call.model_dump(exclude_none=True), result]
+    answer = client.chat.completions.create(model=MODEL, messages=history, tools=[WEATHER], seed=0)
+    assert answer.choices[0].message.content == "It is 42."
+
+
+def test_a_completion_whole_and_streamed(client):
+    whole = client.completions.create(model=MODEL, prompt="17 + 25 =", seed=0, max_tokens=99)
+    chunks = client.completions.create(model=MODEL, prompt="17 + 25 =", seed=0, max_tokens=99, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+
+
+def test_models_are_listed_and_found_by_an_id_with_a_slash(client):
+    assert MODEL in [model.id for model in client.models.list()]
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_errors_become_the_sdks_own(client):
+    with pytest.raises(openai.NotFoundError) as not_found:
+        client.chat.completions.create(model="gpt-9", messages=MESSAGES)
+    assert not_found.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad_request:
+        ask(client, temperature=9)
+    assert bad_request.value.param == "temperature"
+    with pytest.raises(openai.AuthenticationError):
+        ask(client.with_options(api_key="wrong"))
+
+
+def test_a_failure_within_a_stream_raises_with_its_message(client):
+    with pytest.raises(openai.APIError, match="The replica was lost"):
+        list(ask(client, seed=2, stream=True))

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CLUSTERS = sorted((ROOT / "cluster").glob("*.yaml"))
+
+# In a process of its own: importing Ray's autoscaler warns, and Ray keeps state.
+PREPARE = """
+import json, sys, yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+config = prepare_config(yaml.safe_load(open(sys.argv[1])))
+validate_config(config)
+print(json.dumps(sorted(config["available_node_types"])))
+"""
+
+READ = """
+import sys
+from gptoss_ray.serving.serve_file import ServeFile
+from gptoss_ray.serving.app import deployment_names
+file = ServeFile.read(sys.argv[1])
+overridden = {deployment.name for deployment in file.schema.applications[0].deployments}
+assert overridden == set(deployment_names(file.serving)), overridden
+assert all(deployment.autoscaling_config for deployment in file.schema.applications[0].deployments)
+callback = file.schema.controller_options.runtime_env["env_vars"]["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
+from ray._common.utils import import_attr
+assert callable(import_attr(callback))
+for function in file.schema.grpc_options.grpc_servicer_functions:
+    assert callable(import_attr(function))
+"""
+
+
+def run(script: str, path: Path) -> str:
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_serve_file_is_whole_and_names_things_that_exist(path):
+    run(READ, path)
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.name)
+def test_a_cluster_file_passes_rays_own_validation(path):
+    assert json.loads(run(PREPARE, path).splitlines()[-1])
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.name)
+def test_every_node_of_a_cluster_demands_the_token(path):
+    config = yaml.safe_load(path.read_text())
+    starts = [
+        command
+        for commands in ("head_start_ray_commands", "worker_start_ray_commands")
+        for command in config[commands]
+        if "ray start" in command
+    ]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in start for start in starts)
+    assert "0.0.0.0" not in path.read_text()
