@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 
 import ray
-from ray import serve
 
 from gptoss_ray.serving.interrupt import Interrupted
 from gptoss_ray.serving.local_session import LocalSession
@@ -42,13 +41,13 @@ def start_ray(session: LocalSession, environment: Mapping[str, str]) -> None:
 
 
 def stop_ray(session: LocalSession) -> None:
-    """Shut Serve and Ray down, from whatever state, and end what is left of the session's processes."""
+    """Shut Ray down, from whatever state, and end what is left of the session's processes.
+
+    The cluster is ours alone and goes as a whole: Serve's own shutdown, which drains proxies that no
+    client will come back to, would only take up to 30 s more.
+    """
     # A start that was interrupted half-way may be impossible to shut down; then its processes are ended.
     # Ray prints the deaths of its own actors to stdout meanwhile.
-    with contextlib.redirect_stdout(io.StringIO()):
-        with contextlib.suppress(Exception):
-            if ray.is_initialized():
-                serve.shutdown()  # type: ignore[no-untyped-call]
-        with contextlib.suppress(Exception):
-            ray.shutdown()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+        ray.shutdown()
     end_processes(session_processes(session.session_id))

@@ -133,6 +133,15 @@ def test_both_protocols_refuse_a_wrong_key(served, channel):
     assert httpx.get(f"{served.base_url}/health").status_code == 200
 
 
+def test_the_proxies_list_no_applications_to_whoever_asks(served, http, channel):
+    assert httpx.get(f"{served.base_url}/-/routes").status_code == 401
+    assert http.get("/-/routes").status_code == 404
+    list_applications = channel.unary_unary("/ray.serve.RayServeAPIService/ListApplications")
+    with pytest.raises(grpc.RpcError) as refusal:
+        list_applications(b"")
+    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_a_refusal_of_the_engine_keeps_its_status(http):
     answer = http.post("/v1/completions", json=completion("hello " * 3000))
     assert answer.status_code == 400
