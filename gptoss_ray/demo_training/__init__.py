@@ -1,0 +1,1 @@
+"""Trains the demo model that ships in the package: data, network, training loop, export."""

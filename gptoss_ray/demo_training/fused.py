@@ -1,0 +1,83 @@
+"""The elementwise parts of the network, each of which can be compiled into one pass over memory.
+
+Uncompiled they take twice the time of all matrix products together; compiling them takes a minute and a C++
+compiler, so only the training command does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def swiglu(hidden: Tensor, alpha: float, limit: float) -> Tensor:
+    """hidden [R, 2I] (gates, then ups) → [R, I], gpt-oss's clamped SwiGLU."""
+    gate, up = hidden.float().chunk(2, dim=-1)
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (gate * torch.sigmoid(alpha * gate) * (up + 1)).to(hidden.dtype)
+
+
+def swiglu_gradient(hidden: Tensor, grad: Tensor, alpha: float, limit: float) -> Tensor:
+    """Gradient of `swiglu` by `hidden`, given that by its result."""
+    raw_gate, raw_up = hidden.float().chunk(2, dim=-1)
+    gate, up = raw_gate.clamp(max=limit), raw_up.clamp(-limit, limit)
+    sigmoid = torch.sigmoid(alpha * gate)
+    by_gate = (up + 1) * sigmoid * (1 + alpha * gate * (1 - sigmoid)) * (raw_gate <= limit)
+    by_up = gate * sigmoid * (raw_up.abs() <= limit)
+    return torch.cat((by_gate * grad.float(), by_up * grad.float()), dim=-1).to(hidden.dtype)
+
+
+def weighted_sum(slots: Tensor, weights: Tensor) -> Tensor:
+    """slots [T, k, H], weights [T, k] → [T, H]."""
+    return (slots.float() * weights[:, :, None]).sum(1).to(slots.dtype)
+
+
+def weighted_sum_gradients(slots: Tensor, weights: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `weighted_sum` by slots and weights."""
+    grad = grad.float()[:, None]
+    return (weights[:, :, None] * grad).to(slots.dtype), (slots.float() * grad).sum(-1)
+
+
+def slot_sum(slots: Tensor) -> Tensor:
+    """slots [T, k, H] → [T, H]."""
+    return slots.float().sum(1).to(slots.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root mean square norm over the last dimension, in fp32."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [T, heads, dim] by tables [T, 1, dim / 2]."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def sink_softmax(scores: Tensor, mask: Tensor, sinks: Tensor) -> Tensor:
+    """Softmax of scores [B, heads, L, K] with a mask [B, 1, L, K]; a head's sink takes its share unseen."""
+    wide, sink = scores.float() + mask, sinks.float().view(1, -1, 1, 1)
+    largest = torch.maximum(wide.amax(-1, keepdim=True), sink).detach()
+    exponentials = torch.exp(wide - largest)
+    return (exponentials / (exponentials.sum(-1, keepdim=True) + torch.exp(sink - largest))).to(scores.dtype)
+
+
+is_compiled = False
+
+
+def compile_all() -> None:
+    """Put compiled functions in the place of those above, for this process."""
+    global is_compiled  # noqa: PLW0603
+    is_compiled = True
+    for function in (
+        swiglu,
+        swiglu_gradient,
+        weighted_sum,
+        weighted_sum_gradients,
+        slot_sum,
+        rms_norm,
+        rotate,
+        sink_softmax,
+    ):
+        globals()[function.__name__] = torch.compile(function, dynamic=True)

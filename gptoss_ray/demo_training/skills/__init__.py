@@ -1,0 +1,1 @@
+"""What the demo model is taught, one skill a file: each draws a random question with its answer."""
