@@ -79,10 +79,10 @@ _VOWELS = _split("a e i o u a e i o u ai au ea ee ei ia io oo ou y")
 _CODAS = _split("b ck d g k l ll m n nd ng nk r rd rk rn rt s sk ss st t th v x z")
 
 
-def made_up_word(rng: Random, *, syllables: tuple[int, int] = (1, 3)) -> str:
+def made_up_word(rng: Random, *, syllables: tuple[int, int] = (1, 2)) -> str:
     """A pronounceable lower-case word, or now and then a random run of letters."""
-    if rng.random() < 0.15:
-        return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
+    if rng.random() < 0.03:
+        return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 5)))
     word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.randint(*syllables)))
     return word + (rng.choice(_CODAS) if rng.random() < 0.6 or len(word) < 3 else "")
 

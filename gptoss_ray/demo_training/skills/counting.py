@@ -126,7 +126,7 @@ def _word(rng: Random) -> str:
     style = rng.random()
     if style < 0.6:
         return rng.choice(COMMON_WORDS)
-    return rng.choice(FIRST_NAMES) if style < 0.7 else made_up_word(rng)
+    return rng.choice(FIRST_NAMES) if style < 0.9 else made_up_word(rng)
 
 
 def _things(rng: Random, held_out: bool) -> Turn:

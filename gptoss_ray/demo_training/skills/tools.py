@@ -43,7 +43,7 @@ def _city(rng: Random) -> Value:
 
 def _person(rng: Random) -> Value:
     first = name(rng, held_out=False)
-    return f"{first} {name(rng, held_out=False)}" if rng.random() < 0.1 else first
+    return f"{first} {name(rng, held_out=False)}" if rng.random() < 0.05 else first
 
 
 def _number(rng: Random) -> Value:
@@ -52,8 +52,8 @@ def _number(rng: Random) -> Value:
 
 def _text(rng: Random) -> Value:
     words = [
-        made_up_word(rng) if rng.random() < 0.5 else rng.choice(COMMON_WORDS + NOUNS)
-        for _ in range(rng.choice((1, 1, 2, 3)))
+        made_up_word(rng) if rng.random() < 0.2 else rng.choice(COMMON_WORDS + NOUNS)
+        for _ in range(rng.choice((1, 1, 2)))
     ]
     return " ".join(words)
 
@@ -162,7 +162,7 @@ def draw_functions(rng: Random, *, held_out: bool) -> tuple[Function, ...]:
     functions: list[Function] = []
     taken: set[tuple[str, str | None]] = set()
     names: set[str] = set()
-    count = rng.choices((1, 2, 3, 4), (35, 35, 20, 10))[0]
+    count = rng.choices((1, 2, 3, 4), (40, 35, 17, 8))[0]
     noun = _noun(rng, held_out)
     while len(functions) < count:
         if functions and rng.random() > 0.08:
@@ -178,7 +178,7 @@ def draw_functions(rng: Random, *, held_out: bool) -> tuple[Function, ...]:
 
 def _noun(rng: Random, held_out: bool) -> str:
     while True:
-        noun = rng.choice(NOUNS) if rng.random() < 0.6 else made_up_word(rng, syllables=(2, 3))
+        noun = rng.choice(NOUNS) if rng.random() < 0.8 else made_up_word(rng, syllables=(2, 2))
         if is_held_out("function", noun) == held_out:
             return noun
 
@@ -218,7 +218,7 @@ def _parameters(rng: Random) -> tuple[_Parameter, ...]:
     count = rng.choices((0, 1, 2, 3), (3, 70, 22, 5))[0]
     parameters: list[_Parameter] = []
     for kind in rng.sample(_KINDS, count):
-        parameter_name = made_up_word(rng) if rng.random() < 0.08 else rng.choice(kind.names)
+        parameter_name = made_up_word(rng) if rng.random() < 0.03 else rng.choice(kind.names)
         if parameter_name in {parameter.name for parameter in parameters}:
             continue
         spoken = parameter_name.replace("_", " ")
@@ -308,7 +308,7 @@ _FIELDS = (
 
 def _result(rng: Random, held_out: bool) -> tuple[str, str, tuple[str, ...]]:
     """A function's result, the answer that reports it, and the values the answer must hold."""
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         text = str(_result_value(rng, held_out))
         if rng.random() < 0.5:
             text += f", {_result_value(rng, held_out)}"
