@@ -53,12 +53,12 @@ $(BIN)/python:
 # torch goes first: a CPU build that is already chosen (or that PIP_EXTRA_INDEX_URL offers) stays.
 $(VENV)/.serve-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing gptoss-ray into $(VENV) (once; a few minutes) ..."
-	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing gptoss-ray and its development tools into $(VENV) (once; a few minutes) ..."
-	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.serve-installed

@@ -59,13 +59,24 @@ class ChatSession:
         model: Model to ask.
         effort: Reasoning effort.
         system: Instructions for the model, or empty.
+        temperature: 0 is greedy; None leaves it to the server.
     """
 
-    def __init__(self, http: httpx.Client, console: Console, *, model: str, effort: str, system: str) -> None:
+    def __init__(
+        self,
+        http: httpx.Client,
+        console: Console,
+        *,
+        model: str,
+        effort: str = "medium",
+        system: str = "",
+        temperature: float | None = None,
+    ) -> None:
         self.http = http
         self.console = console
         self.model = model
         self.effort = effort
+        self.temperature = temperature
         self.offers_tools = False
         self.opening = [{"role": "system", "content": system}] if system else []
         self.messages: list[dict[str, Any]] = list(self.opening)
@@ -108,6 +119,8 @@ class ChatSession:
             "reasoning_effort": self.effort,
             "stream": True,
         }
+        if self.temperature is not None:
+            request["temperature"] = self.temperature
         if self.offers_tools:
             request["tools"] = [tool.schema() for tool in SAMPLE_TOOLS]
         turn = Turn()
@@ -141,6 +154,9 @@ def chat(
     model: Annotated[str | None, typer.Option(help="Model; the server's first where not given.")] = None,
     effort: Annotated[str, typer.Option(help="Reasoning effort: low, medium or high.")] = "medium",
     system: Annotated[str, typer.Option(help="Instructions for the model.")] = "",
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy; the server's where not given.")
+    ] = None,
     tools: Annotated[bool, typer.Option("--tools", help="Offer the sample functions.")] = False,
     api_key: Annotated[str, typer.Option(envvar="GPTOSS_RAY_API_KEY", help="Key of the server.")] = "",
 ) -> None:
@@ -149,7 +165,9 @@ def chat(
     console = Console(highlight=False)
     with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30.0, read=600.0)) as http:
         name = model or first_model(http)
-        session = ChatSession(http, console, model=name, effort=effort, system=system)
+        session = ChatSession(
+            http, console, model=name, effort=effort, system=system, temperature=temperature
+        )
         session.offers_tools = tools
         if message is not None:
             session.ask(message)

@@ -32,7 +32,10 @@ assert all(deployment.autoscaling_config for deployment in file.schema.applicati
 callback = file.schema.controller_options.runtime_env["env_vars"]["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
 from ray._common.utils import import_attr
 assert callable(import_attr(callback))
-for function in file.schema.grpc_options.grpc_servicer_functions:
+from gptoss_ray.serving.ingress import GRPC_SERVICER_FUNCTIONS
+functions = file.schema.grpc_options.grpc_servicer_functions
+assert set(functions) == set(GRPC_SERVICER_FUNCTIONS), functions
+for function in functions:
     assert callable(import_attr(function))
 """
 

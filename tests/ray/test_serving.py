@@ -204,17 +204,6 @@ async def test_64_streams_at_once_share_messages_and_mix_nothing(served):
     assert wait_until_idle(served, within_s=5.0) < 5.0
 
 
-@pytest.mark.soak
-async def test_64_streams_for_a_minute_leave_nothing_behind(served):
-    ends_at = time.monotonic() + 60
-    expected: dict[str, str] = {}
-    while time.monotonic() < ends_at:
-        answers = await many_streams(served, 64, 64)
-        expected = expected or answers
-        assert answers == expected
-    wait_until_idle(served, within_s=5.0)
-
-
 def test_a_lost_ingress_frees_the_blocks_of_its_requests(http, served):
     with http.stream("POST", "/v1/completions", json=completion(max_tokens=1900, stream=True)) as response:
         stream = events(response)
