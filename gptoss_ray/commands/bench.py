@@ -79,11 +79,14 @@ def demo_quality(
     concurrency: Annotated[int, typer.Option(help="Questions asked at once.", min=1)] = 32,
     api_key: ApiKey = "",
     json_file: JsonFile = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table here as Markdown.")] = None,
 ) -> None:
     """Accuracy of the demo model on questions it was never trained on, per skill."""
-    from gptoss_ray.bench.demo_quality import run  # noqa: PLC0415  (imports the training data)
+    from gptoss_ray.bench.demo_quality import markdown_table, run  # noqa: PLC0415  (imports the training data)
 
-    run(url, api_key, questions_per_skill=questions, concurrency=concurrency, json_path=json_file)
+    results = run(url, api_key, questions_per_skill=questions, concurrency=concurrency, json_path=json_file)
+    if markdown is not None:
+        markdown.write_text(markdown_table(results) + "\n", encoding="utf-8")
 
 
 def _report(
