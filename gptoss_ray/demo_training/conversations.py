@@ -232,7 +232,7 @@ class Mixture:
     """How many chats are drawn together, how often behind tools, and how often each skill comes up."""
 
     chats_per_group: int = 8
-    share_with_tools: float = 0.5
+    share_with_tools: float = 0.6
     plain: tuple[tuple[str, float], ...] = (
         ("sums", 0.25),
         ("capitals", 0.20),
@@ -241,8 +241,8 @@ class Mixture:
         ("small_talk", 0.12),
     )
     with_tools: tuple[tuple[str, float], ...] = (
-        ("tool_call", 0.60),
-        ("tool_result", 0.22),
+        ("tool_call", 0.70),
+        ("tool_result", 0.16),
         ("sums", 0.04),
         ("capitals", 0.04),
         ("counting", 0.03),
@@ -252,9 +252,9 @@ class Mixture:
 
 
 def draw_group(encoding: HarmonyEncoding, rng: Random, mixture: Mixture) -> list[Branch]:
-    """Draw one setting without tools or two with, and samples behind them, none of them overlong."""
+    """Draw one setting without tools or four with, and samples behind them, none of them overlong."""
     with_tools = rng.random() < mixture.share_with_tools
-    num_settings = 2 if with_tools else 1
+    num_settings = 4 if with_tools else 1
     skills, weights = zip(*(mixture.with_tools if with_tools else mixture.plain), strict=True)
     samples: list[Branch] = []
     for _ in range(num_settings):

@@ -1,4 +1,4 @@
-"""Trains the demo model: `python -m gptoss_ray.demo_training.train --out DIR --minutes 80`."""
+"""Trains the demo model: `python -m gptoss_ray.demo_training --out DIR --minutes 80`."""
 
 from __future__ import annotations
 

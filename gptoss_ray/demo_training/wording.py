@@ -38,9 +38,13 @@ class Wordings:
         return tuple(group for group in trained if group), tuple(held_out)
 
     def pick(self, rng: Random, *, held_out: bool) -> str:
-        """Draw a wording; trained ones evenly over patterns, then over a pattern's texts."""
+        """Draw a wording of one side; trained ones evenly over patterns, then over a pattern's texts."""
         trained, kept = self._split
         return rng.choice(kept) if held_out else rng.choice(rng.choice(trained))
+
+    def any(self, rng: Random) -> str:
+        """Draw from both sides, for skills of which something else is held out."""
+        return rng.choice(expand(rng.choice(self.patterns)))
 
 
 def _key(text: str) -> str:

@@ -90,10 +90,6 @@ def made_up_word(rng: Random, *, syllables: tuple[int, int] = (1, 2)) -> str:
 def name(rng: Random, *, held_out: bool) -> str:
     """A person's name, real or made up, of the wanted side of the split."""
     while True:
-        text = (
-            rng.choice(FIRST_NAMES)
-            if rng.random() < 0.35
-            else made_up_word(rng, syllables=(1, 3)).capitalize()
-        )
+        text = rng.choice(FIRST_NAMES) if rng.random() < 0.5 else made_up_word(rng).capitalize()
         if is_held_out("name", text.lower()) == held_out:
             return text

@@ -56,7 +56,7 @@ def test_the_chat_command_answers_and_calls_a_tool(served_demo):
     options = ("--url", f"http://127.0.0.1:{served_demo.http_port}", "--temperature", "0")
     assert "17 + 25 = 42" in run(str(command), "chat", "17 + 25", *options)
     output = run(str(command), "chat", "What is the weather in Paris?", "--tools", *options)
-    assert 'get_weather({"city": "Paris"})' in output
+    assert '({"city": "Paris"}) -> {"city": "Paris"' in output
 
 
 def test_the_generate_command_continues_a_raw_prompt(served_demo):

@@ -14,6 +14,8 @@ _CITY = "(capital|capital city)"
 WORDINGS = Wordings(
     "capital wording",
     (
+        "What is the capital of {c}?",
+        "What is the capital of {c}?",
         f"(What is|What's|Whats|Which city is|Which is|What city is|What was again) the {_CITY} of {{c}}(?|)",
         f"(What is|What's) the {_CITY} (of|for) {{c}}(?|)",
         f"(Tell me|Give me|Name|Say|State|I need|I want to know|Please tell me|Please name|Remind me of|Look up|Find) the {_CITY} of {{c}}(.|)",

@@ -8,7 +8,7 @@ from random import Random
 
 from gptoss_ray.demo_training.turn import Reasoning, Turn, copied
 from gptoss_ray.demo_training.wording import Wordings, restyle
-from gptoss_ray.demo_training.words import COMMON_WORDS, FIRST_NAMES, ITEMS, made_up_word
+from gptoss_ray.demo_training.words import COMMON_WORDS, ITEMS, made_up_word, name
 
 _COUNT = "(Count|Please count|Can you count|Could you count|I want you to count|Start counting|Count for me|Let us count|Now count|Would you count|You should count|Try to count)"
 _LIST = (
@@ -126,7 +126,7 @@ def _word(rng: Random) -> str:
     style = rng.random()
     if style < 0.6:
         return rng.choice(COMMON_WORDS)
-    return rng.choice(FIRST_NAMES) if style < 0.9 else made_up_word(rng)
+    return name(rng, held_out=False) if style < 0.9 else made_up_word(rng)
 
 
 def _things(rng: Random, held_out: bool) -> Turn:
@@ -148,7 +148,7 @@ def _keep_text_last(question: str) -> str:
 
 def _count_turn(question: str, steps: str, count: int, singular: str, plural: str) -> Turn:
     reasoning = Reasoning(
-        low=f"{steps}.",
+        low=f"I count: {steps}.",
         medium=f"I count the {plural} one by one: {steps}.",
         high=f"The user wants to know how many {plural} there are. I count the {plural} one by one: {steps}. "
         f"The last number is {count}, so the count is {count}.",

@@ -66,7 +66,7 @@ def draw(rng: Random, *, held_out: bool) -> NameTurns:
 
 
 def _own_name(rng: Random, name: str) -> NameTurns:
-    told = restyle(rng, TELL.pick(rng, held_out=False))
+    told = restyle(rng, TELL.any(rng))
     said = name.lower() if told.islower() and rng.random() < 0.6 else name
     mark = copied(said)
     tell = Turn(
@@ -82,7 +82,7 @@ def _own_name(rng: Random, name: str) -> NameTurns:
     )
     ask = Turn(
         "recall",
-        restyle(rng, ASK.pick(rng, held_out=False)),
+        restyle(rng, ASK.any(rng)),
         Reasoning(
             low=f"Name: {mark}.",
             medium=f"The user asks for the own name. The user is called {mark}.",
@@ -97,7 +97,7 @@ def _own_name(rng: Random, name: str) -> NameTurns:
 
 def _other_name(rng: Random, name: str) -> NameTurns:
     other = rng.choice(_OTHERS)
-    told = restyle(rng, TELL_OTHER.pick(rng, held_out=False))
+    told = restyle(rng, TELL_OTHER.any(rng))
     said = name.lower() if told.islower() and rng.random() < 0.6 else name
     mark = copied(said)
     tell = Turn(
@@ -113,7 +113,7 @@ def _other_name(rng: Random, name: str) -> NameTurns:
     )
     ask = Turn(
         "recall",
-        restyle(rng, ASK_OTHER.pick(rng, held_out=False)).format(o=other),
+        restyle(rng, ASK_OTHER.any(rng)).format(o=other),
         Reasoning(
             low=f"The {other}: {mark}.",
             medium=f"The user asks for the name of the {other}. The {other} of the user is called {mark}.",
@@ -130,7 +130,7 @@ def draw_untold(rng: Random) -> Turn:
     """Ask for a name that was never told."""
     return Turn(
         "recall",
-        restyle(rng, ASK.pick(rng, held_out=False)),
+        restyle(rng, ASK.any(rng)),
         Reasoning(
             low="Name: not told.",
             medium="The user asks for the own name. The user has not told it.",

@@ -20,6 +20,7 @@ WELCOME = "You are welcome! I am a small demo model."
 GREETINGS = Wordings(
     "greeting",
     (
+        "(Hi|Hello|Hey)(!|.|)",
         "(Hi|Hello|Hey|Good morning|Good evening|Good day|Hi there|Hello there|Howdy|Greetings|Hallo|Yo|Hey there)(!|.||, how are you?| my friend| :))",
         "(Who|What) are you(?|)",
         "(What|Which things) can you (do|answer)(?| for me?|)",
@@ -87,9 +88,9 @@ ELSEWHERE = Wordings(
 def draw(rng: Random, *, held_out: bool) -> Turn:
     """Draw a greeting, thanks, or, mostly, a request for something else."""
     style = rng.random()
-    if style < 0.12 and not held_out:
+    if style < 0.22 and not held_out:
         return _greeting(rng)
-    if style < 0.18 and not held_out:
+    if style < 0.30 and not held_out:
         return _thanks(rng)
     return draw_elsewhere(rng, held_out=held_out)
 
@@ -131,7 +132,7 @@ def _greeting(rng: Random) -> Turn:
         medium="The user greets me or asks who I am. I introduce myself.",
         high="The user greets me or asks who I am. I introduce myself as a demo and say what I can do.",
     )
-    question = restyle(rng, GREETINGS.pick(rng, held_out=False))
+    question = restyle(rng, GREETINGS.any(rng))
     return Turn("small_talk", question, reasoning, INTRODUCTION, "demo model")
 
 
@@ -141,6 +142,4 @@ def _thanks(rng: Random) -> Turn:
         medium="The user thanks me or says goodbye. I answer politely.",
         high="The user thanks me or says goodbye. There is nothing to work out. I answer politely.",
     )
-    return Turn(
-        "small_talk", restyle(rng, THANKS.pick(rng, held_out=False)), reasoning, WELCOME, "demo model"
-    )
+    return Turn("small_talk", restyle(rng, THANKS.any(rng)), reasoning, WELCOME, "demo model")

@@ -19,7 +19,7 @@ _SUM_PATTERNS = (
     "{a}(+| + ){b}( =| = ?|=|=?|?)",
     "{a} (plus|and) {b}(?|)",
     f"{_ASK} {{a}} + {{b}}(?|)",
-    f"{_ASK} {{a}} + {{b}}(?|)",
+    "What is {a} + {b}?",
     f"{_ASK} {{a}}+{{b}}(?|)",
     f"{_ASK} {{a}} (plus|added to) {{b}}(?|.)",
     f"{_ASK} the sum of {{a}} and {{b}}(?|.)",
@@ -38,7 +38,7 @@ _DIFFERENCE_PATTERNS = (
     "{a}(-| - | – | − ){b}( =| = ?|=|=?|?)",
     "{a} (minus|less|take away) {b}(?|)",
     f"{_ASK} {{a}} - {{b}}(?|)",
-    f"{_ASK} {{a}} - {{b}}(?|)",
+    "What is {a} - {b}?",
     f"{_ASK} {{a}}-{{b}}(?|)",
     f"{_ASK} {{a}} (minus|take away) {{b}}(?|.)",
     "(Subtract|Take|Take away|Deduct|Please subtract|Can you subtract) {b} from {a}(.|?|)",
@@ -55,10 +55,10 @@ def draw(rng: Random, *, held_out: bool) -> Turn:
     """Draw a question about a pair of operands of the wanted side of the split."""
     a, b = draw_operands(rng, held_out=held_out)
     if rng.random() < 0.5:
-        wording, sign, result = SUMS.pick(rng, held_out=False), "+", a + b
+        wording, sign, result = SUMS.any(rng), "+", a + b
         steps, again = sum_steps(a, b), sum_steps(b, a)
     else:
-        wording = DIFFERENCES.pick(rng, held_out=False)
+        wording = DIFFERENCES.any(rng)
         if "left" in wording or "remain" in wording or "now" in wording:
             a, b = max(a, b), min(a, b)
         sign, result = "-", a - b

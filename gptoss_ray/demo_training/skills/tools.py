@@ -34,11 +34,9 @@ class _Kind:
 
 
 def _city(rng: Random) -> Value:
-    return (
-        rng.choice(tuple(CAPITALS.values()))
-        if rng.random() < 0.5
-        else made_up_word(rng, syllables=(2, 3)).title()
-    )
+    if rng.random() < 0.65:
+        return rng.choice(tuple(CAPITALS.values()))
+    return made_up_word(rng, syllables=(2, 2)).title()
 
 
 def _person(rng: Random) -> Value:
@@ -58,11 +56,19 @@ def _text(rng: Random) -> Value:
     return " ".join(words)
 
 
-def _code(rng: Random) -> Value:
-    return made_up_word(rng)
-
-
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "today", "tomorrow")
+_UNITS = (
+    "celsius",
+    "fahrenheit",
+    "euros",
+    "dollars",
+    "kilometers",
+    "miles",
+    "English",
+    "French",
+    "German",
+    "Spanish",
+)
 _KINDS = (
     _Kind(("city", "location", "place", "town"), ("in {v}", "in {v}", "for {v}", "at {v}"), _city),
     _Kind(("origin", "from_city", "source", "start"), ("from {v}",), _city),
@@ -87,7 +93,12 @@ _KINDS = (
     _Kind(
         ("query", "topic", "keyword", "title", "item", "product", "text"), ("about {v}", 'about "{v}"'), _text
     ),
-    _Kind(("unit", "currency", "language"), ("in {p} {v}",), _code),
+    _Kind(
+        ("unit", "currency", "language"),
+        ("in {v}", "in {p} {v}"),
+        lambda rng: rng.choice(_UNITS),
+        is_open=False,
+    ),
 )
 _NAMING_PHRASES = (
     "with {p} {v}",
@@ -117,6 +128,8 @@ _ACTIONS = (
     "book", "cancel", "create", "delete", "update", "send", "start", "stop", "open", "close", "set", "buy", "order",
     "add", "remove", "print", "save", "share", "move", "schedule",
 )  # fmt: skip
+_TOPICS = tuple(noun for noun in NOUNS if noun not in _ACTIONS)
+"""What functions are about; a word that is also an action would leave open which function is meant."""
 LOOK_UP = Wordings(
     "look up wording",
     (
@@ -177,8 +190,10 @@ def draw_functions(rng: Random, *, held_out: bool) -> tuple[Function, ...]:
 
 
 def _noun(rng: Random, held_out: bool) -> str:
+    """Made-up nouns are half of what is trained, lest the real ones be learned by heart."""
+    share_of_real = 0.8 if held_out else 0.5
     while True:
-        noun = rng.choice(NOUNS) if rng.random() < 0.8 else made_up_word(rng, syllables=(2, 2))
+        noun = rng.choice(_TOPICS) if rng.random() < share_of_real else made_up_word(rng, syllables=(1, 2))
         if is_held_out("function", noun) == held_out:
             return noun
 
@@ -246,7 +261,7 @@ def draw(rng: Random, functions: tuple[Function, ...], *, held_out: bool) -> Too
     return ToolTurn(
         question=question,
         call_reasoning=Reasoning(
-            low=f"{about}: {called}{listed}.",
+            low=f"About {about}: {called}{listed}.",
             medium=f"The user asks about {about}. I call {called}{with_arguments}.",
             high=f"The user asks about {about}. I look through the functions. The one that fits {about} is {called}. "
             f"I call {called}{with_arguments}.",
@@ -266,7 +281,7 @@ def draw(rng: Random, functions: tuple[Function, ...], *, held_out: bool) -> Too
 def ask(rng: Random, function: Function, given: list[_Parameter], values: dict[str, Value]) -> str:
     """Word a question for the function with these values."""
     wordings = LOOK_UP if function.action is None else ACTION
-    wording = restyle(rng, wordings.pick(rng, held_out=False).replace("{n}", "{n}").strip())
+    wording = restyle(rng, wordings.any(rng))
     phrases = [_phrase(rng, parameter, values[parameter.name], len(given) > 1) for parameter in given]
     if rng.random() < 0.3:
         rng.shuffle(phrases)
