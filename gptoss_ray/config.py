@@ -8,7 +8,6 @@ for how a file is read and how a mistake is reported with its line.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -103,8 +102,3 @@ class ServingConfig(_Frozen):
                 )
             keys += found
         return tuple(keys)
-
-
-def builtin_checkpoint(name: str) -> Path:
-    """Return the folder of a checkpoint that ships in the package (`demo`)."""
-    return Path(__file__).parent / "checkpoint" / name

@@ -11,6 +11,11 @@ import httpx
 from gptoss_ray.errors import GptossError, UnavailableError
 
 
+def bearer(api_key: str | None) -> dict[str, str]:
+    """Return the header that carries an API key; empty without one."""
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 def sse_events(response: httpx.Response) -> Iterator[dict[str, Any]]:
     """Yield the JSON events of an OpenAI-style stream until `[DONE]`.
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from gptoss_ray.demo_training.conversations import SKILLS, Chat, draw_chat, draw_setting
 from gptoss_ray.demo_training.turn import EFFORTS
 from gptoss_ray.harmony.prompt import Message
+from gptoss_ray.http_client import bearer
 
 SEED = 20_25
 MAX_TOKENS = 512
@@ -64,14 +65,6 @@ class SkillResult:
         """Share of the questions that were answered exactly right."""
         return self.num_right / self.num_questions
 
-    @property
-    def effort_counts(self) -> bool:
-        """Whether more effort means more reasoning."""
-        lengths = [
-            self.reasoning_characters[effort] for effort in EFFORTS if effort in self.reasoning_characters
-        ]
-        return lengths == sorted(lengths)
-
 
 def run(
     base_url: str,
@@ -110,9 +103,8 @@ def held_out_chats(questions_per_skill: int, seed: int = SEED) -> list[Chat]:
 async def _ask_all(
     base_url: str, api_key: str, chats: Sequence[Chat], concurrency: int, on_reply: Callable[[], None]
 ) -> list[Reply]:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     limit = asyncio.Semaphore(concurrency)
-    async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=300) as client:
+    async with httpx.AsyncClient(base_url=base_url, headers=bearer(api_key), timeout=300) as client:
         models = (await client.get("/v1/models")).raise_for_status().json()
         model = models["data"][0]["id"]
 

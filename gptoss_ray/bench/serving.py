@@ -18,6 +18,7 @@ import grpc
 import httpx
 
 from gptoss_ray.errors import GptossError
+from gptoss_ray.http_client import bearer
 from gptoss_ray.protos.gptoss.v1 import chat_pb2, chat_pb2_grpc, common_pb2
 
 QUESTIONS = (
@@ -153,7 +154,7 @@ async def measure(
     on_result: Callable[[LoadResult], None],
 ) -> list[LoadResult]:
     """Measure both protocols at each load; one round of warm-up each goes before and is not counted."""
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = bearer(api_key)
     metadata = tuple(headers.items())
     limits = httpx.Limits(max_connections=None)
     results = []

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gptoss_ray.http_client import first_model
+from gptoss_ray.http_client import bearer, first_model
 
 bench_app = typer.Typer(help="Measure a running server.", no_args_is_help=True)
 
@@ -35,8 +35,7 @@ def serving(
     from gptoss_ray.bench.serving import LoadResult, measure  # noqa: PLC0415  (grpc takes a while)
 
     console = Console()
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(base_url=url, headers=headers) as http:
+    with httpx.Client(base_url=url, headers=bearer(api_key)) as http:
         model = first_model(http)
 
     def show(result: LoadResult) -> None:

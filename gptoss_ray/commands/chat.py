@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gptoss_ray.commands.chat_tools import SAMPLE_TOOLS, run_tool
 from gptoss_ray.errors import GptossError
-from gptoss_ray.http_client import first_model, sse_events, unreachable
+from gptoss_ray.http_client import bearer, first_model, sse_events, unreachable
 
 MAX_TOOL_ROUNDS = 8
 HELP = """\
@@ -161,9 +161,8 @@ def chat(
     api_key: Annotated[str, typer.Option(envvar="GPTOSS_RAY_API_KEY", help="Key of the server.")] = "",
 ) -> None:
     """Chat with a running server; answers stream, reasoning is dimmed."""
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     console = Console(highlight=False)
-    with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30.0, read=600.0)) as http:
+    with httpx.Client(base_url=url, headers=bearer(api_key), timeout=httpx.Timeout(30.0, read=600.0)) as http:
         name = model or first_model(http)
         session = ChatSession(
             http, console, model=name, effort=effort, system=system, temperature=temperature

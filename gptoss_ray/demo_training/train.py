@@ -93,7 +93,3 @@ def _line(trainer: Trainer, loss: float, budget_s: float) -> str:
         f"{minutes:5.1f} min, {left:.1f} to go | step {progress.step} | "
         f"{tokens:.2f} M tokens, {rate:.0f}/s | loss {loss:.4f}"
     )
-
-
-if __name__ == "__main__":
-    main()

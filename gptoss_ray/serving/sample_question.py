@@ -8,7 +8,7 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
-from gptoss_ray.http_client import sse_events, unreachable
+from gptoss_ray.http_client import bearer, sse_events, unreachable
 
 SAMPLE_QUESTION = "What is 17 + 25?"
 
@@ -39,8 +39,7 @@ def _stream_answer(base_url: str, model: str, api_key: str | None) -> Iterator[d
         "temperature": 0,
         "max_tokens": 200,
     }
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(base_url=base_url, headers=headers, timeout=120) as http:
+    with httpx.Client(base_url=base_url, headers=bearer(api_key), timeout=120) as http:
         try:
             with http.stream("POST", "/v1/chat/completions", json=body) as response:
                 for event in sse_events(response):
