@@ -65,12 +65,19 @@ class Chat:
     expected: tuple[str, ...]
 
 
-def draw_setting(rng: Random, *, with_tools: bool, held_out: bool) -> Setting:
-    """Draw a date, an effort, now and then instructions, and functions if wanted."""
+def draw_options(rng: Random) -> PromptOptions:
+    """Draw a date and an effort."""
     day = datetime.date(2024, 1, 1) + datetime.timedelta(days=rng.randrange(5 * 365))
+    return PromptOptions(current_date=day.isoformat(), reasoning_effort=rng.choice(EFFORTS))
+
+
+def draw_setting(
+    rng: Random, options: PromptOptions | None = None, *, with_tools: bool, held_out: bool
+) -> Setting:
+    """Draw options if none are given, now and then instructions, and functions if wanted."""
+    options = options or draw_options(rng)
     messages = (Message("system", rng.choice(_INSTRUCTIONS)),) if rng.random() < 0.25 else ()
     functions = tools.draw_functions(rng, held_out=held_out) if with_tools else ()
-    options = PromptOptions(current_date=day.isoformat(), reasoning_effort=rng.choice(EFFORTS))
     return Setting(messages, functions, options)
 
 
@@ -204,16 +211,19 @@ def prompt_tokens(encoding: HarmonyEncoding, chat: Chat) -> list[int]:
     return render_chat(encoding, (*setting.messages, *chat.messages), setting.tools, setting.options)
 
 
-def prefix_tokens(encoding: HarmonyEncoding, setting: Setting) -> tuple[int, ...]:
-    """The part of the prompt that all chats of a setting share."""
+def prefix_tokens(encoding: HarmonyEncoding, setting: Setting) -> tuple[tuple[int, ...], ...]:
+    """The part of the prompt that all chats of a setting share: the system message, then the developer's."""
     rendered = render_chat(encoding, setting.messages, setting.tools, setting.options)
-    return tuple(rendered[: -len(encoding.encode("assistant")) - 1])
+    prefix = rendered[: -len(encoding.encode("assistant")) - 1]
+    system = prefix.index(encoding.end) + 1
+    return tuple(tuple(part) for part in (prefix[:system], prefix[system:]) if part)
 
 
-def branch(encoding: HarmonyEncoding, prefix: tuple[int, ...], chat: Chat) -> Branch:
+def branch(encoding: HarmonyEncoding, prefix: tuple[tuple[int, ...], ...], chat: Chat) -> Branch:
     """The chat with its answer as a training sample."""
     prompt = prompt_tokens(encoding, chat)
-    assert tuple(prompt[: len(prefix)]) == prefix
+    num_shared = sum(map(len, prefix))
+    assert tuple(prompt[:num_shared]) == sum(prefix, ())
     source = PromptText(encoding, prompt)
     answer = source.encode(
         f"<|channel|>analysis<|message|>{chat.reasoning}<|end|><|start|>assistant<|channel|>"
@@ -223,8 +233,8 @@ def branch(encoding: HarmonyEncoding, prefix: tuple[int, ...], chat: Chat) -> Br
         answer += source.encode(f"{header}{chat.reply.arguments}<|call|>")
     else:
         answer += source.encode(f"final<|message|>{chat.reply}<|return|>")
-    tokens = (*prompt[len(prefix) :], *answer)
-    return Branch(prefix, tokens, len(prompt) - len(prefix), chat.skill)
+    tokens = (*prompt[num_shared:], *answer)
+    return Branch(prefix, tokens, len(prompt) - num_shared, chat.skill)
 
 
 @dataclass(frozen=True)
@@ -232,12 +242,12 @@ class Mixture:
     """How many chats are drawn together, how often behind tools, and how often each skill comes up."""
 
     chats_per_group: int = 8
-    share_with_tools: float = 0.6
+    share_with_tools: float = 0.62
     plain: tuple[tuple[str, float], ...] = (
-        ("sums", 0.25),
-        ("capitals", 0.20),
+        ("sums", 0.19),
+        ("capitals", 0.22),
         ("counting", 0.26),
-        ("recall", 0.17),
+        ("recall", 0.21),
         ("small_talk", 0.12),
     )
     with_tools: tuple[tuple[str, float], ...] = (
@@ -252,13 +262,17 @@ class Mixture:
 
 
 def draw_group(encoding: HarmonyEncoding, rng: Random, mixture: Mixture) -> list[Branch]:
-    """Draw one setting without tools or four with, and samples behind them, none of them overlong."""
+    """Draw one setting without tools or four with, and samples behind them, none of them overlong.
+
+    Settings of a group share date and effort, so that the system message is computed once.
+    """
     with_tools = rng.random() < mixture.share_with_tools
     num_settings = 4 if with_tools else 1
     skills, weights = zip(*(mixture.with_tools if with_tools else mixture.plain), strict=True)
+    options = draw_options(rng)
     samples: list[Branch] = []
     for _ in range(num_settings):
-        setting = draw_setting(rng, with_tools=with_tools, held_out=False)
+        setting = draw_setting(rng, options, with_tools=with_tools, held_out=False)
         prefix = prefix_tokens(encoding, setting)
         for skill in rng.choices(skills, weights, k=mixture.chats_per_group // num_settings):
             samples.append(branch(encoding, prefix, draw_chat(rng, setting, skill, held_out=False)))

@@ -31,7 +31,7 @@ class Recipe:
     groups_per_step: int = 4
     adam_rate: float = 3e-3
     muon_rate: float = 0.02
-    decay_share: float = 0.4
+    decay_share: float = 0.5
     balance_weight: float = 0.01
     mixture: Mixture = field(default_factory=Mixture)
 

@@ -20,7 +20,7 @@ from gptoss_ray.demo_training.shape import demo_config
 from gptoss_ray.demo_training.trainer import Trainer
 
 _SECONDS_PER_LINE = 15
-_SECONDS_PER_EVALUATION = 240
+_SECONDS_PER_EVALUATION = 300
 _QUESTIONS_PER_SKILL = 120
 _EVALUATION_SEED = 12345
 

@@ -16,7 +16,7 @@ def draw(rng: Random, num_ranks: int, prefix: tuple[int, ...]) -> Branch:
     runs = [[rng.randrange(num_ranks) for _ in range(rng.randint(4, 16))] for _ in range(rng.randint(1, 4))]
     again = rng.choice(runs)
     tokens = [token for run in runs for token in run]
-    return Branch(prefix, (*tokens, *again), len(tokens) + 1, "copying")
+    return Branch((prefix,), (*tokens, *again), len(tokens) + 1, "copying")
 
 
 def draw_group(rng: Random, num_ranks: int, start: int, size: int) -> list[Branch]:

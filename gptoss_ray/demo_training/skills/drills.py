@@ -44,4 +44,4 @@ def _branch(encoding: HarmonyEncoding, statements: list[tuple[str, str]]) -> Bra
         condition_tokens = encoding.encode(f" {condition}" if number else condition)
         given.update(range(len(tokens), len(tokens) + len(condition_tokens)))
         tokens += condition_tokens + encoding.encode(consequence)
-    return Branch((encoding.end_of_text,), tuple(tokens), 1, "drill", frozenset({*range(6), *given}))
+    return Branch(((encoding.end_of_text,),), tuple(tokens), 1, "drill", frozenset({*range(6), *given}))

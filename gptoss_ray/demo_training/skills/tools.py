@@ -34,7 +34,7 @@ class _Kind:
 
 
 def _city(rng: Random) -> Value:
-    if rng.random() < 0.65:
+    if rng.random() < 0.75:
         return rng.choice(tuple(CAPITALS.values()))
     return made_up_word(rng, syllables=(2, 2)).title()
 
@@ -50,8 +50,8 @@ def _number(rng: Random) -> Value:
 
 def _text(rng: Random) -> Value:
     words = [
-        made_up_word(rng) if rng.random() < 0.2 else rng.choice(COMMON_WORDS + NOUNS)
-        for _ in range(rng.choice((1, 1, 2)))
+        made_up_word(rng) if rng.random() < 0.1 else rng.choice(COMMON_WORDS + NOUNS)
+        for _ in range(rng.choice((1, 1, 1, 2)))
     ]
     return " ".join(words)
 
@@ -178,7 +178,7 @@ def draw_functions(rng: Random, *, held_out: bool) -> tuple[Function, ...]:
     count = rng.choices((1, 2, 3, 4), (40, 35, 17, 8))[0]
     noun = _noun(rng, held_out)
     while len(functions) < count:
-        if functions and rng.random() > 0.08:
+        if functions and rng.random() > 0.03:
             noun = _noun(rng, held_out)
         action = rng.choice(_ACTIONS) if rng.random() < 0.4 else None
         function = _function(rng, noun, action)
@@ -190,8 +190,8 @@ def draw_functions(rng: Random, *, held_out: bool) -> tuple[Function, ...]:
 
 
 def _noun(rng: Random, held_out: bool) -> str:
-    """Made-up nouns are half of what is trained, lest the real ones be learned by heart."""
-    share_of_real = 0.8 if held_out else 0.5
+    """Made-up nouns are most of what is trained, lest the real ones be learned by heart."""
+    share_of_real = 0.8 if held_out else 0.35
     while True:
         noun = rng.choice(_TOPICS) if rng.random() < share_of_real else made_up_word(rng, syllables=(1, 2))
         if is_held_out("function", noun) == held_out:
@@ -230,10 +230,10 @@ def _function(rng: Random, noun: str, action: str | None) -> Function:
 
 
 def _parameters(rng: Random) -> tuple[_Parameter, ...]:
-    count = rng.choices((0, 1, 2, 3), (3, 70, 22, 5))[0]
+    count = rng.choices((0, 1, 2, 3), (3, 74, 20, 3))[0]
     parameters: list[_Parameter] = []
     for kind in rng.sample(_KINDS, count):
-        parameter_name = made_up_word(rng) if rng.random() < 0.03 else rng.choice(kind.names)
+        parameter_name = rng.choice(kind.names)
         if parameter_name in {parameter.name for parameter in parameters}:
             continue
         spoken = parameter_name.replace("_", " ")
@@ -296,7 +296,7 @@ def ask(rng: Random, function: Function, given: list[_Parameter], values: dict[s
 
 def _phrase(rng: Random, parameter: _Parameter, value: Value, is_one_of_many: bool) -> str:
     kind = parameter.kind
-    names_itself = parameter.name not in kind.names or rng.random() < 0.3
+    names_itself = rng.random() < 0.3
     phrases = _NAMING_PHRASES if names_itself else kind.phrases[:1] if is_one_of_many else kind.phrases
     return rng.choice(phrases).format(
         p=parameter.name.replace("_", " ") if rng.random() < 0.5 else parameter.name, v=value

@@ -29,7 +29,7 @@ def test_the_server_reads_back_the_answer_that_is_taught(
         setting = draw_setting(rng, with_tools=skill.startswith("tool"), held_out=held_out)
         chat = draw_chat(rng, setting, skill, held_out=held_out)
         sample = branch(encoding, prefix_tokens(encoding, setting), chat)
-        prompt = sample.prefix + sample.tokens[: sample.num_prompt_tokens]
+        prompt = sum(sample.prefix, ()) + sample.tokens[: sample.num_prompt_tokens]
         assert prompt == tuple(prompt_tokens(encoding, chat))
         parser = StreamParser(encoding)
         deltas = [*parser.feed(list(sample.tokens[sample.num_prompt_tokens :])), *parser.finish()]

@@ -31,9 +31,9 @@ def test_the_exported_checkpoint_has_the_logits_of_the_trained_network(
     offset = 0
     for sample in samples:
         length = len(sample.tokens) - sample.num_prompt_tokens
-        expected = oracle(torch.tensor([sample.prefix + sample.tokens])).logits[0, -length - 1 : -1]
+        expected = oracle(torch.tensor([sum(sample.prefix, ()) + sample.tokens])).logits[0, -length - 1 : -1]
         torch.testing.assert_close(logits[offset : offset + length], expected, rtol=1e-3, atol=1e-3)
         offset += length
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "demo")
-    text = encoding.decode_bytes(samples[0].prefix).decode()
-    assert tuple(tokenizer.encode(text)) == samples[0].prefix
+    prefix = sum(samples[0].prefix, ())
+    assert tuple(tokenizer.encode(encoding.decode_bytes(prefix).decode())) == prefix
