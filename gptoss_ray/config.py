@@ -37,6 +37,41 @@ class EngineConfig(_Frozen):
     num_threads: int = Field(1, ge=1, le=512, description="CPU threads of the rank.")
 
 
+class ParallelConfig(_Frozen):
+    """The ranks that hold one copy of a model between them, and how they keep in step."""
+
+    num_ranks: int = Field(1, ge=1, le=1024, description="Ranks of a group: shards of the experts.")
+    num_nodes: int = Field(1, ge=1, le=128, description="Nodes the ranks are spread over, evenly.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="What a rank computes on, one device each.")
+    dispatch: Literal["auto", "padded", "exact"] = Field(
+        "auto", description="How tokens travel to their experts; auto: padded while small."
+    )
+    max_padded_bytes: int = Field(4 << 20, ge=0, description="Largest padded exchange; above, exact.")
+    shared_memory: bool = Field(True, description="Ranks of one host exchange through shared memory.")
+    num_spare_experts: int = Field(0, ge=0, description="Slots of a rank for copies of hot experts.")
+    heartbeat_s: float = Field(0.05, gt=0, le=10, description="An idle group meets this often.")
+    collective_timeout_s: float = Field(30.0, gt=0, description="A rank later than this is lost.")
+    max_prefill_delay_steps: int = Field(4, ge=0, description="Steps a prompt waits for other prompts.")
+    max_prefill_tokens_per_step: int = Field(
+        128, ge=16, description="Prompt tokens of a rank in a step while any rank decodes."
+    )
+    min_decode_steps: int = Field(1, ge=0, description="Steps of decoding alone after a step with prompts.")
+
+    @model_validator(mode="after")
+    def _ranks_divide_evenly(self) -> ParallelConfig:
+        if self.num_ranks % self.num_nodes:
+            raise ValueError(
+                f"num_ranks {self.num_ranks} is not a multiple of num_nodes {self.num_nodes}; "
+                "every node holds equally many ranks"
+            )
+        return self
+
+    @property
+    def num_ranks_per_node(self) -> int:
+        """Ranks that share a node."""
+        return self.num_ranks // self.num_nodes
+
+
 class LimitsConfig(_Frozen):
     """What a single request may ask for, checked before anything is allocated."""
 
@@ -56,6 +91,7 @@ class ServedModelConfig(_Frozen):
         min_length=1, description="Local folder, Hugging Face id, or `demo` for the built-in model."
     )
     engine: EngineConfig = EngineConfig()
+    parallel: ParallelConfig = ParallelConfig()
     startup_timeout_s: float = Field(600.0, gt=0, description="Loading longer than this is a failed start.")
 
 

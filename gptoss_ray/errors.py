@@ -11,6 +11,7 @@
     │   └── ModelNotFoundError         no such model is served
     ├── OverloadedError                queue full; retry_after_s says when to come back
     ├── UnavailableError               loading, draining, or the replica was lost
+    │   └── GroupBrokenError           a rank of the group is lost, late, or of another epoch
     ├── DeadlineExceededError          the caller's deadline passed
     ├── RequestAbortedError            cancelled by the caller or the server
     ├── InternalError                  our fault; details are logged, never sent
@@ -95,6 +96,10 @@ class UnavailableError(GptossError):
     """No replica can serve now."""
 
     code = "unavailable"
+
+
+class GroupBrokenError(UnavailableError):
+    """The ranks of a group are no longer in step; what they worked on can be sent again."""
 
 
 class DeadlineExceededError(GptossError):
