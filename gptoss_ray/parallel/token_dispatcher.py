@@ -31,6 +31,9 @@ class DispatchHandle(Protocol):
 class TokenDispatcher(Protocol):
     """Sends token rows to the ranks of their experts and brings the results back."""
 
+    def begin_step(self, max_num_tokens: int) -> None:
+        """Prepare for a step in which no rank of the group has more than `max_num_tokens` tokens."""
+
     def dispatch(self, x: Tensor, expert_ids: Tensor) -> tuple[GroupedRows, DispatchHandle]:
         """Send x [T, d] to the experts expert_ids int64 [T, k]; returns what arrived here and the handle."""
 
@@ -56,6 +59,9 @@ class LocalTokenDispatcher:
 
     def __init__(self, num_experts: int) -> None:
         self.num_experts = num_experts
+
+    def begin_step(self, max_num_tokens: int) -> None:
+        """There is nobody to prepare for."""
 
     def dispatch(self, x: Tensor, expert_ids: Tensor) -> tuple[GroupedRows, LocalDispatchHandle]:
         """Group x [T, d] by expert, rows of an expert in token order."""

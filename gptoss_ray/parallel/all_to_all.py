@@ -1,0 +1,171 @@
+"""Tokens to their experts' ranks and back through all-to-all collectives: the dispatcher of a group.
+
+Two ways, chosen anew for each step from what all ranks agreed on, never from a rank's own tokens:
+`PaddedExchange` while the step is small (decoding), `ExactExchange` above (prompts). The results are the
+same bits: a row's expert output depends on that row alone (law 1), and both bring it to the same slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gptoss_ray.config import ParallelConfig
+from gptoss_ray.parallel.collectives import Collectives
+from gptoss_ray.parallel.exact_exchange import ExactExchange
+from gptoss_ray.parallel.expert_routes import ExpertRoutes
+from gptoss_ray.parallel.padded_exchange import PaddedExchange
+from gptoss_ray.parallel.token_dispatcher import DispatchHandle, GroupedRows
+from gptoss_ray.parallel.token_rows import TokenRowFormat
+
+
+class CollectivesLink(Protocol):
+    """This rank's place in a group whose collectives change with the epoch."""
+
+    @property
+    def rank(self) -> int:
+        """Of this process, from 0."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+
+    @property
+    def collectives(self) -> Collectives:
+        """Those of the present epoch.
+
+        Raises:
+            GroupBrokenError: The rank is in no group.
+        """
+
+
+def padded_bytes(
+    *, num_ranks: int, max_num_tokens: int, experts_per_token: int, hidden_size: int, dtype: torch.dtype
+) -> int:
+    """Return the bytes of results that a rank sends in one padded exchange, the larger of its two."""
+    return num_ranks * max_num_tokens * experts_per_token * hidden_size * dtype.itemsize
+
+
+class _Exchange(Protocol):
+    """One way for tokens to travel."""
+
+    def dispatch(
+        self, collectives: Collectives, x: Tensor, expert_ids: Tensor, routes: ExpertRoutes
+    ) -> tuple[GroupedRows, DispatchHandle]: ...
+
+    def combine(self, collectives: Collectives, expert_out: Tensor, handle: DispatchHandle) -> Tensor: ...
+
+
+class TokenExchange:
+    """What the layers of one model share: the link, the way of the present step, and its buffers.
+
+    Args:
+        link: To the other ranks.
+        config: `dispatch` and `max_padded_bytes`; equal on all ranks.
+        num_experts: E, of a layer.
+        experts_per_token: k.
+        hidden_size: d.
+        dtype: Of the tokens' activations.
+        device: Of the tokens.
+    """
+
+    def __init__(
+        self,
+        link: CollectivesLink,
+        config: ParallelConfig,
+        *,
+        num_experts: int,
+        experts_per_token: int,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.link = link
+        self.num_experts = num_experts
+        self.device = device
+        self.max_num_tokens = -1  # no step has begun: not even a dispatch of no tokens is allowed
+        self._config = config
+        self._rows = TokenRowFormat(hidden_size, experts_per_token, dtype)
+        self._exact = ExactExchange(self._rows, world_size=link.world_size, device=device)
+        self.way: _Exchange = self._exact
+
+    def begin_step(self, max_num_tokens: int) -> None:
+        """Choose the way of a step in which no rank has more than `max_num_tokens` tokens."""
+        if max_num_tokens == self.max_num_tokens:
+            return
+        self.max_num_tokens = max_num_tokens
+        self.way = self._padded(max_num_tokens) if self._pads(max_num_tokens) else self._exact
+
+    def _pads(self, max_num_tokens: int) -> bool:
+        """Decide from what is equal on all ranks, so that all go the same way."""
+        if self._config.dispatch != "auto":
+            return self._config.dispatch == "padded"
+        size = padded_bytes(
+            num_ranks=self.link.world_size,
+            max_num_tokens=max_num_tokens,
+            experts_per_token=self._rows.experts_per_token,
+            hidden_size=self._rows.hidden_size,
+            dtype=self._rows.dtype,
+        )
+        return size <= self._config.max_padded_bytes
+
+    def _padded(self, max_num_tokens: int) -> PaddedExchange:
+        return PaddedExchange(
+            self._rows,
+            num_experts=self.num_experts,
+            world_size=self.link.world_size,
+            max_num_tokens=max_num_tokens,
+            device=self.device,
+        )
+
+
+class AllToAllTokenDispatcher:
+    """One layer's tokens to the ranks of their experts and back.
+
+    Routes never change; another placement of the experts takes other dispatchers on the same exchange.
+
+    Args:
+        exchange: Shared with the other layers.
+        destinations: destinations[home][expert] is the rank that serves the expert to home's tokens.
+        local_experts: Ids of the experts on this rank, in the order of its `ExpertShard`.
+
+    Attributes:
+        expert_load: int64 [E], how often each expert was chosen by this rank's tokens; zero it at will.
+    """
+
+    def __init__(
+        self, exchange: TokenExchange, destinations: Sequence[Sequence[int]], local_experts: Sequence[int]
+    ) -> None:
+        self.expert_load = torch.zeros(exchange.num_experts, dtype=torch.int64, device=exchange.device)
+        self._one = torch.ones(1, dtype=torch.int64, device=exchange.device)
+        self._exchange = exchange
+        self._routes = ExpertRoutes.build(
+            destinations, local_experts, rank=exchange.link.rank, device=exchange.device
+        )
+
+    def begin_step(self, max_num_tokens: int) -> None:
+        """See `TokenExchange.begin_step`; once is enough for all layers, and again does no harm."""
+        self._exchange.begin_step(max_num_tokens)
+
+    def dispatch(self, x: Tensor, expert_ids: Tensor) -> tuple[GroupedRows, DispatchHandle]:
+        """Send x [T, d] to the ranks of its experts; T is at most the step's `max_num_tokens`.
+
+        Raises:
+            GroupBrokenError: A rank is lost or late.
+        """
+        exchange = self._exchange
+        assert len(x) <= exchange.max_num_tokens, "more tokens than the ranks agreed on for this step"
+        chosen = expert_ids.flatten()
+        self.expert_load.scatter_add_(0, chosen, self._one.expand_as(chosen))
+        return exchange.way.dispatch(exchange.link.collectives, x, expert_ids, self._routes)
+
+    def combine(self, expert_out: Tensor, handle: DispatchHandle) -> Tensor:
+        """Bring the local experts' outputs [N, d] home; returns what its tokens' experts made [T, k, d].
+
+        Raises:
+            GroupBrokenError: A rank is lost or late.
+        """
+        return self._exchange.way.combine(self._exchange.link.collectives, expert_out, handle)

@@ -1,0 +1,131 @@
+"""A rank's place in its group: which epoch it is in, and the collectives of that epoch.
+
+What works in lockstep holds the link rather than the collectives, so that a later epoch, with other ranks
+and other wires, can be joined under it.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from gptoss_ray.config import ParallelConfig
+from gptoss_ray.errors import GroupBrokenError
+from gptoss_ray.parallel.collectives import Collectives
+from gptoss_ray.parallel.deepspeed_collectives import DeepspeedCollectives
+from gptoss_ray.parallel.membership import GroupMembership
+from gptoss_ray.parallel.mixed_collectives import MixedCollectives
+from gptoss_ray.parallel.shared_memory import SharedMemoryCollectives
+
+
+class GroupLink:
+    """Joins and leaves epochs of one group. `leave` may be called from any thread.
+
+    Args:
+        rank: Of this process, from 0.
+        config: Wires, deadlines and the number of ranks.
+    """
+
+    def __init__(self, rank: int, config: ParallelConfig) -> None:
+        self.rank = rank
+        self._config = config
+        self._membership: GroupMembership | None = None
+        self._collectives: Collectives | None = None
+        self._changing = threading.Lock()
+
+    @property
+    def epoch(self) -> int:
+        """The latest epoch joined, also after it was left; 0 before the first."""
+        return self._membership.epoch if self._membership is not None else 0
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks in the latest epoch joined; the configured one before the first."""
+        return self._membership.world_size if self._membership is not None else self._config.num_ranks
+
+    @property
+    def collectives(self) -> Collectives:
+        """The collectives of the current epoch.
+
+        Raises:
+            GroupBrokenError: No epoch was joined since the last `leave`.
+        """
+        collectives = self._collectives
+        if collectives is None:
+            raise GroupBrokenError(f"rank {self.rank} is in no group now (last epoch: {self.epoch})")
+        return collectives
+
+    def join(self, membership: GroupMembership) -> None:
+        """Leave the current epoch and form the new one with its other ranks, which join at the same time.
+
+        Raises:
+            GroupBrokenError: The epoch is not later than the last one, or its other ranks did not come
+                within `collective_timeout_s`.
+        """
+        with self._changing:
+            if membership.epoch <= self.epoch:
+                raise GroupBrokenError(
+                    f"rank {self.rank} was told to join epoch {membership.epoch} "
+                    f"after epoch {self.epoch}; epochs only grow"
+                )
+            self._close()
+            self._collectives = form_collectives(membership, self.rank, self._config)
+            self._membership = membership
+
+    def leave(self) -> None:
+        """Close the current epoch's collectives, so that the other ranks notice; harmless when in none.
+
+        A `join` under way in another thread is waited for (it has a deadline).
+        """
+        with self._changing:
+            self._close()
+
+    def _close(self) -> None:
+        collectives, self._collectives = self._collectives, None
+        if collectives is not None:
+            collectives.close()
+
+
+def form_collectives(membership: GroupMembership, rank: int, config: ParallelConfig) -> Collectives:
+    """Form the group of a membership over the fastest wires that its ranks share.
+
+    CPU ranks of one host use shared memory, unless the configuration forbids it; ranks of several hosts,
+    and ranks with cards, use deepspeed.comm.
+
+    Raises:
+        GroupBrokenError: The other ranks did not come within `collective_timeout_s`.
+    """
+    assert 0 <= rank < membership.world_size
+    here = membership.ranks_on_host_of(rank)
+    num_hosts = len(set(membership.hosts))
+    some_share_a_host = num_hosts < membership.world_size
+    if not (config.shared_memory and some_share_a_host and config.device == "cpu"):
+        return _form_remote(membership, rank, config, reducing_ranks=None)
+    if num_hosts == 1:
+        return _form_local(membership, rank, config)
+    local = _form_local(membership, rank, config)
+    try:
+        leaders = sorted({membership.ranks_on_host_of(other)[0] for other in range(membership.world_size)})
+        remote = _form_remote(membership, rank, config, reducing_ranks=leaders)
+    except BaseException:
+        local.close()
+        raise
+    return MixedCollectives(local, remote, here)
+
+
+def _form_local(membership: GroupMembership, rank: int, config: ParallelConfig) -> SharedMemoryCollectives:
+    here = membership.ranks_on_host_of(rank)
+    # The first rank of a host stands for the host: a host's own id may hold any characters.
+    name = f"{membership.group_id}-{membership.epoch}-{here[0]}"
+    return SharedMemoryCollectives(name, here.index(rank), len(here), timeout_s=config.collective_timeout_s)
+
+
+def _form_remote(
+    membership: GroupMembership, rank: int, config: ParallelConfig, *, reducing_ranks: list[int] | None
+) -> DeepspeedCollectives:
+    return DeepspeedCollectives(
+        membership,
+        rank,
+        device=config.device,
+        timeout_s=config.collective_timeout_s,
+        reducing_ranks=reducing_ranks,
+    )
