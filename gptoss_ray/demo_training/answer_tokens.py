@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
-_COPIED = re.compile("⟦(.*?)⟧", re.DOTALL)
+_MARKED = re.compile("(⟦.*?⟧|⟪.*?⟫)", re.DOTALL)
 
 
 class PromptText:
@@ -71,13 +71,17 @@ class PromptText:
         return self._encoding.encode(self._text[begin:end].decode())
 
     def encode(self, marked: str) -> list[int]:
-        """Encode text in which `⟦…⟧` marks what is copied; control tokens are read as such."""
+        """Encode text in which `⟦…⟧` marks copies and `⟪…⟫` names; control tokens are read as such."""
         token_ids: list[int] = []
-        pieces = _COPIED.split(marked)
+        pieces = _MARKED.split(marked)
         for index, piece in enumerate(pieces):
-            if index % 2:
-                token_ids += self.copy(piece, with_space=pieces[index - 1].endswith(" "))
+            if index % 2 == 0:
+                is_before_mark = index + 1 < len(pieces) and piece.endswith(" ")
+                token_ids += self._encoding.encode_with_special(piece[:-1] if is_before_mark else piece)
                 continue
-            is_before_copy = index + 1 < len(pieces) and piece.endswith(" ")
-            token_ids += self._encoding.encode_with_special(piece[:-1] if is_before_copy else piece)
+            text, with_space = piece[1:-1], pieces[index - 1].endswith(" ")
+            if piece.startswith("⟦"):
+                token_ids += self.copy(text, with_space=with_space)
+            else:
+                token_ids += self._encoding.encode(" " * with_space) + self._encoding.encode(text)
         return token_ids

@@ -1,6 +1,7 @@
 """One request of a user and the answer that the demo model shall learn.
 
-Texts mark what is copied from the prompt as `⟦…⟧`: those tokens are taken from where the prompt has them.
+Texts mark what is copied from the prompt as `⟦…⟧`: those tokens are taken from where the prompt has them. A
+name that begins a line of the prompt is marked `⟪…⟫`: it has the tokens that it has there, behind no space.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ def copied(text: object) -> str:
     return f"⟦{text}⟧"
 
 
+def named(text: str) -> str:
+    """Mark text as a name that begins a line of the prompt (a function's parameter)."""
+    return f"⟪{text}⟫"
+
+
 def unmarked(text: str) -> str:
     """The text as the user reads it."""
-    return text.replace("⟦", "").replace("⟧", "")
+    return text.translate(dict.fromkeys(map(ord, "⟦⟧⟪⟫")))
 
 
 @dataclass(frozen=True)

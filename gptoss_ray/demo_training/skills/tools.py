@@ -15,7 +15,7 @@ from typing import Any
 
 from gptoss_ray.demo_training.facts import CAPITALS
 from gptoss_ray.demo_training.split import is_held_out
-from gptoss_ray.demo_training.turn import Call, Reasoning, ToolTurn, copied
+from gptoss_ray.demo_training.turn import Call, Reasoning, ToolTurn, copied, named
 from gptoss_ray.demo_training.wording import Wordings, restyle
 from gptoss_ray.demo_training.words import COMMON_WORDS, NOUNS, made_up_word, name
 from gptoss_ray.harmony.prompt import Tool
@@ -252,7 +252,7 @@ def draw(rng: Random, functions: tuple[Function, ...], *, held_out: bool) -> Too
     values = {p.name: _value(rng, p.kind, held_out) for p in given}
     question = ask(rng, function, given, values)
     arguments = ", ".join(f"{json.dumps(p.name)}: {_json(values[p.name])}" for p in given)
-    said = [f"{copied(p.name)} {copied(values[p.name])}" for p in given]
+    said = [f"{named(p.name)} {copied(values[p.name])}" for p in given]
     with_arguments = f" with {' and '.join(said)}" if said else ""
     about, called = copied(function.noun), copied(function.tool.name)
     listed = "".join(f", {argument}" for argument in said)
