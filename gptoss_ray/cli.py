@@ -11,7 +11,9 @@ from rich.console import Console
 from gptoss_ray.commands.bench import bench_app
 from gptoss_ray.commands.chat import chat
 from gptoss_ray.commands.checkpoint import checkpoint_app
+from gptoss_ray.commands.doctor import doctor
 from gptoss_ray.commands.generate import generate
+from gptoss_ray.commands.plan import plan
 from gptoss_ray.errors import GptossError
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command()(chat)
 app.command()(generate)
+app.command()(doctor)
+app.command()(plan)
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(bench_app, name="bench")
 

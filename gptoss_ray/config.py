@@ -49,6 +49,12 @@ class ParallelConfig(_Frozen):
     max_padded_bytes: int = Field(4 << 20, ge=0, description="Largest padded exchange; above, exact.")
     shared_memory: bool = Field(True, description="Ranks of one host exchange through shared memory.")
     num_spare_experts: int = Field(0, ge=0, description="Slots of a rank for copies of hot experts.")
+    rebalance_interval_s: float = Field(
+        60.0, gt=0, description="With spare slots, experts follow the load this often."
+    )
+    rebalance_min_tokens: int = Field(
+        10_000, ge=1, description="Fewer tokens of all ranks together do not tell the load."
+    )
     heartbeat_s: float = Field(0.05, gt=0, le=10, description="An idle group meets this often.")
     collective_timeout_s: float = Field(30.0, gt=0, description="A rank later than this is lost.")
     max_prefill_delay_steps: int = Field(4, ge=0, description="Steps a prompt waits for other prompts.")
@@ -65,6 +71,11 @@ class ParallelConfig(_Frozen):
                 "every node holds equally many ranks"
             )
         return self
+
+    @property
+    def moves_experts(self) -> bool:
+        """Whether the placement of experts follows the load."""
+        return self.num_ranks > 1 and self.num_spare_experts > 0
 
     @property
     def num_ranks_per_node(self) -> int:
@@ -92,6 +103,9 @@ class ServedModelConfig(_Frozen):
     )
     engine: EngineConfig = EngineConfig()
     parallel: ParallelConfig = ParallelConfig()
+    placement_timeout_s: float = Field(
+        30.0, gt=0, description="A replica without room this long is a failed start."
+    )
     startup_timeout_s: float = Field(600.0, gt=0, description="Loading longer than this is a failed start.")
 
 

@@ -88,6 +88,52 @@ def demo_quality(
         markdown.write_text(markdown_table(results) + "\n", encoding="utf-8")
 
 
+@bench_app.command()
+def collectives(
+    ranks: Annotated[int, typer.Option(help="Processes that take part.", min=2)] = 2,
+    repeats: Annotated[int, typer.Option(help="Calls that are timed.", min=2)] = 2000,
+    json_file: JsonFile = None,
+) -> None:
+    """One small collective between ranks of this machine: shared memory beside gloo."""
+    from gptoss_ray.bench.collectives import run  # noqa: PLC0415  (torch takes seconds to import)
+
+    rows = [result.row() for result in run(ranks, repeats=repeats)]
+    _report(Console(), f"{ranks} ranks on one host", rows, json_file)
+
+
+@bench_app.command()
+def ep(
+    ranks: Annotated[int, typer.Option(help="Processes that share the experts.", min=2)] = 2,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the long prompt.", min=16)] = 16_384,
+    prompt_tokens_per_step: Annotated[int, typer.Option(help="Most that a step reads.", min=16)] = 128,
+    json_file: JsonFile = None,
+) -> None:
+    """A stream on one rank while another reads a long prompt, and the CPU time of an idle group."""
+    from gptoss_ray.bench.ep import run  # noqa: PLC0415  (torch takes seconds to import)
+    from gptoss_ray.config import ParallelConfig  # noqa: PLC0415
+
+    parallel = ParallelConfig(max_prefill_tokens_per_step=prompt_tokens_per_step)
+    result = run(ranks, num_prompt_tokens=prompt_tokens, parallel=parallel)
+    _report(Console(), f"{ranks} ranks on one host", [result.row()], json_file)
+
+
+@bench_app.command()
+def placement(
+    json_file: JsonFile = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table here as Markdown.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw the rank loads here (PNG).")] = None,
+) -> None:
+    """How evenly spare slots for copies of hot experts spread skewed loads over the ranks."""
+    from gptoss_ray.bench.placement import markdown_table, plot, run  # noqa: PLC0415
+
+    results = list(run())
+    _report(Console(), "largest over mean rank load", [result.row() for result in results], json_file)
+    if markdown is not None:
+        markdown.write_text(markdown_table(results) + "\n", encoding="utf-8")
+    if plot_file is not None:
+        plot(results, plot_file)
+
+
 def _report(
     console: Console, title: str, rows: list[dict[str, float | int | str]], json_file: Path | None
 ) -> None:

@@ -1,13 +1,16 @@
 """One rank's engine: requests in, tokens out, a step at a time.
 
-Single-threaded by contract: one loop calls `submit`, `abort` and `step`.
+Single-threaded by contract: one loop calls all methods. In a group of ranks every step begins with an
+agreement, and every rank runs what was agreed, also without tokens of its own.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as ReadOnlySequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.limits import check_request, resolve_context
@@ -15,7 +18,7 @@ from gptoss_ray.engine.model_runner import ModelRunner
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
-from gptoss_ray.errors import ConfigError, InvalidRequestError, OverloadedError
+from gptoss_ray.errors import ConfigError, GroupBrokenError, InvalidRequestError, OverloadedError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.kvcache.block_pool import BlockPool
 from gptoss_ray.kvcache.block_table import BlockTable
@@ -23,6 +26,7 @@ from gptoss_ray.kvcache.geometry import KVGeometry
 from gptoss_ray.kvcache.kv_cache import KVCache, bytes_per_block
 from gptoss_ray.kvcache.prefix_cache import PrefixCache
 from gptoss_ray.model.transformer import Transformer
+from gptoss_ray.parallel.step_sync import LocalStepSync, StepAgreement, StepSync
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ class EngineStats:
         num_prompt_tokens: Prompt tokens of all requests taken.
         num_generation_tokens: Tokens drawn.
         num_preemptions: Times a sequence lost its blocks to an earlier one.
+        placement: Version of the experts in use, 0 at first.
     """
 
     num_running: int
@@ -52,6 +57,7 @@ class EngineStats:
     num_prompt_tokens: int
     num_generation_tokens: int
     num_preemptions: int
+    placement: int
 
 
 class Engine:
@@ -60,6 +66,9 @@ class Engine:
     Args:
         transformer: The network with its weights.
         config: Limits and memory.
+        step_sync: How steps are agreed on with the other ranks.
+        leave_group: Called when a step cannot be completed here, so that the other ranks do not wait for
+            it; None: there are none, and the step may be tried again.
         suppressed_token_ids: Ids that are never drawn (reserved ones of the vocabulary).
 
     Raises:
@@ -71,6 +80,8 @@ class Engine:
         transformer: Transformer,
         config: EngineConfig,
         *,
+        step_sync: StepSync | None = None,
+        leave_group: Callable[[], None] | None = None,
         suppressed_token_ids: ReadOnlySequence[int] = (),
     ) -> None:
         model = transformer.config
@@ -90,6 +101,10 @@ class Engine:
         )
         self._runner = ModelRunner(transformer, kv_cache)
         self._sampler = Sampler(model.vocab_size, suppressed_token_ids)
+        self._step_sync = step_sync or LocalStepSync()
+        self._leave_group = leave_group
+        self._placement = 0
+        self._staged: tuple[int, Transformer] | None = None
         self._ended_at_submit: dict[str, TokenOutput] = {}
         self._num_steps = 0
         self._num_prompt_tokens = 0
@@ -102,8 +117,18 @@ class Engine:
         )
 
     @property
+    def heartbeat_s(self) -> float | None:
+        """Longest wait before `agree` is called again, with or without work; None: nobody waits for it."""
+        return self._step_sync.heartbeat_s
+
+    @property
+    def transformer(self) -> Transformer:
+        """The network in use."""
+        return self._runner.transformer
+
+    @property
     def has_work(self) -> bool:
-        """Whether a step would do anything."""
+        """Whether this rank has anything to do in a step."""
         return bool(self._ended_at_submit or self._scheduler.num_running or self._scheduler.num_waiting)
 
     def submit(self, request: GenerationRequest) -> None:
@@ -143,15 +168,47 @@ class Engine:
         return was_here
 
     def step(self) -> list[TokenOutput]:
-        """Compute one batch and return what it made, at most one output per request.
+        """Agree on a step and run it."""
+        return self.run(self.agree())
+
+    def agree(self, *, is_leaving: bool = False) -> StepAgreement:
+        """Tell the other ranks what there is to do here, and return what all do next.
+
+        Args:
+            is_leaving: This rank was asked to stop.
+
+        Raises:
+            GroupBrokenError: A rank is lost, late, or of another epoch.
+        """
+        staged = self._placement if self._staged is None else self._staged[0]
+        with self._leaving_on_failure():
+            demand = replace(self._scheduler.demand(), staged_placement=staged, is_leaving=is_leaving)
+            return self._step_sync.agree(demand)
+
+    def run(self, agreement: StepAgreement) -> list[TokenOutput]:
+        """Compute the agreed batch and return what it made, at most one output per request.
 
         An exception of the forward pass drops the plan: no sequence has moved, and a later step does
         the same work again.
+
+        Raises:
+            GroupBrokenError: The step failed on this rank, which has left the group, or on another.
         """
-        plan = self._scheduler.schedule()
-        logits = self._runner.run(plan)
-        draws = self._sampler.sample(logits, plan.drawing_sequences())
-        return self._take_ended_at_submit() + self._count(self._scheduler.commit(plan, draws))
+        with self._leaving_on_failure():
+            self._swap_placement(agreement.placement)
+            outputs = self._run_batch(agreement) if agreement.runs else []
+        return self._take_ended_at_submit() + outputs
+
+    def stage_placement(self, version: int, transformer: Transformer) -> None:
+        """Get ready to go on with other experts; they are swapped in once all ranks have staged them.
+
+        Args:
+            version: Of the placement, above all before; one is staged at a time.
+            transformer: The present one, with other experts. Requests do not notice.
+        """
+        assert self._staged is None, "the placement staged before is not in use yet"
+        assert version > self._placement, f"placement {version} is not newer than {self._placement}"
+        self._staged = (version, transformer)
 
     def stats(self) -> EngineStats:
         """Load and totals as of now."""
@@ -165,7 +222,36 @@ class Engine:
             num_prompt_tokens=self._num_prompt_tokens,
             num_generation_tokens=self._num_generation_tokens,
             num_preemptions=self._scheduler.num_preemptions,
+            placement=self._placement,
         )
+
+    def _run_batch(self, agreement: StepAgreement) -> list[TokenOutput]:
+        plan = self._scheduler.schedule(agreement.max_prefill_tokens)
+        logits = self._runner.run(plan, agreement.max_num_tokens)
+        draws = self._sampler.sample(logits, plan.drawing_sequences())
+        return self._count(self._scheduler.commit(plan, draws))
+
+    def _swap_placement(self, agreed: int) -> None:
+        """Take the staged experts into use if all ranks have them; between steps, so on all alike."""
+        if self._staged is None or agreed < self._staged[0]:
+            return
+        self._placement, self._runner.transformer = self._staged
+        self._staged = None
+        logger.info("placement_swapped version=%d", self._placement)
+
+    @contextmanager
+    def _leaving_on_failure(self) -> Iterator[None]:
+        """Leave the group when a step fails: its ranks are out of step, and must not wait for this one."""
+        try:
+            yield
+        except Exception as error:
+            if self._leave_group is None:
+                raise
+            self._leave_group()
+            if isinstance(error, GroupBrokenError):
+                raise
+            logger.exception("step_failed action=leave_group")
+            raise GroupBrokenError("A step failed on a rank of the group; send the request again.") from error
 
     def _check_queue(self) -> None:
         num_here = self._scheduler.num_running + self._scheduler.num_waiting

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -13,38 +15,45 @@ from gptoss_ray.model.transformer import Transformer
 
 
 class ModelRunner:
-    """The network and its KV tensors."""
+    """The network and its KV tensors.
+
+    Attributes:
+        transformer: May be replaced between two steps by one with the same shape.
+    """
 
     def __init__(self, transformer: Transformer, kv_cache: KVCache) -> None:
-        self._transformer = transformer
+        self.transformer = transformer
         self._kv_cache = kv_cache
 
-    def run(self, plan: StepPlan) -> torch.Tensor:
-        """Compute the plan's chunks; logits [L, vocab] float32, one row per drawing sequence."""
-        if not plan.chunks:
-            return torch.empty(0, self._transformer.config.vocab_size)
-        batch = build_batch(plan, self._kv_cache.block_size)
+    def run(self, plan: StepPlan, max_num_tokens: int) -> torch.Tensor:
+        """Compute the plan's chunks, perhaps none; logits [L, vocab] float32, one row per drawing sequence.
+
+        Args:
+            plan: Of this rank.
+            max_num_tokens: At least the tokens of any rank's plan for this step.
+        """
+        batch = replace(build_batch(plan, self._kv_cache.block_size), max_num_tokens=max_num_tokens)
         with torch.inference_mode():
-            return self._transformer.forward(batch, self._kv_cache)
+            return self.transformer.forward(batch, self._kv_cache)
 
 
 def build_batch(plan: StepPlan, block_size: int) -> ForwardBatch:
     """Lay a plan's chunks end to end (T tokens in all, S sequences).
 
     Only tables are per sequence; everything else is per token, so that the network needs no notion
-    of prefill or decode.
+    of prefill or decode. A plan without chunks gives an idle batch.
     """
     chunks = plan.chunks
     token_ids: list[int] = []
     for chunk in chunks:
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
-    num_tokens = np.array([chunk.num_tokens for chunk in chunks])
-    starts = np.array([chunk.start for chunk in chunks])
+    num_tokens = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int64)
+    starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
     ends = np.cumsum(num_tokens)
     sequence_index = np.repeat(np.arange(len(chunks)), num_tokens)
     positions = np.arange(len(token_ids)) + np.repeat(starts - (ends - num_tokens), num_tokens)
 
-    shape = (len(chunks), max(len(chunk.sequence.blocks) for chunk in chunks))
+    shape = (len(chunks), max((len(chunk.sequence.blocks) for chunk in chunks), default=0))
     full = np.full(shape, FREED, dtype=np.int32)
     window = np.full(shape, FREED, dtype=np.int32)
     for row, chunk in enumerate(chunks):
@@ -53,13 +62,14 @@ def build_batch(plan: StepPlan, block_size: int) -> ForwardBatch:
         window[row, : len(blocks)] = blocks.window
     at = (sequence_index, positions // block_size)
     offsets = positions % block_size
+    draws = np.array([chunk.draws_token for chunk in chunks], dtype=np.bool_)
     return ForwardBatch(
-        token_ids=torch.tensor(token_ids),
+        token_ids=torch.tensor(token_ids, dtype=torch.int64),
         positions=torch.from_numpy(positions),
         sequence_index=torch.from_numpy(sequence_index),
         slot_mapping_full=torch.from_numpy(full[at].astype(np.int64) * block_size + offsets),
         slot_mapping_window=torch.from_numpy(window[at].astype(np.int64) * block_size + offsets),
         block_tables_full=torch.from_numpy(full),
         block_tables_window=torch.from_numpy(window),
-        logits_rows=torch.from_numpy(ends[[chunk.draws_token for chunk in chunks]] - 1),
+        logits_rows=torch.from_numpy(ends[draws] - 1),
     )

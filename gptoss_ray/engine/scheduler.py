@@ -1,7 +1,8 @@
 """Which sequences compute which tokens in a step, and what becomes of them afterwards.
 
-`schedule` plans: running sequences that decode, then those that still read their prompt, then new
-ones, each first-come, under a token budget. `commit` is the only place where a sequence advances.
+`demand` says what there is to do, for the ranks of a group to agree on. `schedule` plans: running
+sequences that decode, then those that still read their prompt, then new ones, each first-come, under a
+token budget. `commit` is the only place where a sequence advances.
 
 A plan may be dropped (the forward pass failed) and made again. What `schedule` does change is safe
 to keep then: sequences own more blocks than they have filled, were admitted with a cached prefix, or
@@ -20,6 +21,7 @@ from gptoss_ray.errors import GptossError
 from gptoss_ray.generation import FinishReason, TokenOutput
 from gptoss_ray.kvcache.block_pool import BlockPool
 from gptoss_ray.kvcache.prefix_cache import PrefixCache
+from gptoss_ray.parallel.step_sync import StepDemand
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +80,34 @@ class Scheduler:
         self._release(sequence)
         return True
 
-    def schedule(self) -> StepPlan:
-        """Plan the next step; empty when there is nothing to compute."""
-        draft = PlanDraft(self._max_num_batched_tokens)
-        decodes_first = sorted(self._running.values(), key=lambda each: each.num_uncomputed_tokens > 1)
+    def demand(self) -> StepDemand:
+        """What `schedule` would plan now: its decodes, and at most its tokens of prompts.
+
+        Prompts that cannot start, for want of a seat or of blocks, are not wanted: other ranks would make
+        way for them in vain.
+        """
+        budget = self._max_num_batched_tokens
+        running = self._running.values()
+        num_decodes = min(budget, sum(sequence.is_decoding for sequence in running))
+        num_prompt_tokens = sum(each.num_uncomputed_tokens for each in running if not each.is_decoding)
+        if num_decodes + num_prompt_tokens < budget and self._can_admit():
+            num_prompt_tokens += sum(sequence.num_tokens for sequence in self._waiting.values())
+        return StepDemand(num_decodes, min(budget - num_decodes, num_prompt_tokens))
+
+    def schedule(self, max_prefill_tokens: int | None = None) -> StepPlan:
+        """Plan the next step; empty when there is nothing to compute.
+
+        Args:
+            max_prefill_tokens: Most tokens of prompts to compute; None: as many as fit.
+        """
+        draft = PlanDraft(self._max_num_batched_tokens, max_prefill_tokens)
+        decodes_first = sorted(self._running.values(), key=lambda each: not each.is_decoding)
         for sequence in decodes_first:
-            if draft.budget_left == 0:
+            if sequence.request_id not in self._running:
+                continue  # preempted for an earlier one
+            if draft.affordable(sequence) == 0:
                 return draft.plan()
-            if sequence.request_id in self._running and self._make_room(sequence, draft):
+            if self._make_room(sequence, draft):
                 draft.add(sequence)
         self._admit_waiting(draft)
         return draft.plan()
@@ -130,7 +152,7 @@ class Scheduler:
 
     def _admit_waiting(self, draft: PlanDraft) -> None:
         """Start waiting sequences while budget, seats and blocks last; never past one that must wait."""
-        while self._waiting and draft.budget_left > 0 and len(self._running) < self._max_num_sequences:
+        while draft.prompt_budget_left > 0 and self._waiting and len(self._running) < self._max_num_sequences:
             request_id, sequence = next(iter(self._waiting.items()))
             num_found_tokens = self._adopt_prefix(sequence)
             if not self._has_room_for(sequence):
@@ -140,8 +162,18 @@ class Scheduler:
             self._count_lookup(sequence, num_found_tokens)
             del self._waiting[request_id]
             self._running[request_id] = sequence
-            sequence.blocks.extend(num_found_tokens + draft.affordable(sequence))
-            draft.add(sequence)
+            sequence.blocks.extend(num_found_tokens + draft.affordable(sequence, is_new=True))
+            draft.add(sequence, is_new=True)
+
+    def _can_admit(self) -> bool:
+        """Whether the longest waiting sequence would find a seat and blocks."""
+        if not self._waiting or len(self._running) >= self._max_num_sequences:
+            return False
+        sequence = next(iter(self._waiting.values()))
+        self._adopt_prefix(sequence)
+        has_room = self._has_room_for(sequence)
+        sequence.blocks.release()
+        return has_room
 
     def _adopt_prefix(self, sequence: Sequence) -> int:
         """Share the cached blocks of the sequence's prefix; return how many tokens they hold."""

@@ -55,6 +55,11 @@ class Sequence:
         """Tokens to compute until the next one can be drawn; 1 while decoding."""
         return len(self.token_ids) - self.num_computed_tokens
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether one token is left to compute until the next can be drawn."""
+        return self.num_uncomputed_tokens == 1
+
     @cached_property
     def prompt_token_set(self) -> frozenset[int]:
         """The distinct tokens of the prompt."""

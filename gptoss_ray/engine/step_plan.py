@@ -41,19 +41,32 @@ class StepPlan:
 
 
 class PlanDraft:
-    """A plan being made: chunks, and what is left of the token budget."""
+    """A plan being made: chunks, and what is left of the budgets.
 
-    def __init__(self, token_budget: int) -> None:
-        self.budget_left = token_budget
+    Args:
+        token_budget: Most tokens of the step.
+        prompt_budget: Most of them that may read prompts; None: all.
+    """
+
+    def __init__(self, token_budget: int, prompt_budget: int | None) -> None:
+        self._tokens_left = token_budget
+        self._prompt_tokens_left = token_budget if prompt_budget is None else prompt_budget
         self._chunks: dict[Sequence, ScheduledChunk] = {}
 
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self._chunks
 
-    def add(self, sequence: Sequence) -> None:
-        """Compute as many of the sequence's tokens as the budget allows."""
-        num_tokens = self.affordable(sequence)
-        self.budget_left -= num_tokens
+    @property
+    def prompt_budget_left(self) -> int:
+        """Tokens of prompts that may still be added."""
+        return min(self._tokens_left, self._prompt_tokens_left)
+
+    def add(self, sequence: Sequence, *, is_new: bool = False) -> None:
+        """Compute as many of the sequence's tokens as the budgets allow; see `affordable`."""
+        num_tokens = self.affordable(sequence, is_new=is_new)
+        self._tokens_left -= num_tokens
+        if _reads_prompt(sequence, is_new):
+            self._prompt_tokens_left -= num_tokens
         self._chunks[sequence] = ScheduledChunk(
             sequence,
             start=sequence.num_computed_tokens,
@@ -61,10 +74,20 @@ class PlanDraft:
             draws_token=num_tokens == sequence.num_uncomputed_tokens,
         )
 
-    def affordable(self, sequence: Sequence) -> int:
-        """Uncomputed tokens of the sequence that the budget allows."""
-        return min(self.budget_left, sequence.num_uncomputed_tokens)
+    def affordable(self, sequence: Sequence, *, is_new: bool = False) -> int:
+        """Uncomputed tokens of the sequence that the budgets allow.
+
+        Args:
+            sequence: Running, or about to.
+            is_new: Whether it is admitted by this plan: even a single token of it is one of a prompt then.
+        """
+        budget = self.prompt_budget_left if _reads_prompt(sequence, is_new) else self._tokens_left
+        return min(budget, sequence.num_uncomputed_tokens)
 
     def plan(self) -> StepPlan:
         """The plan as it stands."""
         return StepPlan(tuple(self._chunks.values()))
+
+
+def _reads_prompt(sequence: Sequence, is_new: bool) -> bool:
+    return is_new or not sequence.is_decoding

@@ -7,7 +7,7 @@ every use, or materialised once at load, changes speed and memory but no bit of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -95,6 +95,34 @@ class ExpertShard:
             swiglu_limit=reader.config.swiglu_limit,
         )
 
+    def with_experts(
+        self, reader: CheckpointReader, layer: int, held_ids: Sequence[int], expert_ids: Sequence[int]
+    ) -> ExpertShard:
+        """Return the shard of other experts, in the same format; those held already are not read again.
+
+        Args:
+            reader: The checkpoint.
+            layer: Of this shard.
+            held_ids: Experts of this shard, in its order.
+            expert_ids: Experts of the other, in its order.
+        """
+        missing = sorted(set(expert_ids).difference(held_ids))
+        bias = self.down_bias
+        materialize = not isinstance(self.gate_up, PackedMatrices)
+        shards = [self]
+        if missing:
+            shards.append(self.load(reader, layer, missing, bias.dtype, bias.device, materialize=materialize))
+        places = {expert: (0, index) for index, expert in enumerate(held_ids)}
+        places |= {expert: (1, index) for index, expert in enumerate(missing)}
+        slots = [places[expert] for expert in expert_ids]
+        return replace(
+            self,
+            gate_up=_gather_matrices([shard.gate_up for shard in shards], slots),
+            gate_up_bias=_gather([shard.gate_up_bias for shard in shards], slots),
+            down=_gather_matrices([shard.down for shard in shards], slots),
+            down_bias=_gather([shard.down_bias for shard in shards], slots),
+        )
+
     def forward(self, grouped: GroupedRows) -> Tensor:
         """Return each row's expert output [N, H], rounded once to the dtype of the rows.
 
@@ -109,6 +137,20 @@ class ExpertShard:
         activated = swiglu(gate_up, alpha=self.swiglu_alpha, limit=self.swiglu_limit)
         down = _linear_by_expert(activated, self.down, self.down_bias, num_padded)
         return down.index_select(0, padded_rows)
+
+
+def _gather(sources: Sequence[ExpertMatrices], slots: Sequence[tuple[int, int]]) -> Tensor:
+    """Return one tensor [E, …] of the experts at `slots`: (source, index there)."""
+    return torch.stack([sources[source][index] for source, index in slots])
+
+
+def _gather_matrices(sources: Sequence[ExpertMatrices], slots: Sequence[tuple[int, int]]) -> ExpertMatrices:
+    packed = [matrices for matrices in sources if isinstance(matrices, PackedMatrices)]
+    if not packed:
+        return _gather(sources, slots)
+    blocks = _gather([matrices.blocks for matrices in packed], slots)
+    scales = _gather([matrices.scales for matrices in packed], slots)
+    return replace(packed[0], blocks=blocks, scales=scales)
 
 
 def _padded_rows(num_rows: list[int], num_padded: list[int], device: torch.device) -> Tensor:

@@ -20,6 +20,8 @@ class ForwardBatch:
         block_tables_full: int32 [S, B], block ids by position // block size; -1 where there is none.
         block_tables_window: int32 [S, B], the same for sliding-window layers; -1 also where freed.
         logits_rows: int64 [L], the tokens whose logits are wanted.
+        max_num_tokens: At least T of every rank of the group in this step, equal on all; None: this rank is
+            alone.
     """
 
     token_ids: Tensor
@@ -30,6 +32,7 @@ class ForwardBatch:
     block_tables_full: Tensor
     block_tables_window: Tensor
     logits_rows: Tensor
+    max_num_tokens: int | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from gptoss_ray.model.weights import read_weight
 from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher, TokenDispatcher
 
 _LOG = logging.getLogger(__name__)
+
+EXPERT_MEMORY_SHARE = 0.5
+"""Of a machine's memory: what the unpacked experts of all its ranks may take."""
 
 # Called after each part is loaded: parts done, parts in all.
 LoadProgress = Callable[[int, int], None]
@@ -77,9 +80,9 @@ class Transformer:
         *,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
-        expert_ids: Sequence[int] | None = None,
-        dispatcher: TokenDispatcher | None = None,
-        expert_memory_share: float = 0.5,
+        expert_ids: Sequence[Sequence[int]] | None = None,
+        dispatchers: Sequence[TokenDispatcher] | None = None,
+        expert_memory_share: float = EXPERT_MEMORY_SHARE,
         progress: LoadProgress | None = None,
     ) -> Transformer:
         """Read the weights of one rank from a checkpoint.
@@ -88,8 +91,8 @@ class Transformer:
             reader: The checkpoint.
             dtype: Of activations, KV and dense weights: bfloat16 or float32.
             device: Where the weights live.
-            expert_ids: Experts of every layer on this rank; None: all.
-            dispatcher: Connects the ranks' experts; None: all experts are here.
+            expert_ids: For every layer the experts on this rank, in the order of its slots; None: all.
+            dispatchers: For every layer what connects the ranks' experts; None: all experts are here.
             expert_memory_share: MXFP4 experts are unpacked at load if all of this rank's take at most
                 this share of the machine's memory, else at every use. No result depends on it.
             progress: Told of each part loaded.
@@ -100,21 +103,23 @@ class Transformer:
         backend = select_backend(device)
         config = reader.config
         device = torch.device(device)
-        local_experts = range(config.num_experts) if expert_ids is None else expert_ids
-        token_dispatcher = dispatcher or LocalTokenDispatcher(config.num_experts)
-        materialize = _experts_fit(config, len(local_experts), dtype, expert_memory_share)
+        expert_ids = expert_ids or [range(config.num_experts)] * config.num_layers
+        dispatchers = dispatchers or [LocalTokenDispatcher(config.num_experts)] * config.num_layers
+        materialize = _experts_fit(config, expert_ids, dtype, expert_memory_share)
         num_parts = config.num_layers + 1
 
         def norm(name: str) -> Tensor:
             return read_weight(reader, f"{name}.weight", torch.float32, device)
 
         def load_layer(layer: int) -> TransformerLayer:
-            experts = ExpertShard.load(reader, layer, local_experts, dtype, device, materialize=materialize)
+            experts = ExpertShard.load(
+                reader, layer, expert_ids[layer], dtype, device, materialize=materialize
+            )
             loaded = TransformerLayer(
                 attention_norm=norm(f"layers.{layer}.attention.norm"),
                 attention=Attention.load(reader, layer, dtype, device),
                 moe_norm=norm(f"layers.{layer}.moe.norm"),
-                moe=MoE.load(reader, layer, device, experts=experts, dispatcher=token_dispatcher),
+                moe=MoE.load(reader, layer, device, experts=experts, dispatcher=dispatchers[layer]),
             )
             if progress is not None:
                 progress(layer + 1, num_parts)
@@ -134,6 +139,13 @@ class Transformer:
             progress(num_parts, num_parts)
         return transformer
 
+    def with_layer(self, index: int, experts: ExpertShard, dispatcher: TokenDispatcher) -> Transformer:
+        """Return this network with other experts in one layer; all other weights are shared with it."""
+        layers = list(self.layers)
+        moe = replace(layers[index].moe, experts=experts, dispatcher=dispatcher)
+        layers[index] = replace(layers[index], moe=moe)
+        return replace(self, layers=tuple(layers))
+
     def numerics_fingerprint(self, block_size: int) -> str:
         """Return what results' bits depend on besides weights and request (law 1)."""
         return numerics_fingerprint(self.backend, self.dtype, block_size)
@@ -144,6 +156,9 @@ class Transformer:
 
         Every rank of a group calls this once a step, also with no tokens.
         """
+        max_num_tokens = batch.num_tokens if batch.max_num_tokens is None else batch.max_num_tokens
+        for layer in self.layers:
+            layer.moe.dispatcher.begin_step(max_num_tokens)
         step = StepContext.of(batch, kv_cache, self.config, self.rotary_embedding)
         hidden = pad_rows(self.embedding[batch.token_ids])
         for layer in self.layers:
@@ -153,10 +168,12 @@ class Transformer:
         return linear(normed.float(), self.unembedding)[: batch.logits_rows.shape[0]]
 
 
-def _experts_fit(config: ModelConfig, num_experts: int, dtype: torch.dtype, share: float) -> bool:
-    """Decide whether `num_experts` experts a layer, unpacked, fit their share of the memory, and log it."""
-    values_per_expert = 3 * config.intermediate_size * config.hidden_size
-    unpacked_bytes = config.num_layers * num_experts * values_per_expert * dtype.itemsize
+def _experts_fit(
+    config: ModelConfig, expert_ids: Sequence[Sequence[int]], dtype: torch.dtype, share: float
+) -> bool:
+    """Decide whether the experts of all layers, unpacked, fit their share of the memory, and log it."""
+    num_experts = sum(len(ids) for ids in expert_ids)
+    unpacked_bytes = num_experts * 3 * config.intermediate_size * config.hidden_size * dtype.itemsize
     allowed_bytes = int(share * host_memory_bytes())
     fit = unpacked_bytes <= allowed_bytes
     _LOG.info(

@@ -133,6 +133,8 @@ class AllToAllTokenDispatcher:
         local_experts: Ids of the experts on this rank, in the order of its `ExpertShard`.
 
     Attributes:
+        exchange: As given.
+        local_experts: As given.
         expert_load: int64 [E], how often each expert was chosen by this rank's tokens; zero it at will.
     """
 
@@ -141,14 +143,15 @@ class AllToAllTokenDispatcher:
     ) -> None:
         self.expert_load = torch.zeros(exchange.num_experts, dtype=torch.int64, device=exchange.device)
         self._one = torch.ones(1, dtype=torch.int64, device=exchange.device)
-        self._exchange = exchange
+        self.exchange = exchange
+        self.local_experts = tuple(local_experts)
         self._routes = ExpertRoutes.build(
             destinations, local_experts, rank=exchange.link.rank, device=exchange.device
         )
 
     def begin_step(self, max_num_tokens: int) -> None:
         """See `TokenExchange.begin_step`; once is enough for all layers, and again does no harm."""
-        self._exchange.begin_step(max_num_tokens)
+        self.exchange.begin_step(max_num_tokens)
 
     def dispatch(self, x: Tensor, expert_ids: Tensor) -> tuple[GroupedRows, DispatchHandle]:
         """Send x [T, d] to the ranks of its experts; T is at most the step's `max_num_tokens`.
@@ -156,7 +159,7 @@ class AllToAllTokenDispatcher:
         Raises:
             GroupBrokenError: A rank is lost or late.
         """
-        exchange = self._exchange
+        exchange = self.exchange
         assert len(x) <= exchange.max_num_tokens, "more tokens than the ranks agreed on for this step"
         chosen = expert_ids.flatten()
         self.expert_load.scatter_add_(0, chosen, self._one.expand_as(chosen))
@@ -168,4 +171,4 @@ class AllToAllTokenDispatcher:
         Raises:
             GroupBrokenError: A rank is lost or late.
         """
-        return self._exchange.way.combine(self._exchange.link.collectives, expert_out, handle)
+        return self.exchange.way.combine(self.exchange.link.collectives, expert_out, handle)

@@ -7,9 +7,10 @@ raises GroupBrokenError on every rank that is left; after that the object is of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:  # the replica's process knows the protocol, and must not pay for torch
+    from torch import Tensor
 
 
 class Collectives(Protocol):

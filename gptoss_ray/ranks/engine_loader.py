@@ -9,24 +9,76 @@ import torch
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.engine.engine import Engine
-from gptoss_ray.model.transformer import Transformer
+from gptoss_ray.model.transformer import EXPERT_MEMORY_SHARE, Transformer
+from gptoss_ray.parallel.all_to_all import TokenExchange
+from gptoss_ray.parallel.expert_placement import contiguous
+from gptoss_ray.parallel.group_link import GroupLink
+from gptoss_ray.parallel.step_sync import GroupStepSync
+from gptoss_ray.planner.memory import experts_per_rank
+from gptoss_ray.ranks.rank_experts import make_dispatcher
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_engine(
-    config: ServedModelConfig, suppressed_token_ids: Sequence[int], progress: Callable[[float], None]
+    config: ServedModelConfig,
+    rank: int,
+    link: GroupLink | None,
+    suppressed_token_ids: Sequence[int],
+    progress: Callable[[float], None],
 ) -> Engine:
-    """Load a checkpoint and build its engine; `progress` is told the fraction loaded, 0 to 1.
+    """Load a rank's part of a checkpoint and build its engine.
+
+    Args:
+        config: The model, and how many ranks hold it.
+        rank: Of this process, from 0.
+        link: To the other ranks, which it may join later; None: the rank is alone.
+        suppressed_token_ids: Ids that are never drawn.
+        progress: Told the fraction loaded, 0 to 1.
 
     Raises:
         CheckpointError: A file is missing or wrong; the message names it and the tensor.
-        ConfigError: The KV memory cannot hold what the configuration promises.
+        ConfigError: The KV memory cannot hold what the configuration promises, or there are more ranks
+            than experts.
     """
     torch.set_num_threads(config.engine.num_threads)
-    transformer = Transformer.load(
-        CheckpointReader.open(config.checkpoint),
-        dtype=_DTYPES[config.engine.dtype],
-        progress=lambda num_done, num_parts: progress(num_done / num_parts),
+    reader = CheckpointReader.open(config.checkpoint)
+    dtype = _DTYPES[config.engine.dtype]
+
+    def note(num_done: int, num_parts: int) -> None:
+        progress(num_done / num_parts)
+
+    if link is None:
+        transformer = Transformer.load(reader, dtype=dtype, device=config.parallel.device, progress=note)
+        return Engine(transformer, config.engine, suppressed_token_ids=suppressed_token_ids)
+    model = reader.config
+    exchange = TokenExchange(
+        link,
+        config.parallel,
+        num_experts=model.num_experts,
+        experts_per_token=model.num_experts_per_token,
+        hidden_size=model.hidden_size,
+        dtype=dtype,
+        device=torch.device(config.parallel.device),
     )
-    return Engine(transformer, config.engine, suppressed_token_ids=suppressed_token_ids)
+    placement = contiguous(model.num_experts, config.parallel.num_ranks)
+    # No expert has a copy yet, so where ranks run does not matter to the routes.
+    hosts = ("",) * config.parallel.num_ranks
+    # Spare slots are empty as yet; whether experts are unpacked is decided for full ones.
+    share_in_use = len(placement.local_slots(0)) / experts_per_rank(model, config.parallel)
+    transformer = Transformer.load(
+        reader,
+        dtype=dtype,
+        device=config.parallel.device,
+        expert_ids=[placement.local_slots(rank)] * model.num_layers,
+        dispatchers=[make_dispatcher(exchange, placement, hosts) for _ in range(model.num_layers)],
+        expert_memory_share=EXPERT_MEMORY_SHARE / config.parallel.num_ranks_per_node * share_in_use,
+        progress=note,
+    )
+    return Engine(
+        transformer,
+        config.engine,
+        step_sync=GroupStepSync(link, config.parallel),
+        leave_group=link.leave,
+        suppressed_token_ids=suppressed_token_ids,
+    )

@@ -6,18 +6,27 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, InternalError, InvalidRequestError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, SamplingParams, TokenOutput
+from gptoss_ray.parallel.membership import GroupMembership
+from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.load_progress import LoadProgress
+from gptoss_ray.ranks.rank_facts import RankFacts, read_facts
 from gptoss_ray.ranks.sink_outbox import SinkOutbox
 from gptoss_ray.ranks.step_loop import Batches, StepLoop, SteppedEngine
 
+if TYPE_CHECKING:
+    from gptoss_ray.model.transformer import Transformer
+    from gptoss_ray.parallel.group_link import GroupLink
+
 logger = logging.getLogger(__name__)
 
-LoadEngine = Callable[[ServedModelConfig, Sequence[int], Callable[[float], None]], SteppedEngine]
+LoadEngine = Callable[
+    [ServedModelConfig, int, "GroupLink | None", Sequence[int], Callable[[float], None]], SteppedEngine
+]
 
 _WARM_UP = GenerationRequest(
     request_id="warm-up", prompt_token_ids=(0, 0), params=SamplingParams(max_tokens=2), sink_id=""
@@ -28,6 +37,7 @@ _WARM_UP = GenerationRequest(
 class RankStats:
     """What a rank reports of itself; `engine` is the engine's own `EngineStats`."""
 
+    rank: int
     engine: Any
     num_live_requests: int
     num_failed_steps: int
@@ -38,30 +48,63 @@ class RankStats:
 class EngineRank:
     """Loads an engine, runs its step loop in a thread and streams its outputs to the ingress replicas.
 
-    All methods are coroutines of the actor's event loop; `load` comes first.
+    All methods are coroutines of the actor's event loop; `load` and then `start` come first.
 
     Args:
         config: The model to serve.
+        rank: Number of this rank in its group, from 0.
         load: Makes the engine; the default reads the checkpoint.
     """
 
-    def __init__(self, config: ServedModelConfig, load: LoadEngine | None = None) -> None:
+    def __init__(self, config: ServedModelConfig, rank: int = 0, load: LoadEngine | None = None) -> None:
         self._config = config
+        self._rank = rank
         self._load_engine = load
         self._progress = LoadProgress("importing")
+        self._link: GroupLink | None = None
+        self._engine: SteppedEngine | None = None
         self._loop: StepLoop | None = None
         self._outbox = SinkOutbox(self._abort_lost)
-        self._ended: dict[str, asyncio.Future[None]] = {}
+        self._ended: dict[str, asyncio.Future[GptossError | None]] = {}
         self._num_messages = 0
+        self._prepared: Transformer | None = None
+
+    async def facts(self) -> RankFacts:
+        """Return where this rank is and how it computes.
+
+        Raises:
+            ConfigError: No kernels run on `parallel.device`.
+        """
+        return await asyncio.to_thread(read_facts, self._config)
+
+    async def free_store_port(self, host: str) -> int:
+        """Return a TCP port of this node at which the ranks may meet."""
+        # Imported here, as is all else that imports torch: the replica process knows this class.
+        from gptoss_ray.parallel.rendezvous import free_store_port  # noqa: PLC0415
+
+        return free_store_port(host)
 
     async def load(self, suppressed_token_ids: Sequence[int] = ()) -> None:
-        """Load the checkpoint, start stepping and complete a first request.
+        """Load the checkpoint's part of this rank.
 
         Args:
             suppressed_token_ids: Ids that are never drawn.
 
         Raises:
             CheckpointError: A file is missing or wrong; the message names it and the tensor.
+        """
+        self._progress = LoadProgress("loading")
+        self._engine = await asyncio.to_thread(self._make_engine, suppressed_token_ids)
+        self._progress = LoadProgress("loaded", 1.0)
+
+    async def start(self, membership: GroupMembership | None = None) -> None:
+        """Get into step with the other ranks, start stepping and complete a first request.
+
+        Args:
+            membership: Who is in the group; None for a rank alone.
+
+        Raises:
+            GroupBrokenError: Another rank did not come.
             UnavailableError: The engine failed in its first step.
         """
         event_loop = asyncio.get_running_loop()
@@ -69,13 +112,17 @@ class EngineRank:
         def deliver(batches: Batches) -> None:
             event_loop.call_soon_threadsafe(self._deliver, batches)
 
-        engine = await asyncio.to_thread(self._make_engine, suppressed_token_ids)
+        assert self._engine is not None, "load comes first"
+        if membership is not None:
+            assert self._link is not None, "only the ranks of a group are given a membership"
+            self._progress = LoadProgress("joining", 1.0)
+            await asyncio.to_thread(self._link.join, membership)
         self._progress = LoadProgress("warming up", 1.0)
-        self._loop = StepLoop(engine, deliver)
+        self._loop = StepLoop(self._engine, deliver)
         self._loop.start()
         await self._warm_up()
         self._progress = LoadProgress("ready", 1.0)
-        logger.info("rank_ready model=%s", self._config.name)
+        logger.info("rank_ready model=%s rank=%d", self._config.name, self._rank)
 
     async def progress(self) -> LoadProgress:
         """Return how far `load` is."""
@@ -136,26 +183,75 @@ class EngineRank:
         if self._loop is None:
             raise UnavailableError("The rank is still loading; it has no counters yet.")
         return RankStats(
+            rank=self._rank,
             engine=await asyncio.wrap_future(self._loop.stats()),
             num_live_requests=len(self._ended),
             num_failed_steps=self._loop.num_failed_steps,
             num_messages=self._num_messages,
         )
 
+    async def take_expert_load(self) -> list[list[int]]:
+        """Return how often this rank's tokens chose each expert [layers][E] since the last call."""
+        from gptoss_ray.ranks.rank_experts import take_expert_load  # noqa: PLC0415
+
+        engine, loop = self._running()
+        return await asyncio.wrap_future(loop.call(lambda: take_expert_load(engine.transformer)))
+
+    async def prepare_swap(self, swap: LayerSwap) -> None:
+        """Read the experts that a layer is to have here, while steps go on; one swap is prepared at a time.
+
+        Raises:
+            CheckpointError: The checkpoint is no longer what was loaded.
+        """
+        from gptoss_ray.ranks.rank_experts import with_swap  # noqa: PLC0415
+
+        self._prepared = None
+        engine, _ = self._running()
+        checkpoint = self._config.checkpoint
+        self._prepared = await asyncio.to_thread(with_swap, engine.transformer, checkpoint, swap)
+
+    async def make_swap(self, version: int) -> None:
+        """Use what was prepared, from the first step for which every rank was told; returns when it is used.
+
+        Raises:
+            UnavailableError: The group is broken.
+        """
+        engine, loop = self._running()
+        transformer, self._prepared = self._prepared, None
+        assert transformer is not None, "a swap is prepared first"
+        await asyncio.wrap_future(loop.call(lambda: engine.stage_placement(version, transformer)))
+        while (await asyncio.wrap_future(loop.stats())).placement < version:
+            if not loop.is_responsive():
+                raise UnavailableError(f"rank {self._rank} no longer completes its steps; see its log.")
+            await asyncio.sleep(self._config.parallel.heartbeat_s)
+
+    async def wake(self) -> None:
+        """Look at once whether another rank has work, instead of at the next heartbeat."""
+        if self._loop is not None:
+            self._loop.wake()
+
     def stop(self) -> None:
-        """End the step loop."""
+        """End the step loop, and leave the group."""
         if self._loop is not None:
             self._loop.stop()
+        if self._link is not None:
+            self._link.leave()
 
     def _make_engine(self, suppressed_token_ids: Sequence[int]) -> SteppedEngine:
         load = self._load_engine
         if load is None:
-            # Imported here: the replica process knows this class but must not pay for torch.
             from gptoss_ray.ranks.engine_loader import load_engine  # noqa: PLC0415
 
             load = load_engine
-        self._progress = LoadProgress("loading")
-        return load(self._config, suppressed_token_ids, self._note_fraction)
+        if self._config.parallel.num_ranks > 1:
+            from gptoss_ray.parallel.group_link import GroupLink  # noqa: PLC0415
+
+            self._link = GroupLink(self._rank, self._config.parallel)
+        return load(self._config, self._rank, self._link, suppressed_token_ids, self._note_fraction)
+
+    def _running(self) -> tuple[SteppedEngine, StepLoop]:
+        assert self._engine is not None and self._loop is not None, "start comes first"
+        return self._engine, self._loop
 
     def _note_fraction(self, fraction: float) -> None:
         self._progress = LoadProgress("loading", fraction)
@@ -164,8 +260,7 @@ class EngineRank:
         assert self._loop is not None
         ended = self._ended[_WARM_UP.request_id] = asyncio.get_running_loop().create_future()
         await asyncio.wrap_future(self._loop.submit(_WARM_UP))
-        await ended
-        if self._loop.num_failed_steps:
+        if await ended is not None or self._loop.num_failed_steps:
             raise UnavailableError("The engine failed in its first step; the rank's log has the cause.")
 
     def _deliver(self, batches: Batches) -> None:
@@ -173,7 +268,7 @@ class EngineRank:
         for outputs in batches.values():
             for output in outputs:
                 if output.finish_reason is not None:
-                    self._ended.pop(output.request_id).set_result(None)
+                    self._ended.pop(output.request_id).set_result(output.error)
 
     def _abort_lost(self, request_ids: Iterable[str]) -> None:
         if self._loop is not None:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """A stage of a rank's start (`importing`, `loading`, `warming up`, `ready`) and its fraction done."""
+    """A stage of a rank's start and its fraction done.
+
+    The stages: `importing`, `loading`, `loaded` (waiting for the other ranks), `joining` them, `warming up`,
+    `ready`.
+    """
 
     stage: str
     fraction: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.fraction:.0%}" if self.stage == "loading" else self.stage

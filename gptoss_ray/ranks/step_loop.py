@@ -1,4 +1,8 @@
-"""The thread that steps an engine: run what the inbox asks, step, deliver, repeat."""
+"""The thread that steps an engine: run what the inbox asks, agree with the other ranks, step, deliver.
+
+What it does next is decided by the state machine of `parallel/lockstep.py`, for a rank alone as for one
+of a group.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,15 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gptoss_ray.errors import InternalError
+from gptoss_ray.errors import GptossError, GroupBrokenError, InternalError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenOutput
+from gptoss_ray.parallel.lockstep import FIRST_PHASE, Event, Phase, agreed, next_phase
+from gptoss_ray.parallel.step_sync import StepAgreement
+
+if TYPE_CHECKING:
+    from gptoss_ray.model.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +37,8 @@ class SteppedEngine(Protocol):
     """What the loop needs of an engine; only the loop's thread touches it."""
 
     @property
-    def has_work(self) -> bool:
-        """Whether a step would do anything."""
+    def heartbeat_s(self) -> float | None:
+        """Longest wait before `agree` is called again; None: a rank alone, for which nobody waits."""
         ...
 
     def submit(self, request: GenerationRequest) -> None:
@@ -40,12 +49,25 @@ class SteppedEngine(Protocol):
         """Drop a request and free its blocks; False where it is not known."""
         ...
 
-    def step(self) -> list[TokenOutput]:
-        """Advance the scheduled sequences and return their new tokens."""
+    def agree(self, *, is_leaving: bool = False) -> StepAgreement:
+        """Agree with the other ranks on what all do next; GroupBrokenError where one is lost."""
+        ...
+
+    def run(self, agreement: StepAgreement) -> list[TokenOutput]:
+        """Do what was agreed and return the new tokens; GroupBrokenError where a rank is lost."""
         ...
 
     def stats(self) -> Any:
         """Return the engine's counters."""
+        ...
+
+    @property
+    def transformer(self) -> Transformer:
+        """The network in use, of a rank whose experts can be swapped."""
+        ...
+
+    def stage_placement(self, version: int, transformer: Transformer) -> None:
+        """Use another network from the step for which all ranks have staged this version."""
         ...
 
 
@@ -55,8 +77,20 @@ class _LiveRequest:
     next_position: int
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What another thread asks for, and what it is to the state machine where it succeeds."""
+
+    run: Callable[[], bool]
+    event: Event | None
+
+
 class StepLoop:
     """Owns an engine and its thread. Its public methods may be called from any thread.
+
+    A step that fails on a rank alone is tried once more. A group that loses a rank, or on which a step
+    fails, is broken: its requests end with an error that says they can be sent again, and it takes no
+    others.
 
     Args:
         engine: Touched by the loop's thread alone.
@@ -66,10 +100,13 @@ class StepLoop:
     def __init__(self, engine: SteppedEngine, deliver: Callable[[Batches], None]) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Call] = queue.SimpleQueue()
         self._live: dict[str, _LiveRequest] = {}
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
-        self._stopping = False
+        self._phase = FIRST_PHASE
+        self._agreement: StepAgreement | None = None
+        self._is_leaving = False
+        self._group_error: GroupBrokenError | None = None
         self._last_step_failed = False
         self._step_started_at: float | None = None
         self._longest_step_s = 0.0
@@ -81,68 +118,120 @@ class StepLoop:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End the thread after the step it is in."""
-        self._call(self._stop)
+        """End the thread after the step it is in; in a group, once every rank has been asked to stop."""
+        self._call(self._leave, Event.ASKED_TO_LEAVE)
         self._thread.join(timeout_s)
+
+    def wake(self) -> None:
+        """Meet the other ranks now, as one of them has got a request; without it they wait a heartbeat."""
+        self._inbox.put(_Call(lambda: True, Event.WOKEN))
 
     def submit(self, request: GenerationRequest) -> Future[None]:
         """Hand a request to the engine before its next step; the future raises where it is refused."""
-        return self._call(lambda: self._submit(request))
+        return self._call(lambda: self._submit(request), Event.SUBMITTED)
 
     def abort(self, request_ids: Iterable[str]) -> Future[None]:
         """Abort those of the requests that still live; each ends with `FinishReason.ABORT`."""
         ids = tuple(request_ids)
         return self._call(lambda: self._abort(ids))
 
+    def call(self, function: Callable[[], Result]) -> Future[Result]:
+        """Run a short function in the loop's thread between two steps; the future has what it makes of it."""
+        return self._call(function)
+
     def stats(self) -> Future[Any]:
         """Read the engine's counters between two steps."""
         return self._call(self._engine.stats)
 
     def is_responsive(self) -> bool:
-        """Return whether steps complete: at least one has, and the present one is not overdue."""
+        """Return whether steps complete: one has, the present one is not overdue, no rank is lost."""
         started_at = self._step_started_at
-        if self.num_steps == 0 or not self._thread.is_alive():
+        if self.num_steps == 0 or self._group_error is not None or not self._thread.is_alive():
             return False
         deadline_s = max(MIN_STEP_DEADLINE_S, STEP_DEADLINE_FACTOR * self._longest_step_s)
         return started_at is None or time.monotonic() - started_at < deadline_s
 
-    def _call(self, function: Callable[[], Result]) -> Future[Result]:
+    def _call(self, function: Callable[[], Result], event: Event | None = None) -> Future[Result]:
         """Run a function in the loop's thread, between two steps, even if the caller stops waiting."""
         future: Future[Result] = Future()
 
-        def run() -> None:
+        def run() -> bool:
             is_awaited = future.set_running_or_notify_cancel()
             try:
                 result = function()
             except Exception as error:
                 if is_awaited:
                     future.set_exception(error)
-            else:
-                if is_awaited:
-                    future.set_result(result)
+                return False
+            if is_awaited:
+                future.set_result(result)
+            return True
 
-        self._inbox.put(run)
+        self._inbox.put(_Call(run, event))
         return future
 
+    # The thread
+
     def _run(self) -> None:
-        while not self._stopping:
-            self._drain_inbox()
-            if self._engine.has_work and not self._stopping:
-                self._step()
+        actions: dict[Phase, Callable[[], None]] = {
+            Phase.SYNCING: self._sync,
+            Phase.STEPPING: self._step,
+            Phase.WAITING: self._wait,
+            Phase.STOPPED: self._answer,
+        }
+        while not (self._phase is Phase.STOPPED and self._is_leaving):
+            actions[self._phase]()
 
-    def _drain_inbox(self) -> None:
-        """Run all that is asked; with nothing to step, sleep until something is."""
-        if not self._engine.has_work:
-            self._inbox.get()()
-        while not self._inbox.empty():
-            self._inbox.get()()
+    def _happened(self, event: Event) -> None:
+        self._phase = next_phase(self._phase, event)
 
-    def _step(self) -> None:
-        started_at = self._step_started_at = time.monotonic()
+    def _answer(self, timeout_s: float | None = None) -> None:
+        """Run the next call of the inbox, if one comes in time."""
         try:
-            outputs = self._engine.step()
+            call = self._inbox.get(timeout=timeout_s)
+        except queue.Empty:
+            return
+        succeeded = call.run()
+        if succeeded and call.event is not None and self._phase is not Phase.STOPPED:
+            self._happened(call.event)
+
+    def _sync(self) -> None:
+        while not self._inbox.empty():
+            self._answer()
+        try:
+            self._agreement = self._engine.agree(is_leaving=self._is_leaving)
+        except GroupBrokenError as error:
+            self._lose_group(error)
+            return
         except Exception:
             self._step_failed()
+            return
+        self._happened(agreed(self._agreement))
+        if self._phase is Phase.WAITING:
+            self._emit(self._engine.run(self._agreement))  # requests that were complete when they came
+
+    def _wait(self) -> None:
+        """Run calls until one of them, or the heartbeat, ends the wait."""
+        heartbeat_s = self._engine.heartbeat_s
+        ends_at = None if heartbeat_s is None else time.monotonic() + heartbeat_s
+        while self._phase is Phase.WAITING:
+            left_s = None if ends_at is None else ends_at - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                self._happened(Event.HEARTBEAT_DUE)
+            else:
+                self._answer(left_s)
+
+    def _step(self) -> None:
+        assert self._agreement is not None
+        started_at = self._step_started_at = time.monotonic()
+        try:
+            outputs = self._engine.run(self._agreement)
+        except GroupBrokenError as error:
+            self._lose_group(error)
+            return
+        except Exception:
+            self._step_failed()
+            self._happened(Event.STEP_DONE)
             return
         finally:
             self._step_started_at = None
@@ -150,6 +239,7 @@ class StepLoop:
         self._last_step_failed = False
         self.num_steps += 1
         self._emit(outputs)
+        self._happened(Event.STEP_DONE)
 
     def _step_failed(self) -> None:
         """Drop the step: it is tried once more, then the requests that the engine holds fail."""
@@ -163,14 +253,31 @@ class StepLoop:
         error = InternalError("The engine failed while it worked on this request; its log has the cause.")
         self._end(tuple(self._live), FinishReason.ERROR, error)
 
+    def _lose_group(self, error: GroupBrokenError) -> None:
+        """End all requests: whoever sent them may send them again, to another group."""
+        logger.error("group_broken num_requests=%d reason=%s", len(self._live), error)
+        self.num_failed_steps += 1
+        self._group_error = error
+        self._happened(Event.GROUP_LOST)
+        self._end(tuple(self._live), FinishReason.ERROR, _lost_rank_error())
+
+    # Calls
+
     def _submit(self, request: GenerationRequest) -> None:
+        if self._group_error is not None:
+            raise _lost_rank_error()
         self._engine.submit(request)
         self._live[request.request_id] = _LiveRequest(request.sink_id, len(request.emitted_token_ids))
 
     def _abort(self, request_ids: tuple[str, ...]) -> None:
         self._end(tuple(id_ for id_ in request_ids if id_ in self._live), FinishReason.ABORT, None)
 
-    def _end(self, request_ids: tuple[str, ...], reason: FinishReason, error: InternalError | None) -> None:
+    def _leave(self) -> None:
+        self._is_leaving = True
+
+    # Outputs
+
+    def _end(self, request_ids: tuple[str, ...], reason: FinishReason, error: GptossError | None) -> None:
         """Take requests out of the engine and tell their sinks."""
         for request_id in request_ids:
             try:
@@ -193,5 +300,6 @@ class StepLoop:
         if batches:
             self._deliver(batches)
 
-    def _stop(self) -> None:
-        self._stopping = True
+
+def _lost_rank_error() -> UnavailableError:
+    return UnavailableError("The group that worked on this request lost a rank; send the request again.")

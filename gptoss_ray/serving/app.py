@@ -17,6 +17,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig, ServingConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
@@ -70,20 +71,29 @@ def build(args: dict[str, Any]) -> Application:
 
 def deployment_names(config: ServingConfig) -> list[str]:
     """Return the names by which a config file may override options of the deployments."""
-    return [INGRESS, *(_replica_name(config, model) for model in config.models)]
+    return [INGRESS, *(replica_name(config, model) for model in config.models)]
+
+
+def replica_name(config: ServingConfig, model: ServedModelConfig) -> str:
+    """Return the name of a model's EngineReplica deployment."""
+    if len(config.models) == 1:
+        return ENGINE_REPLICA
+    return f"{ENGINE_REPLICA}-{re.sub(r'[^A-Za-z0-9.-]', '-', model.name)}"
 
 
 def _engine_replica(config: ServingConfig, model: ServedModelConfig) -> Application:
-    engine = model.engine
+    placement = GroupPlacement.of(model)
+    num_requests_per_rank = model.engine.max_num_sequences + model.engine.max_queued_requests
     return _deployment(
         EngineReplica,
-        name=_replica_name(config, model),
-        # The engine's own queue refuses first, with an error that says so.
-        max_ongoing_requests=engine.max_num_sequences + engine.max_queued_requests + 1,
+        name=replica_name(config, model),
+        # The engines' own queues refuse first, with an error that says so.
+        max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + 1,
         max_constructor_retry_count=MAX_START_ATTEMPTS,
-        # The replica itself only waits; its bundle is for the ranks of its node.
+        # The replica itself only waits; its bundle, the first, is for the ranks of its node.
         ray_actor_options={"num_cpus": 0},
-        placement_group_bundles=[{"CPU": engine.num_threads}],
+        placement_group_bundles=placement.bundles,
+        placement_group_strategy=placement.strategy,
     ).bind(model)
 
 
@@ -92,12 +102,6 @@ def _deployment(cls: type, **options: Any) -> Deployment:
     deployment: Any = serve.deployment(cls, **options)
     assert isinstance(deployment, Deployment)
     return deployment
-
-
-def _replica_name(config: ServingConfig, model: ServedModelConfig) -> str:
-    if len(config.models) == 1:
-        return ENGINE_REPLICA
-    return f"{ENGINE_REPLICA}-{re.sub(r'[^A-Za-z0-9.-]', '-', model.name)}"
 
 
 def _served_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from ray.util.placement_group import placement_group_table
 
 from gptoss_ray.ranks.load_progress import LoadProgress
 from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
@@ -19,10 +21,18 @@ _OUR_ERROR = re.compile(r"gptoss_ray\.errors\.\w+: (.+)")
 
 @dataclass(frozen=True)
 class DeployState:
-    """An application at one moment; `failure` is one line where a replica could not start."""
+    """An application at one moment.
+
+    Attributes:
+        is_running: Every deployment has the replicas it wants.
+        failure: One line where a replica could not start.
+        is_placed: No ranks wait for room on a node.
+        progress: How far each rank is, by its actor's name.
+    """
 
     is_running: bool
     failure: str | None
+    is_placed: bool
     progress: dict[str, LoadProgress]
 
 
@@ -30,8 +40,13 @@ def read_deploy_state(application: str) -> DeployState:
     """Read an application's state; a replica's first failed start counts, before Serve tries again."""
     overview = serve.status().applications.get(application)
     if overview is None:
-        return DeployState(False, None, {})
-    return DeployState(overview.status == ApplicationStatus.RUNNING, _failure(overview), _read_progress())
+        return DeployState(False, None, True, {})
+    return DeployState(
+        is_running=overview.status == ApplicationStatus.RUNNING,
+        failure=_failure(overview),
+        is_placed=all(group["state"] != "PENDING" for group in placement_group_table().values()),
+        progress=_read_progress(),
+    )
 
 
 def _failure(overview: ApplicationStatusOverview) -> str | None:
@@ -46,13 +61,19 @@ def _failure(overview: ApplicationStatusOverview) -> str | None:
 
 
 def _read_progress() -> dict[str, LoadProgress]:
-    """Return how far each rank is, by the rank's name."""
-    progress = {}
+    """Return how far each rank is, by the rank's name; without those that do not answer yet."""
+    asked = {}
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["namespace"] == RANK_NAMESPACE:
-            try:
+            # A rank that ends just now is no longer found.
+            with contextlib.suppress(ValueError):
                 rank = ray.get_actor(actor["name"], namespace=RANK_NAMESPACE)
-                progress[actor["name"]] = ray.get(rank.progress.remote(), timeout=_PROGRESS_TIMEOUT_S)
-            except (RayError, ValueError):
-                continue
+                asked[rank.progress.remote()] = actor["name"]
+    if not asked:
+        return {}
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PROGRESS_TIMEOUT_S)
+    progress = {}
+    for answer in answered:
+        with contextlib.suppress(RayError):
+            progress[asked[answer]] = ray.get(answer)
     return progress

@@ -25,7 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 class EngineReplica:
-    """Starts a group of ranks, routes requests to them and ends with them."""
+    """Starts a group of ranks, routes requests to them and ends with them.
+
+    The ranks are in step with each other: where one is lost, all are of no further use, each ends its
+    requests with an error that lets the client send them again, and Serve replaces the replica.
+    """
 
     _group: RankGroup | None = None
 
@@ -50,21 +54,21 @@ class EngineReplica:
         GptossError with which the rank refused it. Cancelling the call aborts the request.
         """
         assert self._group is not None
-        rank = self._group.select()
-        try:
-            refusal = await rank.actor.submit.remote(request)
-            if refusal is not None:
-                yield refusal
-                return
-            yield RequestRouted(rank.name)
-            await rank.actor.wait_ended.remote(request.request_id)
-            yield RequestEnded()
-        except (asyncio.CancelledError, GeneratorExit):
-            rank.actor.abort.remote(request.request_id)
-            raise
-        except RayError:
-            logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
-            yield UnavailableError("The replica that worked on this request was lost; send it again.")
+        with self._group.route(request) as rank:
+            try:
+                refusal = await self._group.submit(rank, request)
+                if refusal is not None:
+                    yield refusal
+                    return
+                yield RequestRouted(rank.name)
+                await rank.actor.wait_ended.remote(request.request_id)
+                yield RequestEnded()
+            except (asyncio.CancelledError, GeneratorExit):
+                rank.actor.abort.remote(request.request_id)
+                raise
+            except RayError:
+                logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
+                yield UnavailableError("The replica that worked on this request was lost; send it again.")
 
     async def ready(self) -> bool:
         """Return whether the ranks complete their steps."""

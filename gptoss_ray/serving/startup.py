@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +11,21 @@ from ray.serve.context import _get_global_client
 from rich.console import Console
 from rich.status import Status
 
-from gptoss_ray.checkpoint.hub import resolve_folder
-from gptoss_ray.errors import ConfigError, UnavailableError
+from gptoss_ray.errors import UnavailableError
+from gptoss_ray.ranks.cluster_nodes import free_cluster_nodes, this_machine
+from gptoss_ray.ranks.load_progress import LoadProgress
 from gptoss_ray.serving.deploy_watch import read_deploy_state
 from gptoss_ray.serving.interrupt import Interruption
 from gptoss_ray.serving.local_ray import start_ray
 from gptoss_ray.serving.local_session import LocalSession
 from gptoss_ray.serving.open_ports import open_ports
+from gptoss_ray.serving.preflight import check_checkpoint, check_memory, check_placement, check_ports
 from gptoss_ray.serving.serve_file import ServeFile
 from gptoss_ray.serving.session_processes import session_processes
 
 POLL_S = 0.2
+
+_MAX_SHOWN_RANKS = 4
 
 
 def start_serving(
@@ -31,7 +34,8 @@ def start_serving(
     """Start Ray and Serve and load the models of a file; returns it when the server answers.
 
     Raises:
-        ConfigError: The file is wrong, or a port is taken.
+        ConfigError: The file is wrong, a port is taken, or this machine lacks what the ranks need; nothing
+            was started.
         CheckpointError: A checkpoint is corrupt; nothing was started.
         UnavailableError: A model did not start.
         Interrupted: A signal came.
@@ -39,9 +43,15 @@ def start_serving(
     with _stage(console, "reading the configuration"):
         file = ServeFile.read(config_path)
         file.serving.resolve_api_keys()
-        _check_ports_are_free(file)
+        check_ports(file)
+        check_placement(file, [this_machine()])
     with _stage(console, "checking the checkpoint"):
-        _check_checkpoints(file)
+        for model in file.serving.models:
+            check_checkpoint(model)
+    with _stage(console, "planning the memory"):
+        plans = check_memory(file)
+    for plan in plans:
+        console.print(f"  {plan}", highlight=False)
     with _stage(console, "starting Ray"):
         start_ray(session, _cluster_environment(file))
         interruption.watch()
@@ -60,31 +70,6 @@ def _stage(console: Console, title: str) -> Iterator[Status]:
     with console.status(title) as status:
         yield status
     console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - started_at:.1f} s[/]")
-
-
-def _check_ports_are_free(file: ServeFile) -> None:
-    http, grpc = file.schema.http_options, file.schema.grpc_options
-    for option, port in (("http_options.port", http.port), ("grpc_options.port", grpc.port)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((http.host, port))
-            except OSError as error:
-                raise ConfigError(
-                    f"port {port} on {http.host} cannot be used ({error.strerror}); stop what uses it, or "
-                    f"set another {option} in {file.path}.",
-                    param=option,
-                ) from error
-
-
-def _check_checkpoints(file: ServeFile) -> None:
-    """Refuse a corrupt checkpoint before anything starts: CheckpointError of its first defect."""
-    # Imports torch, whose seconds should show as this stage's.
-    from gptoss_ray.checkpoint.verify import verify_checkpoint  # noqa: PLC0415
-
-    for model in file.serving.models:
-        for defect in verify_checkpoint(resolve_folder(model.checkpoint), fast=True):
-            raise defect.to_error()
 
 
 def _cluster_environment(file: ServeFile) -> dict[str, str]:
@@ -114,6 +99,8 @@ def _start_serve(file: ServeFile) -> None:
 
 def _wait_until_running(file: ServeFile, status: Status, interruption: Interruption) -> None:
     """Show how far the ranks are; UnavailableError with the cause where a replica does not start."""
+    placement_timeout_s = max(model.placement_timeout_s for model in file.serving.models)
+    placed_at = time.monotonic()
     while True:
         interruption.check()
         state = read_deploy_state(file.schema.applications[0].name)
@@ -121,7 +108,25 @@ def _wait_until_running(file: ServeFile, status: Status, interruption: Interrupt
             raise UnavailableError(f"{file.path}: the model did not start: {state.failure}")
         if state.is_running:
             return
-        for rank_name, progress in state.progress.items():
-            model = rank_name.partition("#")[0]
-            status.update(f"{progress.stage} {model} {progress.fraction:.0%}")
+        if state.is_placed:
+            placed_at = time.monotonic()
+        elif time.monotonic() - placed_at > placement_timeout_s:
+            # What is in use by others counts here: the machine as a whole was large enough.
+            check_placement(file, free_cluster_nodes())
+        status.update(_loading_text(state.progress) or "starting the ranks")
         time.sleep(POLL_S)
+
+
+def _loading_text(progress: dict[str, LoadProgress]) -> str:
+    """Return how far each rank of each model is, or how far the last of many is."""
+    by_model: dict[str, list[tuple[int, LoadProgress]]] = {}
+    for name, rank_progress in sorted(progress.items()):
+        model, _, rest = name.partition("#")
+        by_model.setdefault(model, []).append((int(rest.rpartition("#")[2]), rank_progress))
+    texts = []
+    for model, ranks in by_model.items():
+        # Of many ranks, those that the others wait for.
+        ranks.sort(key=lambda rank: rank[1].fraction)
+        shown = sorted(ranks[:_MAX_SHOWN_RANKS], key=lambda rank: rank[0])
+        texts.append(f"{model}: " + ", ".join(f"rank {rank} {state}" for rank, state in shown))
+    return "; ".join(texts)

@@ -39,6 +39,31 @@ for function in functions:
     assert callable(import_attr(function))
 """
 
+# What the deployment of a file's first model asks of Ray.
+PLACE = """
+import json, sys
+from gptoss_ray.serving.app import _engine_replica
+from gptoss_ray.serving.serve_file import ServeFile
+file = ServeFile.read(sys.argv[1])
+replica = _engine_replica(file.serving, file.serving.models[0])._bound_deployment
+(overrides,) = [d for d in file.schema.applications[0].deployments if d.name == replica.name]
+config = replica._replica_config
+print(json.dumps({
+    "bundles": config.placement_group_bundles,
+    "strategy": config.placement_group_strategy,
+    "replica_cpus": config.ray_actor_options["num_cpus"],
+    "health_check_period_s": overrides.health_check_period_s,
+}))
+"""
+
+BUNDLES = {
+    "demo.yaml": [{"CPU": 2}],
+    "gpt-oss-20b.yaml": [{"CPU": 8}],
+    "gpt-oss-20b-2ranks.yaml": [{"CPU": 16}],
+    "gpt-oss-120b-8gpu.yaml": [{"GPU": 8}],
+    "gpt-oss-120b-2nodes.yaml": [{"GPU": 8}, {"GPU": 8}],
+}
+
 
 def run(script: str, path: Path) -> str:
     command = [sys.executable, "-c", script, str(path)]
@@ -50,6 +75,28 @@ def run(script: str, path: Path) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_a_serve_file_is_whole_and_names_things_that_exist(path):
     run(READ, path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_group_gets_a_bundle_for_each_of_its_nodes_and_the_replica_takes_nothing(path):
+    placed = json.loads(run(PLACE, path).splitlines()[-1])
+    assert placed["bundles"] == BUNDLES[path.name]
+    assert placed["strategy"] == ("STRICT_SPREAD" if len(placed["bundles"]) > 1 else "STRICT_PACK")
+    assert placed["replica_cpus"] == 0
+    assert placed["health_check_period_s"] <= 2, "three failed checks end a replica that lost a rank"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_file_for_gpus_says_first_that_they_are_not_served_yet(path):
+    head = path.read_text().split("\n\n")[0]
+    is_gpu = any("GPU" in bundle for bundle in BUNDLES[path.name])
+    assert ("GPU BACKEND IS NOT IN THIS RELEASE" in head) == is_gpu
+
+
+def test_a_worker_of_the_aws_cluster_holds_the_bundle_of_every_cpu_group():
+    worker = yaml.safe_load((ROOT / "cluster/aws.yaml").read_text())["available_node_types"]["worker"]
+    cpu_bundles = [bundle for bundles in BUNDLES.values() for bundle in bundles if "CPU" in bundle]
+    assert all(bundle["CPU"] <= worker["resources"]["CPU"] for bundle in cpu_bundles)
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenOutput
+from gptoss_ray.parallel.step_sync import LocalStepSync, StepAgreement, StepDemand, StepSync
 
 
 @dataclass
@@ -17,12 +18,16 @@ class CountingEngine:
     faults: list[Exception] = field(default_factory=list)
     requests: dict[str, GenerationRequest] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    num_has_work_calls: int = 0
+    step_sync: StepSync = field(default_factory=LocalStepSync)
+    num_agree_calls: int = 0
 
     @property
-    def has_work(self) -> bool:
-        self.num_has_work_calls += 1
-        return bool(self.requests)
+    def heartbeat_s(self) -> float | None:
+        return self.step_sync.heartbeat_s
+
+    def agree(self, *, is_leaving: bool = False) -> StepAgreement:
+        self.num_agree_calls += 1
+        return self.step_sync.agree(StepDemand(len(self.requests), 0, is_leaving=is_leaving))
 
     def submit(self, request: GenerationRequest) -> None:
         if 666 in request.prompt_token_ids:
@@ -33,7 +38,9 @@ class CountingEngine:
     def abort(self, request_id: str) -> bool:
         return self.requests.pop(request_id, None) is not None
 
-    def step(self) -> list[TokenOutput]:
+    def run(self, agreement: StepAgreement) -> list[TokenOutput]:
+        if not agreement.runs:
+            return []
         time.sleep(self.step_s)
         if self.faults:
             raise self.faults.pop(0)

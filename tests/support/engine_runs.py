@@ -43,14 +43,19 @@ def finish(engine, num_emitted: dict[str, int] | None = None, max_steps: int = 5
     for _ in range(max_steps):
         if not engine.has_work:
             return answers
-        for output in engine.step():
-            answer = answers.setdefault(output.request_id, Answer())
-            start = (num_emitted or {}).get(output.request_id, 0)
-            assert answer.finish_reason is None, "output after the end"
-            assert output.position == start + len(answer.token_ids)
-            answer.token_ids += output.token_ids
-            answer.logprobs += output.logprobs
-            answer.finish_reason = output.finish_reason
-            answer.error = output.error
-            answer.num_cached_tokens = output.num_cached_tokens
+        take(answers, engine.step(), num_emitted)
     raise AssertionError(f"the engine still has work after {max_steps} steps")
+
+
+def take(answers: dict[str, Answer], outputs, num_emitted: dict[str, int] | None = None) -> None:
+    """Add a step's outputs to the answers they belong to, checking that positions follow each other."""
+    for output in outputs:
+        answer = answers.setdefault(output.request_id, Answer())
+        start = (num_emitted or {}).get(output.request_id, 0)
+        assert answer.finish_reason is None, "output after the end"
+        assert output.position == start + len(answer.token_ids)
+        answer.token_ids += output.token_ids
+        answer.logprobs += output.logprobs
+        answer.finish_reason = output.finish_reason
+        answer.error = output.error
+        answer.num_cached_tokens = output.num_cached_tokens

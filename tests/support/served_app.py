@@ -36,13 +36,18 @@ def write_tiny_checkpoint(folder: Path) -> None:
 
 
 def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
-    """Write configs/demo.yaml with free ports, another checkpoint and a key."""
+    """Write configs/demo.yaml with free ports, another checkpoint, a key, and one rank or `num_ranks`.
+
+    `parallel` has more fields of that section.
+    """
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
     config["http_options"]["port"] = changes.get("http_port") or free_port()
     config["grpc_options"]["port"] = changes.get("grpc_port") or free_port()
     args = config["applications"][0]["args"]
     args["models"][0] |= {"checkpoint": str(checkpoint), "name": "tiny"}
     args["models"][0]["engine"] |= {"max_context": 2048, "kv_cache_bytes": 32 << 20}
+    parallel = {"num_ranks": changes.get("num_ranks", 1)} | changes.get("parallel", {})
+    args["models"][0]["parallel"] = parallel
     args["api_keys"] = [API_KEY]
     path.write_text(yaml.safe_dump(config))
     return path

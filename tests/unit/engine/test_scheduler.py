@@ -164,3 +164,66 @@ def test_the_ends_of_a_prompt_are_found_longest_under_pressure(num_left):
         bench.pool.release(block_id)
     bench.add("again", 17, first_token=0)
     assert bench.planned() == [("again", 1)]
+
+
+def demanded(bench):
+    demand = bench.scheduler.demand()
+    return demand.num_decode_tokens, demand.num_prefill_tokens
+
+
+def test_the_demand_is_the_decodes_and_the_tokens_of_prompts_under_the_budget():
+    bench = Bench()
+    assert demanded(bench) == (0, 0)
+    bench.add("a", 3)
+    bench.add("b", 2)
+    assert demanded(bench) == (0, 5)
+    bench.step()
+    assert demanded(bench) == (2, 0)
+    bench.add("long", 40)
+    assert demanded(bench) == (2, BUDGET - 2)
+    bench.step()
+    bench.step()
+    assert demanded(bench) == (2, 40 - 2 * (BUDGET - 2))
+
+
+def test_a_prompt_that_finds_no_seat_or_no_blocks_is_not_wanted():
+    seats = Bench(max_num_sequences=1)
+    seats.add("running", 2)
+    seats.step()
+    seats.add("waits", 5)
+    assert demanded(seats) == (1, 0)
+    blocks = Bench(num_blocks=24)
+    blocks.add("running", 16)
+    blocks.step()
+    blocks.add("large", 40)
+    assert demanded(blocks) == (1, 0)
+    blocks.scheduler.abort("running")
+    assert demanded(blocks) == (0, BUDGET)
+
+
+@pytest.mark.parametrize("num_prompt_tokens", [1, 2, 7, 40])
+def test_a_plan_has_its_share_of_prompt_tokens_and_no_decode_is_held(num_prompt_tokens):
+    bench = Bench()
+    bench.add("decodes", 3)
+    bench.step()
+    for name in "abcdef":
+        bench.add(name, num_prompt_tokens)
+    for max_prefill_tokens in (0, 1, 3, 5, 0, 16):
+        num_decodes, num_prefill_tokens = demanded(bench)
+        plan = bench.scheduler.schedule(max_prefill_tokens)
+        decodes = [chunk for chunk in plan.chunks if chunk.start and chunk.num_tokens == chunk.draws_token]
+        assert len(decodes) == num_decodes
+        num_planned = sum(chunk.num_tokens for chunk in plan.chunks)
+        assert num_planned - num_decodes == min(max_prefill_tokens, num_prefill_tokens)
+        bench.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+
+
+def test_a_prompt_held_half_way_goes_on_where_it_was():
+    bench = Bench()
+    bench.add("long", 20)
+    starts = []
+    for max_prefill_tokens in (8, 0, 8, 0, 8):
+        plan = bench.scheduler.schedule(max_prefill_tokens)
+        starts += [(chunk.start, chunk.num_tokens) for chunk in plan.chunks]
+        bench.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+    assert starts == [(0, 8), (8, 8), (16, 4)]

@@ -71,6 +71,20 @@ def test_a_shard_reads_only_the_bytes_of_its_experts_and_computes_the_same(open_
         assert torch.equal(alone, whole.forward(GroupedRows(x, counts_in_whole)))
 
 
+@pytest.mark.parametrize("materialize", [True, False])
+def test_other_experts_are_read_only_where_they_are_new_and_give_the_same_bits(open_checkpoint, materialize):
+    reader = open_checkpoint()
+    held = load(reader, [2, 3, 4], materialize=materialize)
+    bytes_of_three = reader.num_bytes_read
+    for expert_ids, num_new in (([2, 4, 7], 1), ([0, 4, 1, 2], 2), ([4, 3], 0)):
+        bytes_before = reader.num_bytes_read
+        other = held.with_experts(reader, 1, [2, 3, 4], expert_ids)
+        assert reader.num_bytes_read - bytes_before == bytes_of_three // 3 * num_new
+        assert type(other.gate_up) is type(held.gate_up)
+        grouped = rows(*range(1, len(expert_ids) + 1))
+        assert torch.equal(other.forward(grouped), load(reader, expert_ids).forward(grouped))
+
+
 def test_an_idle_step_costs_nothing_and_fits(open_checkpoint):
     idle = GroupedRows(torch.empty(0, 64), [0] * 8)
     assert load(open_checkpoint(), range(8)).forward(idle).shape == (0, 64)

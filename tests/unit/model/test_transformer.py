@@ -129,7 +129,8 @@ def test_an_idle_batch_gives_no_logits_and_still_meets_the_other_ranks(open_chec
             return super().dispatch(x, expert_ids)
 
     dispatcher = CountingDispatcher(8)
-    transformer = Transformer.load(open_checkpoint(), dispatcher=dispatcher)
+    reader = open_checkpoint()
+    transformer = Transformer.load(reader, dispatchers=[dispatcher] * reader.config.num_layers)
     paged = PagedSequences(transformer, [[1]])
     assert paged.run([]).shape == (0, transformer.config.vocab_size)
     assert dispatcher.num_dispatches == transformer.config.num_layers

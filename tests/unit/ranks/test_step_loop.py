@@ -1,47 +1,16 @@
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from gptoss_ray.errors import InternalError, InvalidRequestError
-from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
+from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from gptoss_ray.ranks import step_loop
-from gptoss_ray.ranks.step_loop import Batches, StepLoop
+from gptoss_ray.ranks.step_loop import StepLoop
 from tests.support.counting_engine import CountingEngine
-
-
-class Recorder:
-    """Keeps what a loop delivers, and tells when a request has ended."""
-
-    def __init__(self) -> None:
-        self.messages: list[Batches] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, batches: Batches) -> None:
-        with self._changed:
-            self.messages.append(batches)
-            self._changed.notify_all()
-
-    def outputs(self, request_id: str) -> list[TokenOutput]:
-        return [
-            output
-            for batches in self.messages
-            for outputs in batches.values()
-            for output in outputs
-            if output.request_id == request_id
-        ]
-
-    def wait_ended(self, request_id: str) -> TokenOutput:
-        def ended() -> bool:
-            outputs = self.outputs(request_id)
-            return bool(outputs) and outputs[-1].finish_reason is not None
-
-        with self._changed:
-            assert self._changed.wait_for(ended, 5), f"{request_id} did not end"
-        return self.outputs(request_id)[-1]
+from tests.support.output_recorder import OutputRecorder
 
 
 def request(request_id: str, max_tokens: int = 3, sink_id: str = "a", **fields: object) -> GenerationRequest:
@@ -55,12 +24,12 @@ def engine() -> CountingEngine:
 
 
 @pytest.fixture
-def delivered() -> Recorder:
-    return Recorder()
+def delivered() -> OutputRecorder:
+    return OutputRecorder()
 
 
 @pytest.fixture
-def loop(engine: CountingEngine, delivered: Recorder) -> Iterator[StepLoop]:
+def loop(engine: CountingEngine, delivered: OutputRecorder) -> Iterator[StepLoop]:
     loop = StepLoop(engine, delivered)
     loop.start()
     yield loop
@@ -115,9 +84,9 @@ def test_an_idle_loop_does_not_spin(loop, engine, delivered):
     loop.submit(request("x", 1)).result(5)
     delivered.wait_ended("x")
     time.sleep(0.05)
-    before = engine.num_has_work_calls
+    before = engine.num_agree_calls
     time.sleep(0.2)
-    assert engine.num_has_work_calls - before <= 2
+    assert engine.num_agree_calls - before <= 2
 
 
 def test_a_step_that_fails_once_is_tried_again_and_nobody_notices(loop, engine, delivered):

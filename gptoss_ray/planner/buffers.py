@@ -1,0 +1,128 @@
+"""What lives only within a step: activations, and rows that travel between ranks.
+
+The figures follow the reference kernels line by line (`kernels/reference.py`, `kernels/paged_attention.py`,
+`model/expert_shard.py`); a test compares them with the peak of a real step.
+"""
+
+from __future__ import annotations
+
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import EngineConfig, ParallelConfig
+
+# A rank's experts are assumed to get at most this many times their even share of a step's rows.
+MAX_SKEW = 4
+_FLOAT32 = 4
+_TILE_ROWS = 16
+# Blocks in a span, and elements that attention gathers at once, unless a single row needs more
+# (kernels/attention_plan.py and paged_attention.py).
+_SPAN_BLOCKS = 4
+_MAX_GATHERED_ELEMENTS = 1 << 24
+# A row carries the ids of its experts as int64, on a boundary of 8 bytes (parallel/token_rows.py).
+_ID_BYTES = 8
+# Between two ranks of a host, each way (parallel/shared_memory.py).
+_MAILBOX_BYTES = 1 << 20
+
+
+def row_bytes(model: ModelConfig, itemsize: int) -> int:
+    """Return the bytes of one dispatched row: the activations of a token and the ids of its experts."""
+    activations = -(-model.hidden_size * itemsize // _ID_BYTES) * _ID_BYTES
+    return activations + model.num_experts_per_token * _ID_BYTES
+
+
+def dispatch_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Return the bytes of a layer's rows on their way out and back; 0 where nothing travels."""
+    if parallel.num_ranks == 1:
+        return 0
+    exact, padded = _exact_bytes(model, engine, parallel), _padded_bytes(model, engine, parallel)
+    has_mailboxes = parallel.shared_memory and parallel.device == "cpu"
+    mailboxes = parallel.num_ranks_per_node * _MAILBOX_BYTES if has_mailboxes else 0
+    return max(exact, padded) + mailboxes
+
+
+def _exact_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Rows sent and received: at most one a slot, as a token travels once to each rank of its experts."""
+    if parallel.dispatch == "padded":
+        return 0
+    num_rows = engine.max_num_batched_tokens * model.num_experts_per_token + _expert_rows(
+        model, engine, parallel
+    )
+    itemsize = _itemsize(engine)
+    return num_rows * (row_bytes(model, itemsize) + model.hidden_size * itemsize)
+
+
+def _padded_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Buffers of fixed size, sent and received, of the largest step that is padded."""
+    itemsize = _itemsize(engine)
+    result_bytes = model.num_experts_per_token * model.hidden_size * itemsize
+    num_rows = parallel.num_ranks * engine.max_num_batched_tokens
+    if parallel.dispatch == "exact":
+        num_rows = 0
+    elif parallel.dispatch == "auto":
+        num_rows = min(num_rows, parallel.max_padded_bytes // result_bytes)
+    return 2 * num_rows * (row_bytes(model, itemsize) + result_bytes)
+
+
+def activation_bytes(
+    model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig, *, experts_packed: bool
+) -> int:
+    """Return the peak of everything else in a step: residual stream, and the largest of its parts."""
+    num_tokens = _whole_tiles(engine.max_num_batched_tokens)
+    # The stream, its norm and, while experts are summed, both again in float32.
+    stream = num_tokens * model.hidden_size * (2 * _itemsize(engine) + 2 * _FLOAT32)
+    return stream + max(
+        _attention_bytes(model, engine, num_tokens),
+        _expert_bytes(model, engine, parallel, experts_packed=experts_packed),
+        _whole_tiles(engine.max_num_sequences) * (model.vocab_size + model.hidden_size) * _FLOAT32,
+    )
+
+
+def _attention_bytes(model: ModelConfig, engine: EngineConfig, num_tokens: int) -> int:
+    """Projections of the rows, and what the pairs (rows in a span, span of keys) of a piece gather."""
+    itemsize, span = _itemsize(engine), _SPAN_BLOCKS * engine.kv_block_size
+    query_width = model.num_attention_heads * model.head_dim
+    kv_width = model.num_key_value_heads * model.head_dim
+    projections = num_tokens * (query_width + 2 * kv_width) * (2 * itemsize + 3 * _FLOAT32)
+
+    # The query vectors of a tile, over all KV heads; as many tokens as fit, a power of two.
+    tile_tokens = max(1, _TILE_ROWS * model.num_key_value_heads // model.num_attention_heads)
+    tile_vectors = (1 << tile_tokens.bit_length() - 1) * model.num_attention_heads
+    spans_per_row = -(-(engine.max_context or model.max_context) // span)
+    pair_elements = 2 * span * kv_width + tile_vectors * (span + model.head_dim)
+    num_groups = min(
+        engine.max_num_batched_tokens,
+        engine.max_num_sequences + engine.max_num_batched_tokens // span,
+    )
+    num_pairs = max(spans_per_row, _MAX_GATHERED_ELEMENTS // pair_elements)
+    num_pairs = min(num_pairs, num_groups * spans_per_row)
+    gathered = span * kv_width * (2 * _FLOAT32 + itemsize)
+    scores = tile_vectors * (span + 2 * model.head_dim + 2) * _FLOAT32
+    return projections + num_pairs * (gathered + scores)
+
+
+def _expert_bytes(
+    model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig, *, experts_packed: bool
+) -> int:
+    """Rows of the local experts (in, gate and up, in float32 for SwiGLU, out), and one unpacked matrix."""
+    itemsize, width = _itemsize(engine), model.intermediate_size
+    num_rows = _expert_rows(model, engine, parallel)
+    num_padded = num_rows + (_TILE_ROWS - 1) * min(num_rows, model.num_experts)
+    per_row = 3 * model.hidden_size * itemsize + 3 * width * itemsize + 5 * width * _FLOAT32
+    slots = engine.max_num_batched_tokens * model.num_experts_per_token * model.hidden_size * itemsize
+    # Codes become int32 indices, then values, then scaled values: the larger of the two matrices.
+    is_unpacked_at_use = experts_packed and model.expert_format == "mxfp4"
+    matrix = 2 * width * model.hidden_size * (2 + 2 * itemsize) if is_unpacked_at_use else 0
+    return num_padded * per_row + slots + matrix
+
+
+def _expert_rows(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Rows that a rank's experts get: all ranks' tokens at most, MAX_SKEW even shares at most."""
+    even_share = engine.max_num_batched_tokens * model.num_experts_per_token
+    return even_share * min(parallel.num_ranks, MAX_SKEW)
+
+
+def _itemsize(engine: EngineConfig) -> int:
+    return 2 if engine.dtype == "bfloat16" else _FLOAT32
+
+
+def _whole_tiles(num_rows: int) -> int:
+    return -(-num_rows // _TILE_ROWS) * _TILE_ROWS

@@ -1,0 +1,152 @@
+"""MemoryPlan: what a rank will hold, worked out from configuration alone and checked before loading."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import EngineConfig, ParallelConfig
+from gptoss_ray.errors import ConfigError
+from gptoss_ray.planner import kv
+from gptoss_ray.planner.buffers import activation_bytes, dispatch_bytes
+from gptoss_ray.planner.weights import WeightFormat, weigh
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of the fullest rank of a group.
+
+    Weights and KV are what is allocated, to the byte. Buffers are the peak of a step whose tokens
+    spread over the ranks no worse than `buffers.MAX_SKEW`.
+
+    Attributes:
+        dense_bytes: Weights that every rank holds.
+        expert_bytes: The rank's experts, spare slots included.
+        swap_bytes: One layer's experts once more, while it takes others; 0 where experts do not move.
+        kv_cache_bytes: KV blocks.
+        dispatch_bytes: Rows on their way to experts and back.
+        activation_bytes: Everything else that lives within a step.
+        num_kv_blocks: Blocks of the pool.
+        max_sequence_tokens: The longest sequence that fits alone, or the model's context.
+    """
+
+    dense_bytes: int
+    expert_bytes: int
+    swap_bytes: int
+    kv_cache_bytes: int
+    dispatch_bytes: int
+    activation_bytes: int
+    num_kv_blocks: int
+    max_sequence_tokens: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.fixed_bytes + self.kv_cache_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights of the rank."""
+        return self.dense_bytes + self.expert_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What the size of the KV cache does not change."""
+        return self.weight_bytes + self.swap_bytes + self.dispatch_bytes + self.activation_bytes
+
+    def parts(self) -> dict[str, int]:
+        """Return bytes by what they are for, to be printed."""
+        return {
+            "weights of every rank": self.dense_bytes,
+            "experts of the rank": self.expert_bytes,
+            "experts being swapped": self.swap_bytes,
+            "KV cache": self.kv_cache_bytes,
+            "dispatch buffers": self.dispatch_bytes,
+            "activations": self.activation_bytes,
+        }
+
+
+def plan_memory(
+    model: ModelConfig,
+    engine: EngineConfig,
+    parallel: ParallelConfig | None = None,
+    *,
+    experts_packed: bool = True,
+) -> MemoryPlan:
+    """Work out what the fullest rank of a group holds.
+
+    Args:
+        model: The network.
+        engine: Of each rank.
+        parallel: Of the group; None: one rank.
+        experts_packed: MXFP4 experts stay packed, as on GPUs; CPU ranks unpack them where
+            `weights.unpacked_experts_fit`.
+    """
+    parallel = parallel or ParallelConfig()
+    weight_format = WeightFormat.of(engine, experts_packed=experts_packed)
+    weights = weigh(model, weight_format)
+    num_experts = experts_per_rank(model, parallel)
+    dense_bytes = weights.held_bytes(0)
+    expert_bytes = weights.held_bytes(num_experts) - dense_bytes
+    block_bytes = kv.bytes_per_block(model, engine.kv_block_size, weight_format.dense_itemsize)
+    num_kv_blocks = engine.kv_cache_bytes // block_bytes
+    longest = kv.longest_sequence(model, engine.kv_block_size, num_kv_blocks, engine.max_num_batched_tokens)
+    return MemoryPlan(
+        dense_bytes=dense_bytes,
+        expert_bytes=expert_bytes,
+        swap_bytes=expert_bytes // model.num_layers if parallel.moves_experts else 0,
+        kv_cache_bytes=num_kv_blocks * block_bytes,
+        dispatch_bytes=dispatch_bytes(model, engine, parallel),
+        activation_bytes=activation_bytes(model, engine, parallel, experts_packed=experts_packed),
+        num_kv_blocks=num_kv_blocks,
+        max_sequence_tokens=min(model.max_context, longest),
+    )
+
+
+def plan_filled(
+    model: ModelConfig,
+    engine: EngineConfig,
+    parallel: ParallelConfig,
+    available_bytes: int,
+    *,
+    experts_packed: bool = True,
+) -> MemoryPlan:
+    """Work out a rank whose KV cache takes all that the rest leaves of `available_bytes`.
+
+    Raises:
+        ConfigError: Nothing is left for a KV cache; the message has the numbers.
+    """
+    plan = plan_memory(model, engine, parallel, experts_packed=experts_packed)
+    itemsize = WeightFormat.of(engine, experts_packed=experts_packed).dense_itemsize
+    two_blocks = 2 * kv.bytes_per_block(model, engine.kv_block_size, itemsize)
+    check_fits(dataclasses.replace(plan, kv_cache_bytes=two_blocks), available_bytes)
+    filled = engine.model_copy(update={"kv_cache_bytes": available_bytes - plan.fixed_bytes})
+    return plan_memory(model, filled, parallel, experts_packed=experts_packed)
+
+
+def check_fits(plan: MemoryPlan, available_bytes: int) -> None:
+    """Refuse a plan that `available_bytes` for each rank cannot hold.
+
+    Raises:
+        ConfigError: With every part's bytes, what is missing, and what would mend it.
+    """
+    missing = plan.total_bytes - available_bytes
+    if missing <= 0:
+        return
+    parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in plan.parts().items() if size)
+    remedy = "spread the experts over more ranks (parallel.num_ranks) or take a larger device"
+    if plan.fixed_bytes < available_bytes:
+        remedy = f"lower engine.kv_cache_bytes by {missing} or more, or {remedy}"
+    needed, has = gigabytes(plan.total_bytes), gigabytes(available_bytes)
+    raise ConfigError(f"A rank needs {needed} ({parts}), but has {has}; {remedy}.", param="kv_cache_bytes")
+
+
+def experts_per_rank(model: ModelConfig, parallel: ParallelConfig) -> int:
+    """Return the experts a layer of the fullest rank, its spare slots included."""
+    return -(-model.num_experts // parallel.num_ranks) + parallel.num_spare_experts
+
+
+def gigabytes(num_bytes: float) -> str:
+    """Return a readable size in units of 1000."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"

@@ -1,0 +1,58 @@
+"""The experts of a rank in service: how often each was chosen, and other ones in a layer. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.model.transformer import Transformer
+from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher, TokenExchange
+from gptoss_ray.parallel.expert_placement import LayerPlacement, copy_table
+from gptoss_ray.ranks.layer_swap import LayerSwap
+
+
+def make_dispatcher(
+    exchange: TokenExchange, placement: LayerPlacement, hosts: Sequence[str]
+) -> AllToAllTokenDispatcher:
+    """Return the dispatcher of a layer for this rank.
+
+    Args:
+        exchange: What the layers share; knows the rank.
+        placement: Of the layer.
+        hosts: Host of every rank; copies of an expert are preferred on the same one.
+    """
+    return AllToAllTokenDispatcher(
+        exchange,
+        [copy_table(placement, home, hosts) for home in range(len(hosts))],
+        placement.local_slots(exchange.link.rank),
+    )
+
+
+def take_expert_load(transformer: Transformer) -> list[list[int]]:
+    """Return how often this rank's tokens chose each expert [layers][E], and count from zero again."""
+    loads = []
+    for dispatcher in _dispatchers(transformer):
+        loads.append(dispatcher.expert_load.tolist())
+        dispatcher.expert_load.zero_()
+    return loads
+
+
+def with_swap(transformer: Transformer, checkpoint: str, swap: LayerSwap) -> Transformer:
+    """Return the network after a swap; it reads only the experts that are new here, and shares the rest.
+
+    Raises:
+        CheckpointError: The checkpoint is no longer what was loaded.
+    """
+    present = list(_dispatchers(transformer))[swap.layer]
+    dispatcher = make_dispatcher(present.exchange, swap.placement, swap.hosts)
+    experts = transformer.layers[swap.layer].moe.experts.with_experts(
+        CheckpointReader.open(checkpoint), swap.layer, present.local_experts, dispatcher.local_experts
+    )
+    return transformer.with_layer(swap.layer, experts, dispatcher)
+
+
+def _dispatchers(transformer: Transformer) -> Iterator[AllToAllTokenDispatcher]:
+    for layer in transformer.layers:
+        dispatcher = layer.moe.dispatcher
+        assert isinstance(dispatcher, AllToAllTokenDispatcher), "a rank alone has nothing to swap"
+        yield dispatcher

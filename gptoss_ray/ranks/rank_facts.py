@@ -1,0 +1,72 @@
+"""What a rank tells the group before it loads: where it is, what memory it finds, how it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+import ray
+
+from gptoss_ray.config import ServedModelConfig
+from gptoss_ray.errors import ConfigError
+from gptoss_ray.model.host_memory import host_memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RankFacts:
+    """A rank's circumstances.
+
+    Attributes:
+        host_id: Equal for ranks that can share memory: Ray's id of their node.
+        address: Of the node, as other nodes reach it.
+        free_memory_bytes: Main memory of the node that nobody uses yet.
+        fingerprint: What the bits of results depend on (law 1); equal on all ranks of a group.
+    """
+
+    host_id: str
+    address: str
+    free_memory_bytes: int
+    fingerprint: str
+
+
+def read_facts(config: ServedModelConfig) -> RankFacts:
+    """Collect the facts of this process, which is a rank of `config`. Imports torch.
+
+    Raises:
+        ConfigError: No kernels run on `parallel.device`.
+    """
+    # The replica imports this module, and must not pay for torch.
+    import torch  # noqa: PLC0415
+
+    from gptoss_ray.kernels.backend import numerics_fingerprint, select_backend  # noqa: PLC0415
+
+    backend = select_backend(config.parallel.device)
+    dtype: torch.dtype = getattr(torch, config.engine.dtype)
+    return RankFacts(
+        host_id=ray.get_runtime_context().get_node_id(),
+        address=ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+        free_memory_bytes=free_memory_bytes(),
+        fingerprint=numerics_fingerprint(backend, dtype, config.engine.kv_block_size),
+    )
+
+
+def free_memory_bytes() -> int:
+    """Return the main memory that nobody uses, at most what this container may use."""
+    return min(psutil.virtual_memory().available, host_memory_bytes())
+
+
+def check_fingerprints(facts: Sequence[RankFacts]) -> None:
+    """Refuse ranks that would compute different bits.
+
+    Raises:
+        ConfigError: With the first two fingerprints that differ, and where they are.
+    """
+    first = facts[0]
+    for rank, other in enumerate(facts):
+        if other.fingerprint != first.fingerprint:
+            raise ConfigError(
+                f"rank 0 on {first.address} computes as {first.fingerprint}, but rank {rank} on "
+                f"{other.address} as {other.fingerprint}; answers would depend on the rank. Use nodes of one "
+                "kind, with the same packages."
+            )

@@ -1,0 +1,97 @@
+"""What must hold before models are served: free ports, sound checkpoints, room and memory for the ranks.
+
+Nothing is started here: `gptoss-ray serve` checks before it starts, `gptoss-ray doctor` only checks.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+
+from gptoss_ray.checkpoint.hub import resolve_folder
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import ServedModelConfig
+from gptoss_ray.errors import ConfigError
+from gptoss_ray.ranks.rank_facts import free_memory_bytes
+from gptoss_ray.ranks.rank_memory import check_rank_memory, describe_memory, plan_rank_memory, read_shape
+from gptoss_ray.ranks.rank_placement import GroupPlacement, NodeResources, find_shortfall
+from gptoss_ray.serving.app import replica_name
+from gptoss_ray.serving.serve_file import ServeFile
+
+
+def check_ports(file: ServeFile) -> None:
+    """Refuse ports that this machine cannot open: ConfigError with the option to change."""
+    http, grpc = file.schema.http_options, file.schema.grpc_options
+    for option, port in (("http_options.port", http.port), ("grpc_options.port", grpc.port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((http.host, port))
+            except OSError as error:
+                raise ConfigError(
+                    f"port {port} on {http.host} cannot be used ({error.strerror}); stop what uses it, or "
+                    f"set another {option} in {file.path}.",
+                    param=option,
+                ) from error
+
+
+def check_checkpoint(model: ServedModelConfig) -> None:
+    """Refuse a corrupt checkpoint: CheckpointError of its first defect. Fetches it where it is not here."""
+    # Imports torch, whose seconds should show as this check's.
+    from gptoss_ray.checkpoint.verify import verify_checkpoint  # noqa: PLC0415
+
+    for defect in verify_checkpoint(resolve_folder(model.checkpoint), fast=True):
+        raise defect.to_error()
+
+
+def check_placement(file: ServeFile, nodes: Sequence[NodeResources]) -> None:
+    """Refuse groups that the nodes have no room for: ConfigError with what is missing on which node."""
+    placements = [
+        GroupPlacement.of(model)
+        for model in file.serving.models
+        for _ in range(_num_first_replicas(file, model))
+    ]
+    shortfall = find_shortfall(placements, nodes)
+    if shortfall is not None:
+        raise ConfigError(
+            f"{shortfall} Take larger or more nodes, or lower parallel.num_ranks or engine.num_threads "
+            f"in {file.path}.",
+            param="parallel.num_ranks",
+        )
+
+
+def check_memory(
+    file: ServeFile, shape_of: Callable[[ServedModelConfig], ModelConfig] = read_shape
+) -> list[str]:
+    """Return the memory plan of each model, one line each, for ranks on machines like this one.
+
+    Args:
+        file: The configuration.
+        shape_of: Finds the shape of a model.
+
+    Raises:
+        ConfigError: The ranks that share a node do not fit into the memory that is free here.
+    """
+    free_bytes = free_memory_bytes()
+    lines = []
+    for model in file.serving.models:
+        plan = plan_rank_memory(model, shape_of(model))
+        num_ranks = model.parallel.num_ranks_per_node
+        for _ in range(_num_first_replicas(file, model)):
+            check_rank_memory(model, plan, free_bytes, num_ranks)
+            free_bytes -= num_ranks * plan.total_bytes
+        lines.append(describe_memory(model, plan))
+    return lines
+
+
+def _num_first_replicas(file: ServeFile, model: ServedModelConfig) -> int:
+    """Return how many replicas of a model Serve starts before there is any load."""
+    name = replica_name(file.serving, model)
+    for deployment in file.schema.applications[0].deployments:
+        if deployment.name == name:
+            autoscaling = deployment.autoscaling_config
+            if isinstance(autoscaling, dict):
+                return int(autoscaling.get("initial_replicas") or autoscaling.get("min_replicas", 1))
+            if isinstance(deployment.num_replicas, int):
+                return deployment.num_replicas
+    return 1

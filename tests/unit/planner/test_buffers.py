@@ -1,0 +1,71 @@
+"""What the planner repeats of other packages, which it may not import, is held to them here."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from gptoss_ray.checkpoint.synthetic import tiny_config
+from gptoss_ray.config import EngineConfig, ParallelConfig
+from gptoss_ray.kernels import paged_attention, reference
+from gptoss_ray.parallel.padded_exchange import PaddedExchange
+from gptoss_ray.parallel.shared_memory import SharedMemoryCollectives
+from gptoss_ray.parallel.token_rows import TokenRowFormat
+from gptoss_ray.planner import buffers
+from tests.support.live_memory import owned_bytes
+
+ENGINE = EngineConfig(max_num_batched_tokens=64)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("hidden_size", [96, 2880])
+def test_a_planned_row_is_what_travels(dtype, hidden_size):
+    model = tiny_config(hidden_size=hidden_size)
+    travelling = TokenRowFormat(hidden_size, model.num_experts_per_token, dtype)
+    assert buffers.row_bytes(model, dtype.itemsize) == travelling.width * dtype.itemsize
+
+
+def test_planned_padded_buffers_are_those_of_the_exchange():
+    model, parallel = tiny_config(), ParallelConfig(num_ranks=2, dispatch="padded", shared_memory=False)
+    rows = TokenRowFormat(model.hidden_size, model.num_experts_per_token, torch.bfloat16)
+    exchange = PaddedExchange(
+        rows,
+        num_experts=model.num_experts,
+        world_size=2,
+        max_num_tokens=ENGINE.max_num_batched_tokens,
+        device=torch.device("cpu"),
+    )
+    positions = ENGINE.max_num_batched_tokens * model.num_experts_per_token * torch.int64.itemsize
+    assert owned_bytes(exchange) == buffers.dispatch_bytes(model, ENGINE, parallel) + positions
+
+
+def test_automatic_padding_takes_no_more_than_the_steps_it_pads():
+    model = tiny_config()
+    padded, auto = (
+        ParallelConfig(num_ranks=2, dispatch=mode, shared_memory=False) for mode in ("padded", "auto")
+    )
+    little = auto.model_copy(update={"max_padded_bytes": 0})
+    exact = auto.model_copy(update={"dispatch": "exact"})
+
+    def planned(parallel: ParallelConfig) -> int:
+        return buffers.dispatch_bytes(model, ENGINE, parallel)
+
+    assert planned(little) == planned(exact)
+    assert planned(auto) == max(planned(exact), planned(padded))
+
+
+def test_the_ranks_of_a_node_have_a_mailbox_from_each_other():
+    model, alone = tiny_config(), ParallelConfig(num_ranks=4, shared_memory=False)
+    shared = alone.model_copy(update={"shared_memory": True})
+    spread = shared.model_copy(update={"num_nodes": 2})
+    base = buffers.dispatch_bytes(model, ENGINE, alone)
+    mailbox = inspect.signature(SharedMemoryCollectives).parameters["mailbox_bytes"].default
+    assert buffers.dispatch_bytes(model, ENGINE, shared) == base + 4 * mailbox
+    assert buffers.dispatch_bytes(model, ENGINE, spread) == base + 2 * mailbox
+
+
+def test_tiles_and_gathered_elements_are_those_of_the_kernels():
+    assert buffers._TILE_ROWS == reference.TILE_ROWS
+    assert buffers._MAX_GATHERED_ELEMENTS == paged_attention._MAX_GATHERED_ELEMENTS

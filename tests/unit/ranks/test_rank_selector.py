@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gptoss_ray.ranks import rank_selector
+from gptoss_ray.ranks.rank_selector import REQUEST_WORTH_TOKENS, RankSelector
+
+BLOCK = 16
+
+
+def selector(num_ranks: int = 3, max_num_sequences: int = 64) -> RankSelector:
+    return RankSelector(num_ranks, BLOCK, max_num_sequences)
+
+
+def prompt(number: int, num_tokens: int = 4 * BLOCK) -> tuple[int, ...]:
+    return tuple(random.Random(number).choices(range(1000), k=num_tokens))
+
+
+def test_requests_without_a_common_prefix_go_round_the_ranks():
+    ranks = selector()
+    assert [ranks.acquire(prompt(number)) for number in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert ranks.num_live == 6
+
+
+def test_the_next_turn_of_a_conversation_goes_to_the_rank_that_has_its_blocks():
+    ranks = selector()
+    first_turns = {number: ranks.acquire(prompt(number)) for number in range(6)}
+    for rank in first_turns.values():
+        ranks.release(rank)
+    for number, rank in reversed(first_turns.items()):
+        assert ranks.acquire(prompt(number) + prompt(100 + number)) == rank
+        ranks.release(rank)
+
+
+def test_of_two_matches_the_longer_one_wins():
+    ranks = selector(num_ranks=2)
+    shared, tail = prompt(1), prompt(2)
+    assert ranks.acquire(shared) == 0
+    assert ranks.acquire(shared + tail) == 1, "rank 0 is busy"
+    ranks.release(0)
+    ranks.release(1)
+    for number in range(3):
+        ranks.release(rank := ranks.acquire(shared + tail + prompt(10 + number)))
+        assert rank == 1
+
+
+def test_a_match_does_not_outweigh_a_rank_that_is_much_busier():
+    ranks = selector(num_ranks=2)
+    text = prompt(1, 4 * BLOCK)
+    first = ranks.acquire(text)
+    assert ranks.acquire(text) == 1 - first, "64 cached tokens are worth less than a live request"
+    ranks.release(0)
+    ranks.release(1)
+    long = prompt(2, 4 * REQUEST_WORTH_TOKENS)
+    home = ranks.acquire(long)
+    assert [ranks.acquire(long) for _ in range(3)] == [home] * 3
+    assert ranks.acquire(prompt(3)) == 1 - home
+
+
+def test_another_tenants_prefix_is_not_a_match():
+    ranks = selector(num_ranks=2)
+    text = prompt(1, 8 * REQUEST_WORTH_TOKENS)
+    home = ranks.acquire(text, "tenant a")
+    assert ranks.acquire(text, "tenant b") == 1 - home
+    assert ranks.acquire(text, "tenant a") == home
+
+
+def test_a_rank_at_its_limit_is_taken_only_when_all_are():
+    ranks = selector(num_ranks=2, max_num_sequences=2)
+    text = prompt(1, 100 * REQUEST_WORTH_TOKENS)
+    assert [ranks.acquire(text) for _ in range(2)] == [0, 0]
+    assert [ranks.acquire(text) for _ in range(2)] == [1, 1]
+    assert ranks.acquire(text) in (0, 1)
+
+
+def test_blocks_that_were_long_unused_are_forgotten_from_their_end(monkeypatch):
+    monkeypatch.setattr(rank_selector, "MAX_INDEXED_BLOCKS", 6)
+    index = rank_selector._PrefixIndex()
+    old, new = [b"a1", b"a2", b"a3", b"a4"], [b"b1", b"b2", b"b3", b"b4"]
+    index.add(old)
+    index.add(new)
+    assert index.num_leading(new) == 4
+    assert index.num_leading(old) == 2
+
+
+def test_a_new_prompt_goes_to_a_least_loaded_rank_whatever_comes_and_goes():
+    ranks, live = selector(num_ranks=4), []
+    rng = random.Random(0)
+    for number in range(300):
+        while live and rng.random() < 0.4:
+            ranks.release(live.pop(rng.randrange(len(live))))
+        counts = [live.count(rank) for rank in range(4)]
+        live.append(ranks.acquire(prompt(number, rng.randrange(1, 5 * BLOCK))))
+        assert counts[live[-1]] == min(counts)
+
+
+def test_a_request_is_released_once():
+    ranks = selector()
+    ranks.release(ranks.acquire(prompt(0)))
+    with pytest.raises(AssertionError):
+        ranks.release(0)
