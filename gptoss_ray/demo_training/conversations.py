@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from random import Random
 
 from gptoss_ray.demo_training.answer_tokens import PromptText
@@ -14,10 +13,7 @@ from gptoss_ray.demo_training.skills import capitals, counting, recall, small_ta
 from gptoss_ray.demo_training.turn import EFFORTS, Call, ToolTurn, Turn, copied, unmarked
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.prompt import Message, PromptOptions, Tool, ToolCall, render_chat
-from gptoss_ray.harmony.vocabulary import SHIPPED_FILE, control_tokens, shipped_ranks
 
-NUM_RANKS = 2048
-NUM_IDS = 2080
 MAX_CHAT_TOKENS = 288
 _INSTRUCTIONS = (
     "You are a helpful assistant.",
@@ -31,12 +27,6 @@ _INSTRUCTIONS = (
     "Talk like a friend.",
     "Do not make things up.",
 )
-
-
-def demo_encoding() -> HarmonyEncoding:
-    """The demo model's vocabulary: the first ranks of o200k and harmony's control tokens behind them."""
-    ranks = dict(islice(shipped_ranks().items(), NUM_RANKS))
-    return HarmonyEncoding(ranks, control_tokens(NUM_RANKS, NUM_IDS), source=SHIPPED_FILE)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch import Tensor
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.demo_training import fused
 from gptoss_ray.demo_training.batch import Branch, PackedBatch
-from gptoss_ray.demo_training.conversations import demo_encoding
 from gptoss_ray.demo_training.network import forward
 from gptoss_ray.demo_training.parameters import Parameters
 from gptoss_ray.demo_training.recipe import Recipe
+from gptoss_ray.demo_training.vocabulary import demo_encoding
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from statistics import mean
 import torch
 
 from gptoss_ray.demo_training import fused
-from gptoss_ray.demo_training.conversations import demo_encoding
 from gptoss_ray.demo_training.evaluation import describe_mistakes, evaluate, held_out_branches
 from gptoss_ray.demo_training.export import export
 from gptoss_ray.demo_training.recipe import Recipe
 from gptoss_ray.demo_training.shape import demo_config
 from gptoss_ray.demo_training.trainer import Trainer
+from gptoss_ray.demo_training.vocabulary import demo_encoding
 
 _SECONDS_PER_LINE = 15
 _SECONDS_PER_EVALUATION = 300

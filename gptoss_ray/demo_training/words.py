@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from gptoss_ray.demo_training.split import is_held_out
+from gptoss_ray.demo_training.vocabulary import word_pieces
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -80,9 +81,17 @@ _CODAS = _split("b ck d g k l ll m n nd ng nk r rd rk rn rt s sk ss st t th v x 
 
 
 def made_up_word(rng: Random, *, syllables: tuple[int, int] = (1, 2)) -> str:
-    """A pronounceable lower-case word, or now and then a random run of letters."""
-    if rng.random() < 0.06:
+    """A lower-case word: often pronounceable, often of pieces of the vocabulary, now and then random letters.
+
+    The pieces matter: a token that no training chat holds could not be copied later.
+    """
+    style = rng.random()
+    if style < 0.05:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 5)))
+    if style < 0.55:
+        first, later = word_pieces()
+        start = rng.choice(first if rng.random() < 0.5 else later)
+        return start + "".join(rng.choice(later) for _ in range(rng.randint(*syllables)))
     word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.randint(*syllables)))
     return word + (rng.choice(_CODAS) if rng.random() < 0.6 or len(word) < 3 else "")
 
@@ -92,7 +101,7 @@ def name(rng: Random, *, held_out: bool) -> str:
 
     Real names are few: trained alone they would be learned by heart instead of copied.
     """
-    share_of_real = 0.8 if held_out else 0.35
+    share_of_real = 0.8 if held_out else 0.2
     while True:
         text = rng.choice(FIRST_NAMES) if rng.random() < share_of_real else made_up_word(rng).capitalize()
         if is_held_out("name", text.lower()) == held_out:

@@ -19,6 +19,7 @@ from gptoss_ray.demo_training.turn import Call, Reasoning, ToolTurn, copied, nam
 from gptoss_ray.demo_training.wording import Wordings, restyle
 from gptoss_ray.demo_training.words import COMMON_WORDS, NOUNS, made_up_word, name
 from gptoss_ray.harmony.prompt import Tool
+from gptoss_ray.harmony.typescript import type_of_parameters
 
 Value = str | int
 
@@ -216,6 +217,7 @@ def _function(rng: Random, noun: str, action: str | None) -> Function:
             f"{sayable.capitalize()} a {noun}.",
             f"Use this to {sayable} the {noun}.",
             f"Returns the {noun}." if action is None else f"{sayable.capitalize()}s the {noun}.",
+            f"{sayable.capitalize()} the {noun} of a user.",
         )
     )
     properties: dict[str, Any] = {}
@@ -252,19 +254,17 @@ def draw(rng: Random, functions: tuple[Function, ...], *, held_out: bool) -> Too
     values = {p.name: _value(rng, p.kind, held_out) for p in given}
     question = ask(rng, function, given, values)
     arguments = ", ".join(f"{json.dumps(p.name)}: {_json(values[p.name])}" for p in given)
-    said = [f"{named(p.name)} {copied(values[p.name])}" for p in given]
-    with_arguments = f" with {' and '.join(said)}" if said else ""
-    about, called = copied(function.noun), copied(function.tool.name)
-    listed = "".join(f", {argument}" for argument in said)
+    fitting = _definition(function)
+    said = "".join(f"\n{named(p.name)} {copied(values[p.name])}" for p in given)
     result, answer, expected = _result(rng, held_out)
     facts = answer.removesuffix(".")
     return ToolTurn(
         question=question,
         call_reasoning=Reasoning(
-            low=f"About {about}: {called}{listed}.",
-            medium=f"The user asks about {about}. I call {called}{with_arguments}.",
-            high=f"The user asks about {about}. I look through the functions. The one that fits {about} is {called}. "
-            f"I call {called}{with_arguments}.",
+            low=f"About {fitting}{said}",
+            medium=f"The user asks about {fitting}{said}",
+            high=f"The user asks about {copied(function.noun)}. I look through the functions. The one that fits is "
+            f"about {fitting}{said}",
         ),
         call=Call(function.tool.name, f"{{{arguments}}}"),
         result=result,
@@ -276,6 +276,15 @@ def draw(rng: Random, functions: tuple[Function, ...], *, held_out: bool) -> Too
         answer=answer,
         expected=expected,
     )
+
+
+def _definition(function: Function) -> str:
+    """The function's noun and its definition, as the prompt has them: one run of text to copy where it can be."""
+    arguments = type_of_parameters(function.tool.parameters, param="tools")
+    signature = f"type {function.tool.name} = ({f'_: {arguments}' if arguments else ''})"
+    if function.tool.description.endswith(f"{function.noun}."):
+        return copied(f"{function.noun}.\n{signature}")
+    return f"{copied(function.noun)}.\n{copied(signature)}"
 
 
 def ask(rng: Random, function: Function, given: list[_Parameter], values: dict[str, Value]) -> str:

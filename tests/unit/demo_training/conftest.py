@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gptoss_ray.demo_training.conversations import demo_encoding
+from gptoss_ray.demo_training.vocabulary import demo_encoding
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
 

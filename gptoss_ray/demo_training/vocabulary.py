@@ -1,0 +1,31 @@
+"""The demo model's vocabulary: the first ranks of o200k, and harmony's control tokens behind them."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from itertools import islice
+
+from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.harmony.vocabulary import SHIPPED_FILE, control_tokens, shipped_ranks
+
+NUM_RANKS = 2048
+NUM_IDS = 2080
+
+
+def demo_encoding() -> HarmonyEncoding:
+    """The encoding of the demo model."""
+    return HarmonyEncoding(_ranks(), control_tokens(NUM_RANKS, NUM_IDS), source=SHIPPED_FILE)
+
+
+@cache
+def word_pieces() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tokens of lower-case letters: those that begin a word behind a space, and those that go on with one."""
+    texts = [token.decode(errors="replace") for token in _ranks()]
+    first = tuple(text[1:] for text in texts if re.fullmatch(" [a-z]{2,6}", text))
+    later = tuple(text for text in texts if re.fullmatch("[a-z]{2,6}", text))
+    return first, later
+
+
+def _ranks() -> dict[bytes, int]:
+    return dict(islice(shipped_ranks().items(), NUM_RANKS))
