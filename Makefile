@@ -4,10 +4,10 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
-SLOW    := oracle or soak or gpu
+SLOW    := oracle or soak or gpu or ep or hosts
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck proto bench test-oracle test-soak train-demo clean
+.PHONY: help serve test check lint typecheck proto bench test-oracle test-ep test-soak test-hosts train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,8 +37,14 @@ bench: $(VENV)/.dev-installed ## measure the server that `make serve` runs: late
 test-oracle: $(VENV)/.dev-installed ## compare with transformers at the 20b width (minutes, ~6 GB)
 	$(BIN)/python -m pytest -m oracle
 
+test-ep: $(VENV)/.dev-installed ## every group of ranks against one rank, and the true widths (minutes, ~6 GB)
+	$(BIN)/python -m pytest -m ep
+
 test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 	$(BIN)/python -m pytest -m soak
+
+test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
+	$(BIN)/python -m pytest -m hosts
 
 # Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time.
 train-demo: export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 8000
@@ -46,8 +52,8 @@ train-demo: export OMP_WAIT_POLICY = PASSIVE
 train-demo: export MALLOC_MMAP_THRESHOLD_ = 4000000000
 train-demo: export MALLOC_TRIM_THRESHOLD_ = 8000000000
 train-demo: export MALLOC_TOP_PAD_ = 400000000
-train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (80 minutes on 2 cores), into build/demo
-	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 80
+train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (84 minutes on 2 cores), into build/demo
+	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 84
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
