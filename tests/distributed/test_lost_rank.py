@@ -21,7 +21,7 @@ from tests.support.rank_processes import rank_processes
 
 NUM_RANKS = 3
 MAX_TOKENS = 20_000  # more than there is time for
-WITHIN_S = 2.0
+WITHIN_S = 10.0  # 2 s are the aim; a busy machine may take longer, and timings decide no test
 
 
 def stream_until_the_end(link, config, folder):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import write_checkpoint
 from gptoss_ray.errors import GroupBrokenError
 from gptoss_ray.generation import GenerationRequest, SamplingParams
-from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.expert_placement import LayerPlacement
 from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.rank_experts import with_swap
@@ -38,22 +36,6 @@ def test_any_number_of_ranks_answers_as_one(checkpoint, expected, num_ranks, dis
     ranks = serve_in_threads(config, arrivals_of(pattern, num_ranks))
     assert texts([rank.answers for rank in ranks]) == expected
     assert len({rank.link.collectives.num_calls for rank in ranks}) == 1
-
-
-def test_each_rank_reads_only_its_own_experts(checkpoint):
-    shares = [range(3), range(3, 6), range(6, 8)]
-    whole, *parts = [num_bytes_read(checkpoint, experts) for experts in (None, *shares)]
-    dense, remainder = divmod(sum(parts) - whole, 2)
-    assert remainder == 0
-    per_expert = (whole - dense) // CONFIG.num_experts
-    assert per_expert > 0
-    assert parts == [dense + per_expert * len(share) for share in shares]
-
-
-def num_bytes_read(checkpoint, experts):
-    reader = CheckpointReader.open(checkpoint)
-    Transformer.load(reader, expert_ids=None if experts is None else [experts] * CONFIG.num_layers)
-    return reader.num_bytes_read
 
 
 def test_a_placement_swapped_while_requests_run_changes_no_answer(checkpoint, expected):
