@@ -59,7 +59,7 @@ class ParallelConfig(_Frozen):
     collective_timeout_s: float = Field(30.0, gt=0, description="A rank later than this is lost.")
     max_prefill_delay_steps: int = Field(4, ge=0, description="Steps a prompt waits for other prompts.")
     max_prefill_tokens_per_step: int = Field(
-        128, ge=16, description="Prompt tokens of a rank in a step while any rank decodes."
+        48, ge=16, description="Prompt tokens of a rank in a step while any rank decodes."
     )
     min_decode_steps: int = Field(1, ge=0, description="Steps of decoding alone after a step with prompts.")
 

@@ -12,7 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gptoss_ray.config import ParallelConfig
 from gptoss_ray.http_client import bearer, first_model
+
+_PARALLEL = ParallelConfig()
 
 bench_app = typer.Typer(help="Measure a running server.", no_args_is_help=True)
 
@@ -105,12 +108,13 @@ def collectives(
 def ep(
     ranks: Annotated[int, typer.Option(help="Processes that share the experts.", min=2)] = 2,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the long prompt.", min=16)] = 16_384,
-    prompt_tokens_per_step: Annotated[int, typer.Option(help="Most that a step reads.", min=16)] = 128,
+    prompt_tokens_per_step: Annotated[
+        int, typer.Option(help="Most that a step reads.", min=16)
+    ] = _PARALLEL.max_prefill_tokens_per_step,
     json_file: JsonFile = None,
 ) -> None:
     """A stream on one rank while another reads a long prompt, and the CPU time of an idle group."""
     from gptoss_ray.bench.ep import run  # noqa: PLC0415  (torch takes seconds to import)
-    from gptoss_ray.config import ParallelConfig  # noqa: PLC0415
 
     parallel = ParallelConfig(max_prefill_tokens_per_step=prompt_tokens_per_step)
     result = run(ranks, num_prompt_tokens=prompt_tokens, parallel=parallel)

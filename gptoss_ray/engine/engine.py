@@ -226,7 +226,7 @@ class Engine:
         )
 
     def _run_batch(self, agreement: StepAgreement) -> list[TokenOutput]:
-        plan = self._scheduler.schedule(agreement.max_prefill_tokens)
+        plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
         logits = self._runner.run(plan, agreement.max_num_tokens)
         draws = self._sampler.sample(logits, plan.drawing_sequences())
         return self._count(self._scheduler.commit(plan, draws))

@@ -94,13 +94,14 @@ class Scheduler:
             num_prompt_tokens += sum(sequence.num_tokens for sequence in self._waiting.values())
         return StepDemand(num_decodes, min(budget - num_decodes, num_prompt_tokens))
 
-    def schedule(self, max_prefill_tokens: int | None = None) -> StepPlan:
+    def schedule(self, max_prefill_tokens: int | None = None, *, is_urgent: bool = False) -> StepPlan:
         """Plan the next step; empty when there is nothing to compute.
 
         Args:
             max_prefill_tokens: Most tokens of prompts to compute; None: as many as fit.
+            is_urgent: Whether others wait for the step: it takes fewer of them, the longer the prompt.
         """
-        draft = PlanDraft(self._max_num_batched_tokens, max_prefill_tokens)
+        draft = PlanDraft(self._max_num_batched_tokens, max_prefill_tokens, is_urgent=is_urgent)
         decodes_first = sorted(self._running.values(), key=lambda each: not each.is_decoding)
         for sequence in decodes_first:
             if sequence.request_id not in self._running:

@@ -40,17 +40,23 @@ class StepPlan:
         return [chunk.sequence for chunk in self.chunks if chunk.draws_token]
 
 
+LOOK_BACK_TOKENS = 1024
+"""Where the step's length counts, a prompt's token costs one more for every so many before it: attention."""
+
+
 class PlanDraft:
     """A plan being made: chunks, and what is left of the budgets.
 
     Args:
         token_budget: Most tokens of the step.
         prompt_budget: Most of them that may read prompts; None: all.
+        is_urgent: Whether others wait for the step, so that tokens far into a prompt cost more of its budget.
     """
 
-    def __init__(self, token_budget: int, prompt_budget: int | None) -> None:
+    def __init__(self, token_budget: int, prompt_budget: int | None, *, is_urgent: bool = False) -> None:
         self._tokens_left = token_budget
         self._prompt_tokens_left = token_budget if prompt_budget is None else prompt_budget
+        self._is_urgent = is_urgent
         self._chunks: dict[Sequence, ScheduledChunk] = {}
 
     def __contains__(self, sequence: Sequence) -> bool:
@@ -59,14 +65,14 @@ class PlanDraft:
     @property
     def prompt_budget_left(self) -> int:
         """Tokens of prompts that may still be added."""
-        return min(self._tokens_left, self._prompt_tokens_left)
+        return max(0, min(self._tokens_left, self._prompt_tokens_left))
 
     def add(self, sequence: Sequence, *, is_new: bool = False) -> None:
         """Compute as many of the sequence's tokens as the budgets allow; see `affordable`."""
         num_tokens = self.affordable(sequence, is_new=is_new)
         self._tokens_left -= num_tokens
         if _reads_prompt(sequence, is_new):
-            self._prompt_tokens_left -= num_tokens
+            self._prompt_tokens_left -= num_tokens * self._cost(sequence)
         self._chunks[sequence] = ScheduledChunk(
             sequence,
             start=sequence.num_computed_tokens,
@@ -81,8 +87,14 @@ class PlanDraft:
             sequence: Running, or about to.
             is_new: Whether it is admitted by this plan: even a single token of it is one of a prompt then.
         """
-        budget = self.prompt_budget_left if _reads_prompt(sequence, is_new) else self._tokens_left
+        budget = self._tokens_left
+        if _reads_prompt(sequence, is_new):
+            # At least one token, whatever it costs: a prompt always goes on.
+            budget = self.prompt_budget_left and max(1, self.prompt_budget_left // self._cost(sequence))
         return min(budget, sequence.num_uncomputed_tokens)
+
+    def _cost(self, sequence: Sequence) -> int:
+        return 1 + sequence.num_computed_tokens // LOOK_BACK_TOKENS if self._is_urgent else 1
 
     def plan(self) -> StepPlan:
         """The plan as it stands."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
-from gptoss_ray.kernels.paged_attention import AttentionPlan, max_pairs_at_once, plan_attention
+from gptoss_ray.kernels.attention_plan import AttentionPlan, plan_attention
+from gptoss_ray.kernels.paged_attention import max_blocks_at_once
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.rotary_embedding import RotaryEmbedding
@@ -46,9 +47,8 @@ class StepContext:
         cls, batch: ForwardBatch, kv_cache: KVCache, config: ModelConfig, rotary_embedding: RotaryEmbedding
     ) -> StepContext:
         """Work out the context of `batch`."""
-        max_pairs = max_pairs_at_once(
-            kv_cache.block_size, config.num_key_value_heads, config.num_attention_heads, config.head_dim
-        )
+        num_heads, num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        max_blocks = max_blocks_at_once(kv_cache.block_size, num_kv_heads, num_heads, config.head_dim)
 
         def kind(slot_mapping: Tensor, block_tables: Tensor, window: int | None) -> LayerKindContext:
             plans = plan_attention(
@@ -57,7 +57,7 @@ class StepContext:
                 block_tables,
                 block_size=kv_cache.block_size,
                 window=window,
-                max_pairs=max_pairs,
+                max_blocks=max_blocks,
             )
             return LayerKindContext(slot_mapping, plans)
 

@@ -50,6 +50,7 @@ class StepAgreement:
         max_prefill_tokens: Most prompt tokens of a rank in the step; 0 holds prompts back.
         placement: Version of the expert placement that the step uses: the newest that all have staged.
         ends: Every rank leaves now; no collective follows.
+        is_urgent: A rank decodes, and waits for the prompts of others.
     """
 
     runs: bool
@@ -57,6 +58,7 @@ class StepAgreement:
     max_prefill_tokens: int
     placement: int
     ends: bool = False
+    is_urgent: bool = False
 
 
 class StepSync(Protocol):
@@ -144,6 +146,7 @@ class GroupStepSync:
             max_prefill_tokens=max_prefill_tokens,
             placement=group.placement,
             ends=group.all_leaving,
+            is_urgent=group.max_decode_tokens > 0,
         )
 
 

@@ -13,10 +13,12 @@ from gptoss_ray.config import EngineConfig, ParallelConfig
 MAX_SKEW = 4
 _FLOAT32 = 4
 _TILE_ROWS = 16
-# Blocks in a span, and elements that attention gathers at once, unless a single row needs more
-# (kernels/attention_plan.py and paged_attention.py).
+# Blocks that attention meets at once (kernels/attention_plan.py).
 _SPAN_BLOCKS = 4
+# Elements that attention gathers at once, unless a single row needs more, and of scores of several rows of
+# a sequence (kernels/paged_attention.py).
 _MAX_GATHERED_ELEMENTS = 1 << 24
+_MAX_SCORE_ELEMENTS = 1 << 20
 # A row carries the ids of its experts as int64, on a boundary of 8 bytes (parallel/token_rows.py).
 _ID_BYTES = 8
 # Between two ranks of a host, each way (parallel/shared_memory.py).
@@ -77,26 +79,26 @@ def activation_bytes(
 
 
 def _attention_bytes(model: ModelConfig, engine: EngineConfig, num_tokens: int) -> int:
-    """Projections of the rows, and what the pairs (rows in a span, span of keys) of a piece gather."""
-    itemsize, span = _itemsize(engine), _SPAN_BLOCKS * engine.kv_block_size
+    """Projections of the rows, what a piece's groups of rows gather, and the scores of one row of each."""
+    itemsize, block = _itemsize(engine), engine.kv_block_size
     query_width = model.num_attention_heads * model.head_dim
     kv_width = model.num_key_value_heads * model.head_dim
     projections = num_tokens * (query_width + 2 * kv_width) * (2 * itemsize + 3 * _FLOAT32)
 
-    # The query vectors of a tile, over all KV heads; as many tokens as fit, a power of two.
-    tile_tokens = max(1, _TILE_ROWS * model.num_key_value_heads // model.num_attention_heads)
-    tile_vectors = (1 << tile_tokens.bit_length() - 1) * model.num_attention_heads
-    spans_per_row = -(-(engine.max_context or model.max_context) // span)
-    pair_elements = 2 * span * kv_width + tile_vectors * (span + model.head_dim)
-    num_groups = min(
-        engine.max_num_batched_tokens,
-        engine.max_num_sequences + engine.max_num_batched_tokens // span,
+    blocks_per_group = -(-(engine.max_context or model.max_context) // block)
+    block_elements = 2 * block * kv_width + model.num_attention_heads * (block + model.head_dim)
+    num_group_starts = engine.max_num_sequences + engine.max_num_batched_tokens // (_SPAN_BLOCKS * block)
+    num_groups = min(engine.max_num_batched_tokens, num_group_starts)
+    num_blocks = max(blocks_per_group, _MAX_GATHERED_ELEMENTS // block_elements)
+    num_blocks = min(num_blocks, num_groups * blocks_per_group)
+    gathered = block * kv_width * (2 * _FLOAT32 + itemsize)
+    # Of several rows of a group at once, as long as they are few; the values of a span are summed.
+    scores_per_block = model.num_attention_heads * (block + model.head_dim) * _FLOAT32
+    scores = min(
+        num_tokens * blocks_per_group * scores_per_block,
+        max(num_blocks * scores_per_block, 2 * _MAX_SCORE_ELEMENTS * _FLOAT32),
     )
-    num_pairs = max(spans_per_row, _MAX_GATHERED_ELEMENTS // pair_elements)
-    num_pairs = min(num_pairs, num_groups * spans_per_row)
-    gathered = span * kv_width * (2 * _FLOAT32 + itemsize)
-    scores = tile_vectors * (span + 2 * model.head_dim + 2) * _FLOAT32
-    return projections + num_pairs * (gathered + scores)
+    return projections + num_blocks * gathered + scores
 
 
 def _expert_bytes(

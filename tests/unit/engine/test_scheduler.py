@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from gptoss_ray.engine.sampler import SampledToken
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.step_plan import PlanDraft
 from gptoss_ray.errors import InternalError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from gptoss_ray.kvcache.block_pool import BlockPool
@@ -227,3 +230,17 @@ def test_a_prompt_held_half_way_goes_on_where_it_was():
         starts += [(chunk.start, chunk.num_tokens) for chunk in plan.chunks]
         bench.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
     assert starts == [(0, 8), (8, 8), (16, 4)]
+
+
+def test_an_urgent_step_takes_fewer_tokens_of_a_prompt_the_longer_it_is_but_always_one():
+    def chunk_lengths(*, is_urgent: bool) -> list[int]:
+        lengths = []
+        for num_computed in (0, 1023, 1024, 4096, 40_000):
+            sequence = SimpleNamespace(
+                is_decoding=False, num_computed_tokens=num_computed, num_uncomputed_tokens=99
+            )
+            lengths.append(PlanDraft(64, 20, is_urgent=is_urgent).affordable(sequence))
+        return lengths
+
+    assert chunk_lengths(is_urgent=False) == [20] * 5
+    assert chunk_lengths(is_urgent=True) == [20, 20, 10, 4, 1]

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Tensor
 
-from gptoss_ray.kernels.paged_attention import max_pairs_at_once, paged_attention, plan_attention
+from gptoss_ray.kernels.attention_plan import AttentionPlan, plan_attention
+from gptoss_ray.kernels.paged_attention import max_blocks_at_once, paged_attention
 from tests.support.threads import torch_threads
 
 BLOCK = 16
@@ -27,12 +30,18 @@ class PagedKeys:
         self.rows = [(s, p) for s, length in enumerate(lengths) for p in range(length)]
         self.q = torch.randn(len(self.rows), num_heads, HEAD_DIM, generator=generator)
 
-    def attend(self, rows: list[int], window: int | None, max_pairs: int = 1 << 20) -> Tensor:
-        sequences = torch.tensor([self.rows[row][0] for row in rows], dtype=torch.int64)
-        positions = torch.tensor([self.rows[row][1] for row in rows], dtype=torch.int64)
-        plans = plan_attention(
-            positions, sequences, self.table, block_size=BLOCK, window=window, max_pairs=max_pairs
+    def plan(self, rows: list[int], window: int | None, max_blocks: int = 1 << 20) -> list[AttentionPlan]:
+        return plan_attention(
+            torch.tensor([self.rows[row][1] for row in rows], dtype=torch.int64),
+            torch.tensor([self.rows[row][0] for row in rows], dtype=torch.int64),
+            self.table,
+            block_size=BLOCK,
+            window=window,
+            max_blocks=max_blocks,
         )
+
+    def attend(self, rows: list[int], window: int | None, max_blocks: int = 1 << 20) -> Tensor:
+        plans = self.plan(rows, window, max_blocks)
         out = torch.full((len(rows), self.q[0].numel()), torch.nan)
         paged_attention(self.q[rows], self.keys, self.values, plans, self.sinks, out)
         return out
@@ -60,28 +69,68 @@ def test_every_row_attends_to_its_own_sequence_up_to_itself_within_its_window(wi
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("num_heads", [2, 8])
+@pytest.mark.parametrize("num_heads", [2, 6, 8, 34])
 @pytest.mark.parametrize("window", [None, 20])
 def test_a_row_has_the_same_bits_whatever_the_batch_the_pieces_and_the_threads(window, num_heads):
-    paged = PagedKeys([40, 7, 100], num_heads)
+    paged = PagedKeys([40, 7, 150], num_heads)
     alone = torch.cat([paged.attend([row], window) for row in range(len(paged.rows))])
     generator = torch.Generator().manual_seed(3)
     for num_threads in (1, 2):
         with torch_threads(num_threads):
-            for num_rows, max_pairs in ((1, 100), (2, 100), (3, 1), (17, 20), (64, 100), (147, 1000)):
+            for num_rows, max_blocks in ((1, 100), (2, 100), (3, 1), (17, 20), (64, 100), (197, 1000)):
                 rows = torch.randperm(len(paged.rows), generator=generator)[:num_rows].tolist()
-                assert torch.equal(paged.attend(rows, window, max_pairs), alone[rows])
+                assert torch.equal(paged.attend(rows, window, max_blocks), alone[rows])
 
 
-def test_blocks_outside_the_window_are_never_looked_up():
-    paged = PagedKeys([100])
-    before = paged.attend([99], 20)
-    paged.table[0, : (99 - 19) // BLOCK] = -1
-    assert torch.equal(paged.attend([99], 20), before)
-    plans = plan_attention(
-        torch.tensor([99]), torch.tensor([0]), paged.table, block_size=BLOCK, window=20, max_pairs=100
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("num_heads", [8, 16])
+def test_long_prompts_have_the_same_bits_in_any_chunks_beside_any_decode_rows(window, num_heads):
+    """Chunks end anywhere; the rows of some stand in one batch with single rows at other contexts."""
+    lengths = [3000, 700, 64, 1]
+    paged = PagedKeys(lengths, num_heads)
+    generator = random.Random(5)
+    last_rows = [sum(lengths[: number + 1]) - 1 for number in range(len(lengths))]
+    checked = sorted({0, 63, 64, 127, 2999, *generator.sample(range(sum(lengths)), 60)})
+    alone = torch.stack([paged.attend([row], window)[0] for row in checked])
+    for chunk_tokens, num_threads in ((1 << 20, 1), (500, 2), (128, 1), (97, 2)):
+        with torch_threads(num_threads):
+            rows, start = [], 0
+            together = torch.full((len(paged.rows), alone.shape[1]), torch.nan)
+            while start < len(paged.rows):
+                end = start + generator.randint(1, chunk_tokens)
+                rows = list(range(start, min(end, len(paged.rows))))
+                rows += [row for row in last_rows if row not in rows]
+                generator.shuffle(rows)
+                together[rows] = paged.attend(rows, window, generator.choice([10, 1000]))
+                start = end
+            assert torch.equal(together[checked], alone)
+
+
+def test_rows_of_a_chunk_share_what_is_gathered():
+    paged = PagedKeys([1000])
+    (decode,) = paged.plan([991], None)
+    (chunk,) = paged.plan(list(range(976, 992)), None)
+    assert (
+        chunk.spans.blocks.tolist()
+        == decode.spans.blocks.tolist()
+        == paged.table[0, :60].view(15, 4).tolist()
     )
-    assert plans[0].pair_blocks.tolist() == paged.table[0, 5:7].tolist()
+    assert (
+        chunk.blocks.blocks.tolist() == decode.blocks.blocks.tolist() == paged.table[0, 60:62, None].tolist()
+    )
+
+
+def test_blocks_that_no_row_of_the_group_sees_are_never_looked_up():
+    """They may have been freed, or belong to a request whose numbers are broken."""
+    paged = PagedKeys([100])
+    rows = [97, 99]
+    before = paged.attend(rows, 20)
+    seen = paged.table[0, (97 - 19) // BLOCK :].clone()
+    foreign = [block for block in range(len(paged.keys)) if block not in seen.tolist()]
+    paged.table[0, : (97 - 19) // BLOCK] = -1
+    paged.keys[foreign] = torch.nan
+    paged.values[foreign] = torch.nan
+    assert torch.equal(paged.attend(rows, 20), before)
 
 
 def test_keys_behind_the_row_and_before_its_window_do_not_matter():
@@ -112,5 +161,5 @@ def test_no_rows_need_no_plan():
 
 
 def test_the_memory_bound_allows_at_least_one_pair():
-    assert max_pairs_at_once(1 << 20, 64, 64, 1 << 10) == 1
-    assert max_pairs_at_once(32, 8, 64, 64) > 500
+    assert max_blocks_at_once(1 << 20, 64, 64, 1 << 10) == 1
+    assert max_blocks_at_once(32, 8, 64, 64) > 400

@@ -64,10 +64,10 @@ def test_one_rank_with_work_makes_all_run_a_step():
 
 def test_the_most_rows_of_any_rank_are_known_to_all():
     assert agreements([StepDemand(7, 0)], [StepDemand(2, 9)], [StepDemand(0, 11)])[0] == StepAgreement(
-        runs=True, max_num_tokens=7, max_prefill_tokens=0, placement=0
+        runs=True, max_num_tokens=7, max_prefill_tokens=0, placement=0, is_urgent=True
     )
     assert agreements([StepDemand(7, 4)], [StepDemand(2, 9)])[0] == StepAgreement(
-        runs=True, max_num_tokens=16, max_prefill_tokens=9, placement=0
+        runs=True, max_num_tokens=16, max_prefill_tokens=9, placement=0, is_urgent=True
     )
 
 

@@ -38,9 +38,12 @@ class Group:
     def stop(self) -> None:
         for loop in self.loops:
             loop.stop(0)
-        for loop in self.loops:
-            loop.stop()
-            assert not loop._thread.is_alive()
+
+        def have_ended() -> bool:
+            self.wake()  # a rank that was asked during a sync would wait for a heartbeat
+            return not any(loop._thread.is_alive() for loop in self.loops)
+
+        until(have_ended)
 
 
 @pytest.fixture
