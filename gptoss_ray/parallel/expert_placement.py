@@ -107,11 +107,3 @@ def copy_table(placement: LayerPlacement, home_rank: int, hosts: Sequence[str]) 
     """Return for every expert [E] the rank to which the tokens of `home_rank` go (see `serving_ranks`)."""
     experts = range(placement.num_experts)
     return [serving_ranks(placement.ranks_of(expert), tuple(hosts))[home_rank] for expert in experts]
-
-
-def local_index(placement: LayerPlacement, rank: int) -> list[int]:
-    """Return for every expert [E] its slot on `rank`, -1 where it is not there."""
-    index = [-1] * placement.num_experts
-    for slot, expert in enumerate(placement.local_slots(rank)):
-        index[expert] = slot
-    return index
