@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from gptoss_ray.errors import ConfigError
 
+EXPERT_MEMORY_SHARE = 0.5
+"""Of a machine's memory: what the unpacked experts of all its ranks may take."""
+
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
 
 

@@ -98,6 +98,10 @@ class ModelConfig:
         """Whether `layer` attends only to its last `sliding_window` positions."""
         return self.layer_types[layer] == SLIDING
 
+    def unpacked_expert_bytes(self, itemsize: int) -> int:
+        """Return the bytes of one expert's two matrices, a value in `itemsize` bytes; biases do not count."""
+        return 3 * self.intermediate_size * self.hidden_size * itemsize
+
     def replace(self, **changes: object) -> ModelConfig:
         """Return a copy with fields changed; a new `num_layers` brings the usual alternating layer types."""
         if "num_layers" in changes and "layer_types" not in changes:

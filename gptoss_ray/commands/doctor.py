@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,15 +151,13 @@ def _backend(model: ServedModelConfig) -> str:
 
 def _wires(model: ServedModelConfig) -> str:
     """Check what the ranks of a group exchange tokens through."""
+    from gptoss_ray.parallel.shared_memory import require_ordered_stores  # noqa: PLC0415
+
     parallel = model.parallel
     num_here = parallel.num_ranks_per_node
     found = []
     if parallel.device == "cpu" and parallel.shared_memory and num_here > 1:
-        if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-            raise ConfigError(
-                f"ranks share memory on x86-64 Linux only, this is {sys.platform} on {platform.machine()}; "
-                "set parallel.shared_memory: false."
-            )
+        require_ordered_stores()
         found.append(f"shared memory between {num_here} ranks of a node")
     if not found or parallel.num_nodes > 1:
         if importlib.util.find_spec("deepspeed") is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -32,12 +30,12 @@ class ModelRunner:
             plan: Of this rank.
             max_num_tokens: At least the tokens of any rank's plan for this step.
         """
-        batch = replace(build_batch(plan, self._kv_cache.block_size), max_num_tokens=max_num_tokens)
+        batch = build_batch(plan, self._kv_cache.block_size, max_num_tokens)
         with torch.inference_mode():
             return self.transformer.forward(batch, self._kv_cache)
 
 
-def build_batch(plan: StepPlan, block_size: int) -> ForwardBatch:
+def build_batch(plan: StepPlan, block_size: int, max_num_tokens: int) -> ForwardBatch:
     """Lay a plan's chunks end to end (T tokens in all, S sequences).
 
     Only tables are per sequence; everything else is per token, so that the network needs no notion
@@ -72,4 +70,5 @@ def build_batch(plan: StepPlan, block_size: int) -> ForwardBatch:
         block_tables_full=torch.from_numpy(full),
         block_tables_window=torch.from_numpy(window),
         logits_rows=torch.from_numpy(ends[draws] - 1),
+        max_num_tokens=max_num_tokens,
     )

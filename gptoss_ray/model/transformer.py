@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.config import EXPERT_MEMORY_SHARE
 from gptoss_ray.kernels.backend import Backend, numerics_fingerprint, select_backend
 from gptoss_ray.kernels.reference import linear, pad_rows, rms_norm
 from gptoss_ray.kvcache.kv_cache import KVCache
@@ -25,9 +26,6 @@ from gptoss_ray.model.weights import read_weight
 from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher, TokenDispatcher
 
 _LOG = logging.getLogger(__name__)
-
-EXPERT_MEMORY_SHARE = 0.5
-"""Of a machine's memory: what the unpacked experts of all its ranks may take."""
 
 # Called after each part is loaded: parts done, parts in all.
 LoadProgress = Callable[[int, int], None]
@@ -172,8 +170,7 @@ def _experts_fit(
     config: ModelConfig, expert_ids: Sequence[Sequence[int]], dtype: torch.dtype, share: float
 ) -> bool:
     """Decide whether the experts of all layers, unpacked, fit their share of the memory, and log it."""
-    num_experts = sum(len(ids) for ids in expert_ids)
-    unpacked_bytes = num_experts * 3 * config.intermediate_size * config.hidden_size * dtype.itemsize
+    unpacked_bytes = sum(map(len, expert_ids)) * config.unpacked_expert_bytes(dtype.itemsize)
     allowed_bytes = int(share * host_memory_bytes())
     fit = unpacked_bytes <= allowed_bytes
     _LOG.info(

@@ -63,7 +63,7 @@ class SharedMemoryCollectives:
     def __init__(
         self, name: str, rank: int, world_size: int, *, timeout_s: float, mailbox_bytes: int = 1 << 20
     ) -> None:
-        _require_ordered_stores()
+        require_ordered_stores()
         self.rank = rank
         self.world_size = world_size
         slots_at = world_size * LINE_WORDS
@@ -207,7 +207,7 @@ class _Transfer:
         return num_moved
 
 
-def _require_ordered_stores() -> None:
+def require_ordered_stores() -> None:
     """Refuse machines on which a counter could be seen before the bytes that it announces."""
     if not (sys.platform == "linux" and platform.machine() == "x86_64"):
         raise ConfigError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gptoss_ray.checkpoint.layout import canonical_shapes
 from gptoss_ray.checkpoint.model_config import MXFP4_BLOCK, ModelConfig
-from gptoss_ray.config import EngineConfig
+from gptoss_ray.config import EXPERT_MEMORY_SHARE, EngineConfig
 
 _WIDE = ("unembedding.weight", "norm.weight", "gate.weight", "gate.bias", "sinks")
 _ROTARY_ITEMSIZE = 4
@@ -90,12 +90,10 @@ def _tensor_bytes(name: str, shape: tuple[int, ...], weight_format: WeightFormat
     return num_values * (weight_format.wide_itemsize if is_wide else weight_format.dense_itemsize)
 
 
-def unpacked_experts_fit(
-    model: ModelConfig, num_experts: int, itemsize: int, memory_bytes: int, share: float = 0.5
-) -> bool:
+def unpacked_experts_fit(model: ModelConfig, num_experts: int, itemsize: int, memory_bytes: int) -> bool:
     """Tell whether a CPU rank unpacks its `num_experts` experts a layer at load, as the network does.
 
-    They must take at most `share` of the memory; biases, which are never packed, do not count.
+    They must take at most `EXPERT_MEMORY_SHARE` of the memory.
     """
-    values_per_expert = 3 * model.intermediate_size * model.hidden_size
-    return model.num_layers * num_experts * values_per_expert * itemsize <= share * memory_bytes
+    unpacked_bytes = model.num_layers * num_experts * model.unpacked_expert_bytes(itemsize)
+    return unpacked_bytes <= EXPERT_MEMORY_SHARE * memory_bytes

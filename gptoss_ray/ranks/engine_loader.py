@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from gptoss_ray.checkpoint.reader import CheckpointReader
-from gptoss_ray.config import ServedModelConfig
+from gptoss_ray.config import EXPERT_MEMORY_SHARE, ServedModelConfig
 from gptoss_ray.engine.engine import Engine
-from gptoss_ray.model.transformer import EXPERT_MEMORY_SHARE, Transformer
+from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.all_to_all import TokenExchange
 from gptoss_ray.parallel.expert_placement import contiguous
 from gptoss_ray.parallel.group_link import GroupLink

@@ -11,10 +11,8 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.model.host_memory import host_memory_bytes
 from gptoss_ray.planner.memory import MemoryPlan, check_fits, experts_per_rank, gigabytes, plan_memory
-from gptoss_ray.planner.weights import unpacked_experts_fit
+from gptoss_ray.planner.weights import WeightFormat, unpacked_experts_fit
 from gptoss_ray.ranks.rank_facts import RankFacts
-
-_ITEMSIZES = {"bfloat16": 2, "float32": 4}
 
 
 def read_shape(config: ServedModelConfig) -> ModelConfig:
@@ -28,7 +26,7 @@ def plan_rank_memory(config: ServedModelConfig, model: ModelConfig) -> MemoryPla
     are_unpacked = parallel.device == "cpu" and unpacked_experts_fit(
         model,
         experts_per_rank(model, parallel),
-        _ITEMSIZES[config.engine.dtype],
+        WeightFormat.of(config.engine, experts_packed=False).dense_itemsize,
         host_memory_bytes() // parallel.num_ranks_per_node,
     )
     return plan_memory(model, config.engine, parallel, experts_packed=not are_unpacked)

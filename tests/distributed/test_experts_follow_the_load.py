@@ -7,34 +7,20 @@ import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-import pytest
 import pytest_asyncio
 
-from gptoss_ray.checkpoint.synthetic import write_checkpoint
 from gptoss_ray.parallel.expert_placement import contiguous
 from gptoss_ray.ranks import rank_experts
 from gptoss_ray.ranks.engine_loader import load_engine
 from gptoss_ray.ranks.engine_rank import EngineRank
 from gptoss_ray.ranks.expert_rebalancer import ExpertRebalancer
 from tests.support.engine_runs import take
-from tests.support.group_requests import CONFIG, REQUESTS, answers_of_one, texts
-from tests.support.serving_ranks import ThreadLink, group_config
-from tests.support.thread_collectives import thread_group
+from tests.support.group_requests import CONFIG, REQUESTS, texts
+from tests.support.serving_ranks import group_config
+from tests.support.thread_collectives import ThreadLink, thread_group
 
 NUM_RANKS = 2
 CONTIGUOUS = contiguous(CONFIG.num_experts, NUM_RANKS)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(folder, CONFIG, seed=23)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def expected(checkpoint):
-    return answers_of_one(checkpoint)
 
 
 class Group:

@@ -5,26 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gptoss_ray.checkpoint.synthetic import write_checkpoint
 from gptoss_ray.errors import GroupBrokenError
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.parallel.expert_placement import LayerPlacement
 from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.rank_experts import with_swap
-from tests.support.group_requests import CONFIG, PATTERNS, answers_of_one, arrivals_of, texts
+from tests.support.group_requests import PATTERNS, arrivals_of, texts
 from tests.support.serving_ranks import group_config, serve_in_threads
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(folder, CONFIG, seed=23)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def expected(checkpoint):
-    return answers_of_one(checkpoint)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -11,29 +11,10 @@ from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.ranks.engine_loader import load_engine
 from tests.support.engine_runs import Answer, small_config, take
-from tests.support.thread_collectives import ThreadCollectives, run_ranks
+from tests.support.thread_collectives import ThreadCollectives, ThreadLink, run_ranks
 
 Arrival = tuple[int, int, GenerationRequest]
 """(step, rank, request)"""
-
-
-@dataclass
-class ThreadLink:
-    """Quacks like `GroupLink`, joined to epoch 1."""
-
-    collectives: ThreadCollectives
-    epoch: int = 1
-
-    @property
-    def rank(self) -> int:
-        return self.collectives.rank
-
-    @property
-    def world_size(self) -> int:
-        return self.collectives.world_size
-
-    def leave(self) -> None:
-        self.collectives.close()
 
 
 @dataclass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from gptoss_ray.errors import GroupBrokenError
+from gptoss_ray.parallel.collectives import Collectives
 
 Result = TypeVar("Result")
 _TIMEOUT_S = 30.0
@@ -67,6 +69,25 @@ class ThreadCollectives:
     def close(self) -> None:
         """Break what others wait for."""
         self._board.barrier.abort()
+
+
+@dataclass
+class ThreadLink:
+    """Quacks like `GroupLink`, joined to epoch 1."""
+
+    collectives: Collectives
+    epoch: int = 1
+
+    @property
+    def rank(self) -> int:
+        return self.collectives.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.collectives.world_size
+
+    def leave(self) -> None:
+        self.collectives.close()
 
 
 def thread_group(world_size: int) -> list[ThreadCollectives]:

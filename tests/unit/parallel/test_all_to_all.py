@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ from gptoss_ray.config import ParallelConfig
 from gptoss_ray.errors import GroupBrokenError
 from gptoss_ray.model.expert_shard import ExpertShard
 from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher, TokenExchange, padded_bytes
-from gptoss_ray.parallel.collectives import Collectives
 from gptoss_ray.parallel.expert_placement import LayerPlacement, contiguous, copy_table
 from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher, TokenDispatcher
-from tests.support.thread_collectives import ThreadCollectives, run_ranks
+from tests.support.thread_collectives import ThreadCollectives, ThreadLink, run_ranks
 
 E, K, D = 8, 4, 32
 COPIES = {
@@ -23,19 +21,6 @@ COPIES = {
     4: LayerPlacement(((4, 0), (1, 6, 2), (3, 5, 6), (7, 6))),
 }
 PLACEMENTS = [contiguous(E, world_size) for world_size in (1, 2, 3, 4)] + list(COPIES.values())
-
-
-@dataclass
-class Link:
-    collectives: Collectives
-
-    @property
-    def rank(self) -> int:
-        return self.collectives.rank
-
-    @property
-    def world_size(self) -> int:
-        return self.collectives.world_size
 
 
 class CountingCollectives:
@@ -70,7 +55,7 @@ def random_tokens(generator: torch.Generator, num_tokens: int, dtype=torch.bfloa
     return x, torch.rand(num_tokens, E, generator=generator).topk(K).indices
 
 
-def make_exchange(link: Link, dispatch: str, dtype=torch.bfloat16, **options) -> TokenExchange:
+def make_exchange(link: ThreadLink, dispatch: str, dtype=torch.bfloat16, **options) -> TokenExchange:
     return TokenExchange(
         link,
         ParallelConfig(dispatch=dispatch, **options),
@@ -117,7 +102,7 @@ def test_ranks_make_the_bits_that_one_rank_makes(placement, dtype, dispatch):
 
     def work(collectives: ThreadCollectives) -> list[Tensor]:
         experts = shard(placement.local_slots(collectives.rank))
-        dispatcher = make_dispatcher(make_exchange(Link(collectives), dispatch, dtype), placement)
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(collectives), dispatch, dtype), placement)
         results = []
         for of_ranks in tokens:
             dispatcher.begin_step(max(len(x) for x, _ in of_ranks[: placement.num_ranks]))
@@ -138,7 +123,7 @@ def test_layers_that_share_an_exchange_may_place_experts_differently(dispatch):
     tokens = [[random_tokens(generator, rank + 1) for rank in range(3)] for _ in layers]
 
     def work(collectives: ThreadCollectives) -> list[Tensor]:
-        exchange = make_exchange(Link(collectives), dispatch)
+        exchange = make_exchange(ThreadLink(collectives), dispatch)
         dispatchers = [make_dispatcher(exchange, placement) for placement in layers]
         dispatchers[0].begin_step(3)
         return [
@@ -160,7 +145,7 @@ def test_activations_of_any_width_travel_beside_their_ids(dispatch, hidden_size)
 
     def work(collectives: ThreadCollectives) -> Tensor:
         exchange = TokenExchange(
-            Link(collectives),
+            ThreadLink(collectives),
             ParallelConfig(dispatch=dispatch),
             num_experts=4,
             experts_per_token=2,
@@ -183,7 +168,7 @@ def test_rows_of_an_expert_come_in_order_of_home_and_token(dispatch):
     expert_ids = torch.tensor([[6, 0, 1, 2], [0, 6, 5, 1], [7, 6, 2, 0]])
 
     def work(collectives: ThreadCollectives) -> tuple[list[int], list[float]]:
-        dispatcher = make_dispatcher(make_exchange(Link(collectives), dispatch), contiguous(E, 2))
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(collectives), dispatch), contiguous(E, 2))
         dispatcher.begin_step(3)
         named = x.clone()
         named[:, 0] = torch.arange(3) + 10 * collectives.rank
@@ -201,7 +186,7 @@ def test_experts_see_tokens_only_and_no_padding(dispatch):
     x, expert_ids = random_tokens(torch.Generator().manual_seed(8), 6)
 
     def work(collectives: ThreadCollectives) -> list[int]:
-        dispatcher = make_dispatcher(make_exchange(Link(collectives), dispatch), COPIES[2])
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(collectives), dispatch), COPIES[2])
         dispatcher.begin_step(6)
         num_rows = []
         for num_tokens in (6, 2 * collectives.rank):  # the rows of the first layer are still in the buffers
@@ -221,7 +206,7 @@ def test_exact_sends_a_token_once_to_each_rank_it_needs():
 
     def work(collectives: ThreadCollectives) -> list[list[int]]:
         counting = CountingCollectives(collectives)
-        dispatcher = make_dispatcher(make_exchange(Link(counting), "exact"), contiguous(E, 2))
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(counting), "exact"), contiguous(E, 2))
         dispatcher.begin_step(3)
         num_tokens = 3 if collectives.rank == 0 else 0
         grouped, handle = dispatcher.dispatch(x[:num_tokens], expert_ids[:num_tokens])
@@ -240,7 +225,7 @@ def test_a_layer_takes_few_collectives(dispatch, num_collectives, num_tokens):
     x, expert_ids = random_tokens(torch.Generator().manual_seed(4), num_tokens)
 
     def work(collectives: ThreadCollectives) -> int:
-        dispatcher = make_dispatcher(make_exchange(Link(collectives), dispatch), contiguous(E, 2))
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(collectives), dispatch), contiguous(E, 2))
         dispatcher.begin_step(4)
         grouped, handle = dispatcher.dispatch(x, expert_ids)
         dispatcher.combine(grouped.rows, handle)
@@ -257,7 +242,7 @@ def test_every_rank_goes_the_same_way_whatever_its_own_tokens():
     tokens = [random_tokens(torch.Generator().manual_seed(5), num_tokens) for num_tokens in (5, 0)]
 
     def work(collectives: ThreadCollectives) -> list[int]:
-        exchange = make_exchange(Link(collectives), "auto", max_padded_bytes=of_four)
+        exchange = make_exchange(ThreadLink(collectives), "auto", max_padded_bytes=of_four)
         dispatcher = make_dispatcher(exchange, contiguous(E, 2))
         x, expert_ids = tokens[collectives.rank]
         num_calls = []
@@ -277,7 +262,7 @@ def test_more_tokens_than_agreed_are_refused_before_anything_is_sent(dispatch):
     x, expert_ids = random_tokens(torch.Generator().manual_seed(6), 3)
 
     def work(collectives: ThreadCollectives) -> int:
-        dispatcher = make_dispatcher(make_exchange(Link(collectives), dispatch), contiguous(E, 1))
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(collectives), dispatch), contiguous(E, 1))
         with pytest.raises(AssertionError, match="more tokens"):
             dispatcher.dispatch(x[:0], expert_ids[:0])  # no step has begun
         dispatcher.begin_step(2)
@@ -292,7 +277,7 @@ def test_expert_load_counts_the_choices_of_the_tokens_at_home():
     expert_ids = [torch.tensor([[0, 1, 2, 3], [3, 4, 1, 6]]), torch.tensor([[7, 6, 5, 3]])]
 
     def work(collectives: ThreadCollectives) -> list[int]:
-        dispatcher = make_dispatcher(make_exchange(Link(collectives), "padded"), COPIES[2])
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(collectives), "padded"), COPIES[2])
         mine = expert_ids[collectives.rank]
         dispatcher.begin_step(2)
         for _ in range(2):
@@ -307,7 +292,7 @@ def test_a_lost_rank_breaks_dispatch():
     x, expert_ids = random_tokens(torch.Generator().manual_seed(7), 2)
 
     def work(collectives: ThreadCollectives) -> None:
-        dispatcher = make_dispatcher(make_exchange(Link(collectives), "padded"), contiguous(E, 2))
+        dispatcher = make_dispatcher(make_exchange(ThreadLink(collectives), "padded"), contiguous(E, 2))
         dispatcher.begin_step(2)
         if collectives.rank == 1:
             return collectives.close()

@@ -9,7 +9,7 @@ import torch
 
 from gptoss_ray.checkpoint.synthetic import tiny_config
 from gptoss_ray.config import EngineConfig, ParallelConfig
-from gptoss_ray.kernels import paged_attention, reference
+from gptoss_ray.kernels import attention_plan, paged_attention, reference
 from gptoss_ray.parallel.padded_exchange import PaddedExchange
 from gptoss_ray.parallel.shared_memory import SharedMemoryCollectives
 from gptoss_ray.parallel.token_rows import TokenRowFormat
@@ -69,3 +69,5 @@ def test_the_ranks_of_a_node_have_a_mailbox_from_each_other():
 def test_tiles_and_gathered_elements_are_those_of_the_kernels():
     assert buffers._TILE_ROWS == reference.TILE_ROWS
     assert buffers._MAX_GATHERED_ELEMENTS == paged_attention._MAX_GATHERED_ELEMENTS
+    assert buffers._MAX_SCORE_ELEMENTS == paged_attention._MAX_SCORE_ELEMENTS
+    assert buffers._SPAN_BLOCKS == attention_plan.SPAN_BLOCKS

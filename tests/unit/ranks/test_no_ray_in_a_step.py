@@ -18,8 +18,7 @@ from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.ranks.engine_loader import load_engine
 from gptoss_ray.ranks.step_loop import StepLoop
 from tests.support.output_recorder import OutputRecorder
-from tests.support.serving_ranks import ThreadLink
-from tests.support.thread_collectives import thread_group
+from tests.support.thread_collectives import ThreadLink, thread_group
 
 NUM_TOKENS = 12
 

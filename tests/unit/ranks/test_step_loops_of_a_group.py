@@ -12,8 +12,7 @@ from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.ranks.step_loop import StepLoop
 from tests.support.counting_engine import CountingEngine
 from tests.support.output_recorder import OutputRecorder
-from tests.support.serving_ranks import ThreadLink
-from tests.support.thread_collectives import thread_group
+from tests.support.thread_collectives import ThreadLink, thread_group
 
 NUM_RANKS = 3
 NEVER_S = 10.0
