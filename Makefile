@@ -4,13 +4,15 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
+NATIVE  := gptoss_ray/kernels/native
 SLOW    := oracle or soak or gpu or ep or hosts
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck proto bench test-oracle test-ep test-soak test-hosts train-demo clean
+.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-sanitize \
+        train-demo clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 serve: $(VENV)/.serve-installed ## install, serve the demo model (or CONFIG=...) and ask it a question
 	@exec $(BIN)/gptoss-ray serve $(CONFIG)
@@ -26,6 +28,9 @@ lint: $(VENV)/.dev-installed ## ruff: style and format
 
 typecheck: $(VENV)/.dev-installed ## mypy, strict
 	$(BIN)/mypy
+
+native: | $(BIN)/python ## compile the C++ kernels: the files that changed
+	$(BIN)/python -m gptoss_ray.kernels.native.build
 
 proto: $(VENV)/.dev-installed ## generate the gRPC stubs from protos/
 	$(BIN)/python protos/generate.py
@@ -46,6 +51,14 @@ test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts
 
+# The sanitizers go first, and C++ with them: Python has no C++ of its own for them to find.
+test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sanitizers of memory and undefined behaviour (minutes)
+	$(BIN)/python -m gptoss_ray.kernels.native.build --sanitize --out build/sanitize/_native.so
+	GPTOSS_RAY_NATIVE_LIBRARY=$(CURDIR)/build/sanitize/_native.so \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/python -m pytest --capture=sys tests/unit/$(NATIVE:gptoss_ray/%=%)
+
 # Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time.
 train-demo: export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 8000
 train-demo: export OMP_WAIT_POLICY = PASSIVE
@@ -56,20 +69,25 @@ train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (84 mi
 	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 84
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis $(NATIVE)/_native.*
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.")'
 	$(PYTHON) -m venv $(VENV)
 
+# Compiled before pip does, which would do the same in silence. Where that fails, all works without, but slowly.
+$(VENV)/.native-built: setup.py $(wildcard $(NATIVE)/build.py $(NATIVE)/src/*) | $(BIN)/python
+	@$(BIN)/python -m gptoss_ray.kernels.native.build --or-warn
+	@touch $@
+
 # torch goes first: a CPU build that is already chosen (or that PIP_EXTRA_INDEX_URL offers) stays.
-$(VENV)/.serve-installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.serve-installed: pyproject.toml constraints.txt setup.py | $(VENV)/.native-built
 	@echo "Installing gptoss-ray into $(VENV) (once; a few minutes) ..."
 	$(PIP) install --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev-installed: pyproject.toml constraints.txt setup.py | $(VENV)/.native-built
 	@echo "Installing gptoss-ray and its development tools into $(VENV) (once; a few minutes) ..."
 	$(PIP) install --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'

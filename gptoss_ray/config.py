@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from gptoss_ray.errors import ConfigError
 
 EXPERT_MEMORY_SHARE = 0.5
-"""Of a machine's memory: what the unpacked experts of all its ranks may take."""
+"""Of a machine's memory: what the experts of all its ranks may take where torch keeps them unpacked."""
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
 
@@ -38,6 +38,16 @@ class EngineConfig(_Frozen):
     prefix_cache: bool = Field(True, description="Reuse KV blocks of equal prefixes within one tenant.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Activations and KV.")
     num_threads: int = Field(1, ge=1, le=512, description="CPU threads of the rank.")
+    pin_threads: bool = Field(False, description="Native threads stay each on a CPU of its own.")
+    kernels: Literal["auto", "native", "torch"] = Field(
+        "auto", description="What computes; auto: native where it is built and the model fits, else torch."
+    )
+    dense_weights: Literal["bfloat16", "int8"] = Field(
+        "bfloat16", description="Weights of attention and unembedding; int8 needs native kernels."
+    )
+    packed_weights: str | None = Field(
+        None, min_length=1, description="Folder that keeps packed weights, for the next start and all ranks."
+    )
 
 
 class ParallelConfig(_Frozen):
@@ -110,6 +120,15 @@ class ServedModelConfig(_Frozen):
         30.0, gt=0, description="A replica without room this long is a failed start."
     )
     startup_timeout_s: float = Field(600.0, gt=0, description="Loading longer than this is a failed start.")
+
+    @model_validator(mode="after")
+    def _pinned_threads_do_not_meet(self) -> ServedModelConfig:
+        if self.engine.pin_threads and self.parallel.num_ranks_per_node > 1:
+            raise ValueError(
+                f"engine.pin_threads would pin the {self.parallel.num_ranks_per_node} ranks of a node to the "
+                "same CPUs; it is for one rank a node"
+            )
+        return self
 
 
 class ServingConfig(_Frozen):

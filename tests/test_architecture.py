@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "protos": set(),
     "checkpoint": FOUNDATION,
-    "kernels": FOUNDATION,
+    "kernels": FOUNDATION | {"checkpoint"},
     "kvcache": FOUNDATION,
     "parallel": FOUNDATION,
     "planner": FOUNDATION | {"checkpoint"},

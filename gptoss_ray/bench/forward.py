@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.config import EngineConfig
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.transformer import Transformer
@@ -42,11 +43,11 @@ def measure(
     prefill_tokens: int = 256,
     context: int = 256,
     block_size: int = 32,
-    dtype: torch.dtype = torch.bfloat16,
+    engine: EngineConfig | None = None,
     repeats: int = 20,
 ) -> list[ForwardResult]:
     """Time a prefill, and decode steps of so many sequences with `context` tokens each behind them."""
-    transformer = Transformer.load(CheckpointReader.open(checkpoint), dtype=dtype)
+    transformer = Transformer.load(CheckpointReader.open(checkpoint), engine)
     config = transformer.config
     num_blocks = -(-max(context + 1, prefill_tokens) // block_size)
     num_sequences = max(decode_rows)
@@ -56,7 +57,7 @@ def measure(
         config.num_key_value_heads,
         config.head_dim,
         config.layer_types,
-        dtype,
+        transformer.dtype,
     )
     tables = torch.arange(2 * num_sequences * num_blocks, dtype=torch.int32).view(
         2, num_sequences, num_blocks

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptoss_ray.checkpoint.fingerprint import fingerprint
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.layout import Part, StoredTensor, stored_tensors
 from gptoss_ray.checkpoint.model_config import Layout, ModelConfig, read_layout
@@ -82,6 +83,19 @@ class CheckpointReader:
         tensor = file.read(entry, part.first_row + start, max(stop - start, 0))
         self.num_bytes_read += tensor.nbytes
         return tensor.transpose(1, 2).contiguous() if stored.is_transposed else tensor
+
+    def release(self) -> None:
+        """Drop the resident pages of the mapped files, for instance once their tensors were copied.
+
+        Views that `read` returned stay valid: their pages are read again when touched. What was written
+        into a view, against its contract, is lost. Does nothing outside Linux.
+        """
+        for file in self._maps.values():
+            file.release()
+
+    def fingerprint(self) -> str:
+        """Return a hash that tells this checkpoint from others and from a changed one (fingerprint.py)."""
+        return fingerprint(self.folder, self._shards)
 
     def _map(self, path: Path) -> MappedFile:
         if path not in self._maps:

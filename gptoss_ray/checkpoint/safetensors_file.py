@@ -7,9 +7,12 @@ allocated on its word.
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,7 +33,11 @@ DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-TORCH_DTYPES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F32": torch.float32}
+TORCH_DTYPES = {
+    "U8": torch.uint8, "I8": torch.int8, "I32": torch.int32, "I64": torch.int64,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
+}  # fmt: skip
+_NAMES_OF_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -50,32 +57,74 @@ class Header:
 
     entries: dict[str, TensorEntry]
     defects: list[Defect]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def format_header(
+    tensors: Sequence[tuple[str, torch.dtype, Sequence[int]]], metadata: Mapping[str, str]
+) -> bytes:
+    """Return the beginning of a file whose data are these tensors (name, dtype, shape), one after another.
+
+    Its length is a multiple of 64, so that the first tensor is aligned for vector loads.
+    """
+    document: dict[str, object] = {"__metadata__": dict(metadata)}
+    position = 0
+    for name, dtype, shape in tensors:
+        end = position + math.prod(shape) * dtype.itemsize
+        document[name] = {
+            "dtype": _NAMES_OF_DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(document, separators=(",", ":")).encode()
+    # The format asks for data that begins at a multiple of 8; spaces behind the JSON are allowed.
+    text += b" " * (-(8 + len(text)) % 64)
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_header(path: Path) -> Header:
     """Read and check the header of the safetensors file at `path`."""
-
-    def broken(problem: str) -> Header:
-        return Header({}, [Defect(path.name, problem, _REFETCH)])
-
     try:
         file_bytes = path.stat().st_size
         with path.open("rb") as file:
             prefix = file.read(8)
-            header_bytes = int.from_bytes(prefix, "little")
-            if len(prefix) < 8:
-                return broken(f"truncated: {file_bytes} bytes, too short for a header")
-            if header_bytes > _MAX_HEADER_BYTES:
-                return broken(f"bad header: {header_bytes} bytes, the limit is {_MAX_HEADER_BYTES}")
-            if 8 + header_bytes > file_bytes:
-                return broken(f"truncated: {file_bytes} bytes, the header needs {8 + header_bytes}")
-            document = parse_json_object(file.read(header_bytes))
+            text = file.read(_header_bytes(prefix, file_bytes))
+        return _parse(path.name, text, file_bytes)
     except OSError as error:
         remedy = "check path and permissions"
         return Header({}, [Defect(path.name, f"cannot be read ({error.strerror})", remedy)])
     except ValueError as error:
-        return broken(f"bad header: {error}")
-    return _check(path.name, document, 8 + header_bytes, file_bytes)
+        return Header({}, [Defect(path.name, str(error), _REFETCH)])
+
+
+def parse_header(file: str, data: memoryview) -> Header:
+    """Check the header of a whole safetensors file in memory, called `file` in what is said of it."""
+    try:
+        header_bytes = _header_bytes(bytes(data[:8]), len(data))
+        return _parse(file, bytes(data[8 : 8 + header_bytes]), len(data))
+    except ValueError as error:
+        return Header({}, [Defect(file, str(error), _REFETCH)])
+
+
+def _header_bytes(prefix: bytes, file_bytes: int) -> int:
+    """Return the length of the JSON that follows the first 8 bytes; ValueError if it cannot be true."""
+    header_bytes = int.from_bytes(prefix, "little")
+    if len(prefix) < 8:
+        raise ValueError(f"truncated: {file_bytes} bytes, too short for a header")
+    if header_bytes > _MAX_HEADER_BYTES:
+        raise ValueError(f"bad header: {header_bytes} bytes, the limit is {_MAX_HEADER_BYTES}")
+    if 8 + header_bytes > file_bytes:
+        raise ValueError(f"truncated: {file_bytes} bytes, the header needs {8 + header_bytes}")
+    return header_bytes
+
+
+def _parse(file: str, text: bytes, file_bytes: int) -> Header:
+    try:
+        document = parse_json_object(text)
+    except ValueError as error:
+        raise ValueError(f"bad header: {error}") from None
+    return _check(file, document, 8 + len(text), file_bytes)
 
 
 def _check(file: str, document: dict[str, object], data_begin: int, file_bytes: int) -> Header:
@@ -96,7 +145,13 @@ def _check(file: str, document: dict[str, object], data_begin: int, file_bytes: 
             entries[name] = entry
     if not defects:
         defects = _check_coverage(file, list(entries.values()), data_begin, file_bytes)
-    return Header(entries, defects)
+    return Header(entries, defects, _texts(document.get("__metadata__")))
+
+
+def _texts(metadata: object) -> dict[str, str]:
+    """Return what of the metadata is text, as the format asks for; the rest means nothing."""
+    items = metadata.items() if isinstance(metadata, dict) else ()
+    return {name: value for name, value in items if isinstance(value, str)}
 
 
 def _check_coverage(file: str, entries: list[TensorEntry], data_begin: int, file_bytes: int) -> list[Defect]:
@@ -160,3 +215,9 @@ class MappedFile:
         raw = torch.frombuffer(self._map, dtype=torch.uint8, count=num_rows * row_bytes, offset=begin)
         is_aligned = begin % DTYPE_BYTES[entry.dtype] == 0
         return (raw if is_aligned else raw.clone()).view(TORCH_DTYPES[entry.dtype]).view(shape)
+
+    def release(self) -> None:
+        """Drop the resident pages; views stay valid and read them again. Does nothing outside Linux."""
+        # Only of this mapping: other processes and the kernel's cache of the file keep theirs.
+        if sys.platform == "linux":
+            self._map.madvise(mmap.MADV_DONTNEED)

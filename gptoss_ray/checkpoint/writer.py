@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptoss_ray.checkpoint.layout import StoredTensor, stored_tensors
 from gptoss_ray.checkpoint.model_config import Layout, ModelConfig
-from gptoss_ray.checkpoint.safetensors_file import TORCH_DTYPES
+from gptoss_ray.checkpoint.safetensors_file import format_header
 from gptoss_ray.checkpoint.shards import INDEX_NAME
 from gptoss_ray.errors import CheckpointError
 
@@ -162,21 +162,8 @@ def _plan_shards(
 
 
 def _header(shard: list[StoredTensor], dtype: torch.dtype) -> bytes:
-    names = {torch_dtype: name for name, torch_dtype in TORCH_DTYPES.items()}
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for tensor in shard:
-        end = position + _num_bytes(tensor, dtype)
-        header[tensor.name] = {
-            "dtype": names[_dtype_of(tensor, dtype)],
-            "shape": list(tensor.shape),
-            "data_offsets": [position, end],
-        }
-        position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    # The format asks for data that begins at a multiple of 8; 64 suits vector loads.
-    text += b" " * (-(8 + len(text)) % 64)
-    return len(text).to_bytes(8, "little") + text
+    tensors = [(tensor.name, _dtype_of(tensor, dtype), tensor.shape) for tensor in shard]
+    return format_header(tensors, {"format": "pt"})
 
 
 def _dtype_of(tensor: StoredTensor, dtype: torch.dtype) -> torch.dtype:

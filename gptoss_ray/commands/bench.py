@@ -12,12 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gptoss_ray.commands import bench_speed
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.http_client import bearer, first_model
 
 _PARALLEL = ParallelConfig()
 
-bench_app = typer.Typer(help="Measure a running server.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure kernels, an engine, or a running server.", no_args_is_help=True)
+bench_app.command()(bench_speed.kernels)
+bench_app.command()(bench_speed.engine)
 
 Url = Annotated[str, typer.Option(help="HTTP address of the server.")]
 ApiKey = Annotated[str, typer.Option(envvar="GPTOSS_RAY_API_KEY", help="Key of the server.")]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from gptoss_ray.checkpoint.hub import resolve_folder
@@ -21,6 +18,7 @@ from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.summary import Summary, summarize
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.checkpoint.verify import verify_checkpoint
+from gptoss_ray.commands.byte_progress import byte_progress
 from gptoss_ray.errors import CheckpointError, ConfigError
 from gptoss_ray.harmony.tokenizer_files import write_tokenizer
 from gptoss_ray.harmony.vocabulary import MIN_NUM_CONTROL_TOKENS, control_tokens, shipped_ranks
@@ -58,7 +56,7 @@ def verify(
 ) -> None:
     """Find every defect of a checkpoint; exit code 1 if there is one."""
     folder = resolve_folder(source)
-    with _progress("verifying") as progress:
+    with byte_progress("verifying") as progress:
         defects = verify_checkpoint(folder, fast=fast, progress=progress)
     console = Console(soft_wrap=True)
     for defect in defects[:_MAX_SHOWN_DEFECTS]:
@@ -91,7 +89,7 @@ def make(
 ) -> None:
     """Write a random checkpoint with a fitting tokenizer, streaming to disk."""
     config, num_ranks = make_config(model, layers, changes or [])
-    with _progress("writing") as progress:
+    with byte_progress("writing") as progress:
         write_checkpoint(folder, config, layout=layout, seed=seed, progress=progress)
     write_tokenizer(folder, num_ranks, config.vocab_size)
     Console().print(f"[green]written[/] {escape(str(folder))}", highlight=False)
@@ -158,12 +156,3 @@ def _size_table(summary: Summary) -> Table:
 
 def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr while the block runs; yields a callback of (bytes done, bytes in all)."""
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

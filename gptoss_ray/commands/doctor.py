@@ -145,7 +145,7 @@ def _room(file: ServeFile, nodes: list[NodeResources], free: list[NodeResources]
 def _backend(model: ServedModelConfig) -> str:
     from gptoss_ray.kernels.backend import select_backend  # noqa: PLC0415
 
-    backend = select_backend(model.parallel.device)
+    backend = select_backend(model.engine, _shape(model), model.parallel.device)
     return f"{backend.name}: {backend.reason}"
 
 

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from gptoss_ray.checkpoint.hub import DEMO, resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import EngineConfig
 from gptoss_ray.errors import ConfigError
+from gptoss_ray.kernels.backend import select_backend
 from gptoss_ray.planner.advice import Cluster, Layout, Load, best_layout, compare_layouts
 from gptoss_ray.planner.hardware import CPU, NETWORKS, find_accelerator, find_network
 from gptoss_ray.planner.memory import gigabytes
@@ -43,7 +45,7 @@ def plan(
 ) -> None:
     """Predict memory and rates of a model on given devices, and advise how to spread it."""
     config = _find_model(model)
-    cluster = _cluster(gpu, gpus, gpus_per_node, network)
+    cluster = _cluster(config, gpu, gpus, gpus_per_node, network)
     load = Load(streams, context, batched_tokens)
     layouts = compare_layouts(config, cluster, load)
     best = best_layout(layouts)
@@ -72,7 +74,7 @@ def _find_model(name: str) -> ModelConfig:
         raise ConfigError(f"{error}, {DEMO}, or the folder of a checkpoint", param="model") from None
 
 
-def _cluster(gpu: str, num_devices: int, devices_per_node: int, network: str) -> Cluster:
+def _cluster(model: ModelConfig, gpu: str, num_devices: int, devices_per_node: int, network: str) -> Cluster:
     if gpu.lower() != CPU:
         accelerator = find_accelerator(gpu)
         link = find_network(network, accelerator)
@@ -82,7 +84,8 @@ def _cluster(gpu: str, num_devices: int, devices_per_node: int, network: str) ->
     from gptoss_ray.planner.this_machine import measure  # noqa: PLC0415
 
     machine = measure(host_memory_bytes(), num_devices)
-    return Cluster(machine, num_devices, num_devices, machine.link, unpacks_experts=True)
+    is_native = select_backend(EngineConfig(), model).is_native
+    return Cluster(machine, num_devices, num_devices, machine.link, is_cpu=True, is_native=is_native)
 
 
 def _rates_table(

@@ -1,4 +1,4 @@
-"""AttentionPlan: which rows meet which blocks of the paged KV cache, in shapes that no batch changes.
+"""AttentionPiece: which rows meet which blocks of the paged KV cache, in shapes that no batch changes.
 
 A sequence is cut into *spans* of `SPAN_BLOCKS` blocks. With full attention a row meets the spans before its
 own whole, and the blocks of its own span one by one; with a window it meets all blocks one by one. Both
@@ -34,7 +34,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
+class AttentionPiece:
     """What groups with equally many rows meet, shared by all layers of a kind (full or sliding) in a step.
 
     Attributes:
@@ -58,7 +58,7 @@ def plan_attention(
     block_size: int,
     window: int | None,
     max_blocks: int,
-) -> list[AttentionPlan]:
+) -> list[AttentionPiece]:
     """Plan the attention of all rows, in pieces that gather at most `max_blocks` (but at least a group's).
 
     positions [T], sequence_index [T] (row of block_table), block_table [S, B] by absolute block number.
@@ -75,14 +75,14 @@ def plan_attention(
     if window is not None:
         first_blocks = (positions[rows[starts]] - (window - 1)).clamp_(min=0) // block_size
     num_blocks = last_blocks - first_blocks + 1
-    plans = []
+    pieces = []
     for count in sorted(set(num_rows.tolist())):
-        for piece in _pieces((num_rows == count).nonzero().squeeze(1), num_blocks, max_blocks):
-            piece_rows = rows[starts[piece] + torch.arange(count, device=rows.device)[:, None]]
+        for groups in _pieces((num_rows == count).nonzero().squeeze(1), num_blocks, max_blocks):
+            piece_rows = rows[starts[groups] + torch.arange(count, device=rows.device)[:, None]]
             table = block_table[sequence_index[piece_rows[0]]]
-            first, last = first_blocks[piece], last_blocks[piece]
-            plans.append(_plan(piece_rows, positions, table, first, last, block_size, window))
-    return plans
+            first, last = first_blocks[groups], last_blocks[groups]
+            pieces.append(_plan(piece_rows, positions, table, first, last, block_size, window))
+    return pieces
 
 
 def _groups(positions: Tensor, sequence_index: Tensor, group_tokens: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ def _plan(
     last_blocks: Tensor,
     block_size: int,
     window: int | None,
-) -> AttentionPlan:
+) -> AttentionPiece:
     """Plan rows [W, N], whose groups see the blocks from the first to the last [N] of table [N, B]."""
     # With a window every span is cut off somewhere, and whole ones would be mostly masked.
     num_spans = last_blocks // SPAN_BLOCKS if window is None else torch.zeros_like(last_blocks)
@@ -115,7 +115,7 @@ def _plan(
     if window is not None:
         hidden |= keys <= queries - window
     masks = torch.zeros(hidden.shape, device=table.device).masked_fill_(hidden, -torch.inf)
-    return AttentionPlan(rows, spans, blocks, masks[:, :, None, None])
+    return AttentionPiece(rows, spans, blocks, masks[:, :, None, None])
 
 
 def _pairs(first: Tensor, counts: Tensor, table: Tensor, width: int) -> tuple[Pairs, Tensor]:

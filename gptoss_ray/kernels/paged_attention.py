@@ -1,13 +1,13 @@
 """Attention of query rows over the paged KV cache (torch reference).
 
-Law 1: a row meets the keys of its sequence in pieces that its position alone decides (`AttentionPlan`), and
+Law 1: a row meets the keys of its sequence in spans and blocks that its position alone decides, and
 each meeting is a matmul of a shape that never changes: the query heads of one row and one KV head with one
 piece of keys. Rows of a group share what is gathered, never a matmul. Maxima and sums over a row's pieces
 are taken in their order. A row may meet blocks of which it sees no key, because others of its group do:
 they leave its maximum alone and add zeros.
 
-Shapes (see `AttentionPlan`): N groups, W rows of each, P pairs, G query heads per KV head, D head_dim, K keys
-of a piece.
+Shapes (`AttentionPiece`): N groups, W rows of each, P pairs, G query heads per KV head, D head_dim, K keys
+of a pair.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gptoss_ray.kernels.attention_plan import AttentionPlan, Pairs
+from gptoss_ray.kernels.attention_plan import AttentionPiece, Pairs
 
 # Bounds the float32 copies of gathered keys and values, and the scores; does not change any result.
 _MAX_GATHERED_ELEMENTS = 1 << 24
@@ -29,8 +29,15 @@ def max_blocks_at_once(block_size: int, num_kv_heads: int, num_heads: int, head_
     return max(1, _MAX_GATHERED_ELEMENTS // per_block)
 
 
+def write_slots(keys: Tensor, values: Tensor, slot_mapping: Tensor, k: Tensor, v: Tensor) -> None:
+    """Store k and v [T, kv_heads, D] in slots [T] (block id · block_size + offset) of keys and values."""
+    block_ids, offsets = slot_mapping // keys.shape[2], slot_mapping % keys.shape[2]
+    keys[block_ids, :, offsets] = k
+    values[block_ids, :, offsets] = v
+
+
 def paged_attention(
-    q: Tensor, keys: Tensor, values: Tensor, plans: list[AttentionPlan], sinks: Tensor, out: Tensor
+    q: Tensor, keys: Tensor, values: Tensor, pieces: list[AttentionPiece], sinks: Tensor, out: Tensor
 ) -> None:
     """Attend from q float32 [T, heads, D] (unscaled) and write out [T, heads · D].
 
@@ -40,14 +47,14 @@ def paged_attention(
     num_rows, num_heads, head_dim = q.shape
     kv_heads, block_size = keys.shape[1:3]
     grouped = q.mul(head_dim**-0.5).view(num_rows, kv_heads, num_heads // kv_heads, head_dim)
-    for plan in plans:
-        pairs = [pairs for pairs in (plan.spans, plan.blocks) if len(pairs.groups)]
+    for piece in pieces:
+        pairs = [pairs for pairs in (piece.spans, piece.blocks) if len(pairs.groups)]
         met = [(each, _gather(keys, each), _gather(values, each)) for each in pairs]
         num_keys = block_size * sum(each.blocks.numel() for each in pairs)
         rows_at_once = max(1, _MAX_SCORE_ELEMENTS // (num_keys * num_heads))
-        for start in range(0, len(plan.rows), rows_at_once):
-            rows = plan.rows[start : start + rows_at_once].flatten()
-            masks = plan.masks[start : start + rows_at_once]
+        for start in range(0, len(piece.rows), rows_at_once):
+            rows = piece.rows[start : start + rows_at_once].flatten()
+            masks = piece.masks[start : start + rows_at_once]
             queries = grouped.index_select(0, rows).view(len(masks), -1, *grouped.shape[1:])
             attended = _attend(queries, met, masks, sinks.view(kv_heads, -1, 1))
             out.index_copy_(0, rows, attended.view(-1, num_heads * head_dim).to(out.dtype))

@@ -54,13 +54,6 @@ class KVCache:
         """Values of a layer, a view [num_blocks, num_kv_heads, block_size, head_dim]."""
         return self._values[self._storage_index[layer]]
 
-    def write(self, layer: int, slot_mapping: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Store k and v [T, num_kv_heads, head_dim] in slots [T] (block_id * block_size + offset)."""
-        block_ids = slot_mapping // self.block_size
-        offsets = slot_mapping % self.block_size
-        self.keys(layer)[block_ids, :, offsets] = k
-        self.values(layer)[block_ids, :, offsets] = v
-
 
 def bytes_per_block(
     block_size: int, num_kv_heads: int, head_dim: int, layer_types: Sequence[str], dtype: torch.dtype

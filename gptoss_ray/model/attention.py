@@ -7,74 +7,60 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_ray.checkpoint.reader import CheckpointReader
-from gptoss_ray.kernels.paged_attention import paged_attention
-from gptoss_ray.kernels.reference import linear, rotate
+from gptoss_ray.kernels.kernels import Matrix, Norm, StoredMatrix
 from gptoss_ray.model.step_context import StepContext
-from gptoss_ray.model.weights import read_weight
+from gptoss_ray.model.weight_loader import WeightLoader
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Weights and shape of a layer's attention; qkv stacks the q, k and v projections.
+    """Weights of a layer's attention.
 
     Attributes:
         layer: Its index, which names its part of the KV cache.
         is_sliding: Whether it sees only a window.
-        num_heads: Query heads.
-        num_kv_heads: Heads of keys and values.
-        qkv_weight: [(num_heads + 2 · num_kv_heads) · D, H]; with qkv_bias.
-        out_weight: [H, num_heads · D]; with out_bias.
-        sinks: float32 [num_heads].
+        norm: Before it.
+        qkv: The q, k and v projections, one below the other: [(heads + 2 · kv_heads) · D, H].
+        out: [H, heads · D].
+        sinks: float32 [heads].
     """
 
     layer: int
     is_sliding: bool
-    num_heads: int
-    num_kv_heads: int
-    qkv_weight: Tensor
-    qkv_bias: Tensor
-    out_weight: Tensor
-    out_bias: Tensor
+    norm: Norm
+    qkv: Matrix
+    out: Matrix
     sinks: Tensor
 
     @classmethod
-    def load(
-        cls, reader: CheckpointReader, layer: int, dtype: torch.dtype, device: torch.device
-    ) -> Attention:
+    def load(cls, loader: WeightLoader, layer: int) -> Attention:
         """Read the weights of `layer`."""
+        config, name = loader.reader.config, f"layers.{layer}.attention"
 
-        def read(name: str, dtype: torch.dtype = dtype) -> Tensor:
-            return read_weight(reader, f"layers.{layer}.attention.{name}", dtype, device)
+        def read_qkv() -> tuple[StoredMatrix, Tensor]:
+            weights = [loader.reader.read(f"{name}.{projection}.weight") for projection in "qkv"]
+            biases = [loader.reader.read(f"{name}.{projection}.bias") for projection in "qkv"]
+            return torch.cat(weights), torch.cat(biases)
 
-        def stacked(part: str) -> Tensor:
-            return torch.cat([read(f"{projection}.{part}") for projection in ("q", "k", "v")])
+        def read_out() -> tuple[StoredMatrix, Tensor]:
+            return loader.reader.read(f"{name}.out.weight"), loader.reader.read(f"{name}.out.bias")
 
-        config = reader.config
+        query_width = config.num_attention_heads * config.head_dim
+        qkv_width = query_width + 2 * config.num_key_value_heads * config.head_dim
+        shapes = {"qkv": (qkv_width, config.hidden_size), "out": (config.hidden_size, query_width)}
+        matrices = loader.matrices(name, shapes, {"qkv": read_qkv, "out": read_out})
         return cls(
             layer=layer,
             is_sliding=config.is_sliding(layer),
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            qkv_weight=stacked("weight"),
-            qkv_bias=stacked("bias"),
-            out_weight=read("out.weight"),
-            out_bias=read("out.bias"),
-            sinks=read("sinks", torch.float32),
+            norm=loader.norm(f"{name}.norm"),
+            sinks=loader.read(f"{name}.sinks"),
+            **matrices,
         )
 
-    def forward(self, x: Tensor, step: StepContext) -> Tensor:
-        """Write the tokens' K and V to the cache, attend, project: x [T padded, H] → [T padded, H]."""
-        kind = step.sliding if self.is_sliding else step.full
-        qkv = linear(x, self.qkv_weight, self.qkv_bias)[: step.num_tokens]
-        num_rotated = self.num_heads + self.num_kv_heads
-        head_dim = self.out_weight.shape[1] // self.num_heads
-        heads = qkv.view(step.num_tokens, num_rotated + self.num_kv_heads, head_dim)
-        rotated = rotate(heads[:, :num_rotated], step.cos, step.sin)
-        q, k = rotated[:, : self.num_heads], rotated[:, self.num_heads :].to(x.dtype)
-        step.kv_cache.write(self.layer, kind.slot_mapping, k, heads[:, num_rotated:])
-
-        attended = x.new_zeros(x.shape[0], self.out_weight.shape[1])
+    def forward(self, hidden: Tensor, step: StepContext) -> Tensor:
+        """Write the tokens' K and V to the cache, attend, and add to the residual stream: [T, H] → [T, H]."""
+        qkv = step.kernels.norm_linear(hidden, self.norm, self.qkv)
+        plan = step.sliding if self.is_sliding else step.full
         keys, values = step.kv_cache.keys(self.layer), step.kv_cache.values(self.layer)
-        paged_attention(q, keys, values, kind.plans, self.sinks, attended)
-        return linear(attended, self.out_weight, self.out_bias)
+        attended = step.kernels.attention(qkv, plan, keys, values, self.sinks)
+        return step.kernels.linear_add(attended, self.out, hidden)

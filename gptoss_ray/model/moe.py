@@ -4,56 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from gptoss_ray.checkpoint.reader import CheckpointReader
-from gptoss_ray.kernels.reference import linear, pad_rows, weighted_slot_sum
+from gptoss_ray.kernels.kernels import Gate, Kernels, Norm
 from gptoss_ray.model.expert_shard import ExpertShard
-from gptoss_ray.model.weights import read_weight
+from gptoss_ray.model.weight_loader import WeightLoader
 from gptoss_ray.parallel.token_dispatcher import TokenDispatcher
 
 
 @dataclass(frozen=True)
 class MoE:
-    """Gate (float32, so that rounding does not choose experts) and local experts of a layer.
+    """Gate and local experts of a layer.
 
     Attributes:
-        gate_weight: float32 [E, H]; with gate_bias float32 [E].
-        experts_per_token: k.
+        norm: Before it.
+        gate: Chooses experts.
         experts: The experts on this rank.
         dispatcher: Brings tokens to the experts' ranks and back.
     """
 
-    gate_weight: Tensor
-    gate_bias: Tensor
-    experts_per_token: int
+    norm: Norm
+    gate: Gate
     experts: ExpertShard
     dispatcher: TokenDispatcher
 
     @classmethod
-    def load(
-        cls,
-        reader: CheckpointReader,
-        layer: int,
-        device: torch.device,
-        *,
-        experts: ExpertShard,
-        dispatcher: TokenDispatcher,
-    ) -> MoE:
-        """Read the gate of `layer`."""
-        return cls(
-            gate_weight=read_weight(reader, f"layers.{layer}.moe.gate.weight", torch.float32, device),
-            gate_bias=read_weight(reader, f"layers.{layer}.moe.gate.bias", torch.float32, device),
-            experts_per_token=reader.config.num_experts_per_token,
-            experts=experts,
-            dispatcher=dispatcher,
+    def load(cls, loader: WeightLoader, layer: int, experts: ExpertShard, dispatcher: TokenDispatcher) -> MoE:
+        """Read norm and gate of `layer`."""
+        name = f"layers.{layer}.moe"
+        gate = Gate(
+            weight=loader.read(f"{name}.gate.weight"),
+            bias=loader.read(f"{name}.gate.bias"),
+            experts_per_token=loader.reader.config.num_experts_per_token,
         )
+        return cls(loader.norm(f"{name}.norm"), gate, experts, dispatcher)
 
-    def forward(self, x: Tensor, num_tokens: int) -> Tensor:
-        """Return Σ gate weight · expert(x) as float32; x [T padded, H], where padding is not dispatched."""
-        gate_logits = linear(x.float(), self.gate_weight, self.gate_bias)[:num_tokens]
-        chosen, expert_ids = gate_logits.topk(self.experts_per_token, dim=-1)
-        grouped, handle = self.dispatcher.dispatch(x[:num_tokens], expert_ids)
-        slots = self.dispatcher.combine(self.experts.forward(grouped), handle)
-        return pad_rows(weighted_slot_sum(slots, chosen.softmax(dim=-1)))
+    def forward(self, hidden: Tensor, kernels: Kernels) -> Tensor:
+        """Return hidden + Σ gate weight · expert(norm(hidden)): [T, H] → [T, H]."""
+        normed, weights, expert_ids = kernels.gate(hidden, self.norm, self.gate)
+        grouped, handle = self.dispatcher.dispatch(normed, expert_ids)
+        slots = self.dispatcher.combine(self.experts.forward(grouped, kernels), handle)
+        return kernels.combine(hidden, slots, weights)

@@ -28,8 +28,8 @@ class RotaryEmbedding:
         self._sin = angles.sin_().mul_(concentration)
 
     def rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin [T, 1, head_dim / 2] of positions int64 [T]."""
-        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+        """Return cos and sin [T, head_dim / 2] of positions int64 [T]."""
+        return self._cos[positions], self._sin[positions]
 
 
 def yarn_concentration(scaling_factor: float) -> float:

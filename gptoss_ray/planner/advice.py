@@ -29,14 +29,16 @@ class Cluster:
         num_devices: In all.
         devices_per_node: On each node.
         network: Between nodes.
-        unpacks_experts: Ranks unpack their experts where memory allows, as on CPUs.
+        is_cpu: Ranks compute with the CPU's kernels.
+        is_native: With native ones, else with torch, which unpacks experts where memory allows.
     """
 
     accelerator: Accelerator
     num_devices: int
     devices_per_node: int
     network: Link
-    unpacks_experts: bool = False
+    is_cpu: bool = False
+    is_native: bool = False
 
     def __post_init__(self) -> None:
         if self.num_devices > self.devices_per_node and self.num_devices % self.devices_per_node:
@@ -160,11 +162,9 @@ def _layout(model: ModelConfig, cluster: Cluster, load: Load, num_ranks: int) ->
         max_context=load.context,
     )
     usable = cluster.accelerator.usable_bytes
-    num_experts = experts_per_rank(model, parallel)
-    memory_bytes = cluster.accelerator.memory_bytes
-    packed = not (cluster.unpacks_experts and unpacked_experts_fit(model, num_experts, 2, memory_bytes))
+    weight_format = _weight_format(model, cluster, engine, parallel)
     try:
-        memory = plan_filled(model, engine, parallel, usable, experts_packed=packed)
+        memory = plan_filled(model, engine, parallel, usable, weight_format)
     except ConfigError as error:
         return Layout(num_groups, num_ranks, None, error.message)
     per_sequence = kv.blocks_per_sequence(model, engine.kv_block_size, load.context)
@@ -173,10 +173,19 @@ def _layout(model: ModelConfig, cluster: Cluster, load: Load, num_ranks: int) ->
         problem = f"the KV cache of a rank holds {memory.num_kv_blocks} blocks, a stream takes {per_sequence}"
         return Layout(num_groups, num_ranks, None, problem)
     wiring = Wiring.of(cluster.accelerator, cluster.network, num_ranks, cluster.devices_per_node)
-    weight_format = WeightFormat.of(engine, experts_packed=packed)
     group = Group(model, weight_format, cluster.accelerator, wiring, parallel.max_padded_bytes)
     rank_streams = min(capacity, engine.max_num_sequences, load.max_num_batched_tokens)
     return Layout(num_groups, num_ranks, _predict(group, memory, load, num_groups, capacity, rank_streams))
+
+
+def _weight_format(
+    model: ModelConfig, cluster: Cluster, engine: EngineConfig, parallel: ParallelConfig
+) -> WeightFormat:
+    if cluster.is_native:
+        return WeightFormat.of_native(engine)
+    num_experts, memory_bytes = experts_per_rank(model, parallel), cluster.accelerator.memory_bytes
+    are_unpacked = cluster.is_cpu and unpacked_experts_fit(model, num_experts, 2, memory_bytes)
+    return WeightFormat.of_torch(engine, experts_packed=not are_unpacked)
 
 
 def _predict(

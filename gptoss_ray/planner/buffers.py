@@ -1,13 +1,15 @@
 """What lives only within a step: activations, and rows that travel between ranks.
 
-The figures follow the reference kernels line by line (`kernels/reference.py`, `kernels/paged_attention.py`,
-`model/expert_shard.py`); a test compares them with the peak of a real step.
+The figures follow the reference kernels line by line (`kernels/reference_kernels.py`,
+`kernels/paged_attention.py`); a test compares them with the peak of a real step. Native kernels gather and
+unpack nothing: what they need are their inputs and outputs.
 """
 
 from __future__ import annotations
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig
+from gptoss_ray.planner.weights import WeightFormat
 
 # A rank's experts are assumed to get at most this many times their even share of a step's rows.
 MAX_SKEW = 4
@@ -65,17 +67,34 @@ def _padded_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelCo
 
 
 def activation_bytes(
-    model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig, *, experts_packed: bool
+    model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig, weight_format: WeightFormat
 ) -> int:
     """Return the peak of everything else in a step: residual stream, and the largest of its parts."""
+    if weight_format.is_native:
+        return _native_bytes(model, engine, parallel)
     num_tokens = _whole_tiles(engine.max_num_batched_tokens)
     # The stream, its norm and, while experts are summed, both again in float32.
     stream = num_tokens * model.hidden_size * (2 * _itemsize(engine) + 2 * _FLOAT32)
     return stream + max(
         _attention_bytes(model, engine, num_tokens),
-        _expert_bytes(model, engine, parallel, experts_packed=experts_packed),
+        _expert_bytes(model, engine, parallel, experts_packed=weight_format.experts_packed),
         _whole_tiles(engine.max_num_sequences) * (model.vocab_size + model.hidden_size) * _FLOAT32,
     )
+
+
+def _native_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Return the same for native kernels, which keep activations in bfloat16 and pad no rows."""
+    itemsize, num_tokens, hidden = _itemsize(engine), engine.max_num_batched_tokens, model.hidden_size
+    query_width = model.num_attention_heads * model.head_dim
+    kv_width = model.num_key_value_heads * model.head_dim
+    num_rows = _expert_rows(model, engine, parallel)
+    # Rotations of the rows stay for all layers; positions and slots are small beside them.
+    lasting = num_tokens * (hidden * itemsize + model.head_dim * _FLOAT32)
+    attention = num_tokens * (2 * query_width + 2 * kv_width) * itemsize
+    slots = num_tokens * model.num_experts_per_token * hidden * itemsize
+    experts = num_rows * (2 * hidden + 3 * model.intermediate_size) * itemsize + slots
+    logits = engine.max_num_sequences * (model.vocab_size * _FLOAT32 + hidden * itemsize)
+    return lasting + max(attention, num_tokens * hidden * itemsize + experts, logits)
 
 
 def _attention_bytes(model: ModelConfig, engine: EngineConfig, num_tokens: int) -> int:

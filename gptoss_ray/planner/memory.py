@@ -72,7 +72,7 @@ def plan_memory(
     engine: EngineConfig,
     parallel: ParallelConfig | None = None,
     *,
-    experts_packed: bool = True,
+    weight_format: WeightFormat | None = None,
 ) -> MemoryPlan:
     """Work out what the fullest rank of a group holds.
 
@@ -80,16 +80,15 @@ def plan_memory(
         model: The network.
         engine: Of each rank.
         parallel: Of the group; None: one rank.
-        experts_packed: MXFP4 experts stay packed, as on GPUs; CPU ranks unpack them where
-            `weights.unpacked_experts_fit`.
+        weight_format: Of the kernels; None: torch's, with MXFP4 experts packed.
     """
     parallel = parallel or ParallelConfig()
-    weight_format = WeightFormat.of(engine, experts_packed=experts_packed)
+    weight_format = weight_format or WeightFormat.of_torch(engine, experts_packed=True)
     weights = weigh(model, weight_format)
     num_experts = experts_per_rank(model, parallel)
     dense_bytes = weights.held_bytes(0)
     expert_bytes = weights.held_bytes(num_experts) - dense_bytes
-    block_bytes = kv.bytes_per_block(model, engine.kv_block_size, weight_format.dense_itemsize)
+    block_bytes = kv.bytes_per_block(model, engine.kv_block_size, weight_format.itemsize)
     num_kv_blocks = engine.kv_cache_bytes // block_bytes
     longest = kv.longest_sequence(model, engine.kv_block_size, num_kv_blocks, engine.max_num_batched_tokens)
     return MemoryPlan(
@@ -98,7 +97,7 @@ def plan_memory(
         swap_bytes=expert_bytes // model.num_layers if parallel.moves_experts else 0,
         kv_cache_bytes=num_kv_blocks * block_bytes,
         dispatch_bytes=dispatch_bytes(model, engine, parallel),
-        activation_bytes=activation_bytes(model, engine, parallel, experts_packed=experts_packed),
+        activation_bytes=activation_bytes(model, engine, parallel, weight_format),
         num_kv_blocks=num_kv_blocks,
         max_sequence_tokens=min(model.max_context, longest),
     )
@@ -109,20 +108,18 @@ def plan_filled(
     engine: EngineConfig,
     parallel: ParallelConfig,
     available_bytes: int,
-    *,
-    experts_packed: bool = True,
+    weight_format: WeightFormat,
 ) -> MemoryPlan:
     """Work out a rank whose KV cache takes all that the rest leaves of `available_bytes`.
 
     Raises:
         ConfigError: Nothing is left for a KV cache; the message has the numbers.
     """
-    plan = plan_memory(model, engine, parallel, experts_packed=experts_packed)
-    itemsize = WeightFormat.of(engine, experts_packed=experts_packed).dense_itemsize
-    two_blocks = 2 * kv.bytes_per_block(model, engine.kv_block_size, itemsize)
+    plan = plan_memory(model, engine, parallel, weight_format=weight_format)
+    two_blocks = 2 * kv.bytes_per_block(model, engine.kv_block_size, weight_format.itemsize)
     check_fits(dataclasses.replace(plan, kv_cache_bytes=two_blocks), available_bytes)
     filled = engine.model_copy(update={"kv_cache_bytes": available_bytes - plan.fixed_bytes})
-    return plan_memory(model, filled, parallel, experts_packed=experts_packed)
+    return plan_memory(model, filled, parallel, weight_format=weight_format)
 
 
 def check_fits(plan: MemoryPlan, available_bytes: int) -> None:

@@ -9,32 +9,58 @@ from gptoss_ray.checkpoint.layout import canonical_shapes
 from gptoss_ray.checkpoint.model_config import MXFP4_BLOCK, ModelConfig
 from gptoss_ray.config import EXPERT_MEMORY_SHARE, EngineConfig
 
-_WIDE = ("unembedding.weight", "norm.weight", "gate.weight", "gate.bias", "sinks")
-_ROTARY_ITEMSIZE = 4
+_WIDE = ("norm.weight", "gate.weight", "gate.bias", "sinks")
+_FLOAT32 = 4
+_MXFP4_BITS = 4.25
+_INT8_BITS = 8.5
+# Native kernels fill matrices up to whole tiles of so many rows (kernels/native/src/api.h).
+_NATIVE_TILE_ROWS = 16
 
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """Bytes per value.
+    """How weights are held. Matrices are given in bits a value, block scales included.
 
     Attributes:
-        dense_itemsize: Of attention, embedding and the experts' biases, of activations and of the KV cache.
-        wide_itemsize: Of unembedding, gates, norms and sinks, which the engine keeps in float32.
-        experts_packed: Experts stay in MXFP4 (4.25 bits a value), else they have `dense_itemsize`.
+        itemsize: Bytes a value of embedding, activations and the KV cache.
+        dense_bits: Attention's projections, and experts that are not quantized.
+        unembedding_bits: The unembedding.
+        expert_bits: MXFP4 experts.
+        bias_itemsize: Bytes a value of the biases of projections and experts.
+        wide_itemsize: Bytes a value of gates, norms and sinks.
+        is_native: Of the native kernels, whose buffers are others than torch's, and which fill up tiles.
     """
 
-    dense_itemsize: int = 2
-    wide_itemsize: int = 4
-    experts_packed: bool = True
+    itemsize: int
+    dense_bits: float
+    unembedding_bits: float
+    expert_bits: float
+    bias_itemsize: int
+    wide_itemsize: int = _FLOAT32
+    is_native: bool = False
 
     @classmethod
-    def of(cls, engine: EngineConfig, *, experts_packed: bool) -> WeightFormat:
-        """Return the format that an engine of this configuration holds."""
-        return cls(dense_itemsize=2 if engine.dtype == "bfloat16" else 4, experts_packed=experts_packed)
+    def of_torch(cls, engine: EngineConfig, *, experts_packed: bool) -> WeightFormat:
+        """Return the format of the reference kernels, whose logits are products in float32."""
+        itemsize = 2 if engine.dtype == "bfloat16" else _FLOAT32
+        bits = 8 * itemsize
+        expert_bits = _MXFP4_BITS if experts_packed else bits
+        return cls(itemsize, bits, 8 * _FLOAT32, expert_bits, itemsize)
+
+    @classmethod
+    def of_native(cls, engine: EngineConfig) -> WeightFormat:
+        """Return the format of the native kernels; MXFP4 experts stay packed."""
+        bits = 16 if engine.dense_weights == "bfloat16" else _INT8_BITS
+        return cls(2, bits, bits, _MXFP4_BITS, _FLOAT32, is_native=True)
+
+    @property
+    def experts_packed(self) -> bool:
+        """Whether MXFP4 experts stay in MXFP4."""
+        return self.expert_bits == _MXFP4_BITS
 
 
 # What lies on disk: bfloat16 throughout, experts in MXFP4.
-AS_PUBLISHED = WeightFormat(wide_itemsize=2)
+AS_PUBLISHED = WeightFormat(2, 16, 16, _MXFP4_BITS, 2, wide_itemsize=2)
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ class WeightSizes:
 
 def weigh(model: ModelConfig, weight_format: WeightFormat) -> WeightSizes:
     """Add up the tensors of `checkpoint/layout.py` as an engine holds them."""
-    lookup_bytes = 2 * model.max_context * (model.head_dim // 2) * _ROTARY_ITEMSIZE
+    lookup_bytes = 2 * model.max_context * (model.head_dim // 2) * _FLOAT32
     dense_bytes = experts_bytes = 0
     for name, shape in canonical_shapes(model).items():
         num_bytes = _tensor_bytes(name, shape, weight_format)
@@ -79,19 +105,33 @@ def weigh(model: ModelConfig, weight_format: WeightFormat) -> WeightSizes:
 
 
 def _tensor_bytes(name: str, shape: tuple[int, ...], weight_format: WeightFormat) -> int:
-    num_values = math.prod(shape)
-    if name.endswith(".blocks"):
-        num_packed = num_values
-        num_unpacked = num_packed * MXFP4_BLOCK // shape[-1]
-        return num_packed if weight_format.experts_packed else num_unpacked * weight_format.dense_itemsize
+    num_rows, num_values = shape[0], math.prod(shape)
     if name.endswith(".scales"):
-        return num_values if weight_format.experts_packed else 0
-    is_wide = name.endswith(_WIDE)
-    return num_values * (weight_format.wide_itemsize if is_wide else weight_format.dense_itemsize)
+        return 0  # counted with the blocks
+    if name.endswith(".blocks"):
+        num_values = num_values // shape[-1] * MXFP4_BLOCK
+    elif name == "unembedding.weight" and weight_format.is_native:
+        # The rows of all other matrices are a multiple of a tile's anyway.
+        num_values = -(-num_rows // _NATIVE_TILE_ROWS) * _NATIVE_TILE_ROWS * shape[1]
+    return int(num_values * _bits(name, weight_format) / 8)
+
+
+def _bits(name: str, weight_format: WeightFormat) -> float:
+    """Return the bits of a value of a tensor."""
+    if name.endswith(_WIDE):
+        return 8 * weight_format.wide_itemsize
+    if name.endswith(".bias"):
+        return 8 * weight_format.bias_itemsize
+    special = {
+        "embedding.weight": 8 * weight_format.itemsize,
+        "unembedding.weight": weight_format.unembedding_bits,
+    }
+    is_packed_expert = name.endswith(".blocks")
+    return special.get(name, weight_format.expert_bits if is_packed_expert else weight_format.dense_bits)
 
 
 def unpacked_experts_fit(model: ModelConfig, num_experts: int, itemsize: int, memory_bytes: int) -> bool:
-    """Tell whether a CPU rank unpacks its `num_experts` experts a layer at load, as the network does.
+    """Tell whether the reference unpacks a rank's `num_experts` experts a layer at load, as the network does.
 
     They must take at most `EXPERT_MEMORY_SHARE` of the memory.
     """

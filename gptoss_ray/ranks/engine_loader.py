@@ -9,6 +9,7 @@ import torch
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.config import EXPERT_MEMORY_SHARE, ServedModelConfig
 from gptoss_ray.engine.engine import Engine
+from gptoss_ray.kernels.backend import select_backend
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.all_to_all import TokenExchange
 from gptoss_ray.parallel.expert_placement import contiguous
@@ -16,8 +17,6 @@ from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.planner.memory import experts_per_rank
 from gptoss_ray.ranks.rank_experts import make_dispatcher
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_engine(
@@ -38,19 +37,21 @@ def load_engine(
 
     Raises:
         CheckpointError: A file is missing or wrong; the message names it and the tensor.
-        ConfigError: The KV memory cannot hold what the configuration promises, or there are more ranks
-            than experts.
+        ConfigError: The KV memory cannot hold what the configuration promises, there are more ranks than
+            experts, or the kernels that it asks for cannot run.
     """
-    torch.set_num_threads(config.engine.num_threads)
+    engine, device = config.engine, config.parallel.device
     reader = CheckpointReader.open(config.checkpoint)
-    dtype = _DTYPES[config.engine.dtype]
+    backend = select_backend(engine, reader.config, device)
+    # Native kernels have threads of their own, and those of torch would only be in their way.
+    torch.set_num_threads(1 if backend.is_native else engine.num_threads)
 
     def note(num_done: int, num_parts: int) -> None:
         progress(num_done / num_parts)
 
     if link is None:
-        transformer = Transformer.load(reader, dtype=dtype, device=config.parallel.device, progress=note)
-        return Engine(transformer, config.engine, suppressed_token_ids=suppressed_token_ids)
+        transformer = Transformer.load(reader, engine, device=device, progress=note)
+        return Engine(transformer, engine, suppressed_token_ids=suppressed_token_ids)
     model = reader.config
     exchange = TokenExchange(
         link,
@@ -58,8 +59,8 @@ def load_engine(
         num_experts=model.num_experts,
         experts_per_token=model.num_experts_per_token,
         hidden_size=model.hidden_size,
-        dtype=dtype,
-        device=torch.device(config.parallel.device),
+        dtype=getattr(torch, engine.dtype),
+        device=torch.device(device),
     )
     placement = contiguous(model.num_experts, config.parallel.num_ranks)
     # No expert has a copy yet, so where ranks run does not matter to the routes.
@@ -68,8 +69,8 @@ def load_engine(
     share_in_use = len(placement.local_slots(0)) / experts_per_rank(model, config.parallel)
     transformer = Transformer.load(
         reader,
-        dtype=dtype,
-        device=config.parallel.device,
+        engine,
+        device=device,
         expert_ids=[placement.local_slots(rank)] * model.num_layers,
         dispatchers=[make_dispatcher(exchange, placement, hosts) for _ in range(model.num_layers)],
         expert_memory_share=EXPERT_MEMORY_SHARE / config.parallel.num_ranks_per_node * share_in_use,
@@ -77,7 +78,7 @@ def load_engine(
     )
     return Engine(
         transformer,
-        config.engine,
+        engine,
         step_sync=GroupStepSync(link, config.parallel),
         leave_group=link.leave,
         suppressed_token_ids=suppressed_token_ids,

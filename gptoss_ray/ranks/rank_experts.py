@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.model.transformer import Transformer
@@ -45,8 +46,9 @@ def with_swap(transformer: Transformer, checkpoint: str, swap: LayerSwap) -> Tra
     """
     present = list(_dispatchers(transformer))[swap.layer]
     dispatcher = make_dispatcher(present.exchange, swap.placement, swap.hosts)
+    loader = replace(transformer.loader, reader=CheckpointReader.open(checkpoint))
     experts = transformer.layers[swap.layer].moe.experts.with_experts(
-        CheckpointReader.open(checkpoint), swap.layer, present.local_experts, dispatcher.local_experts
+        loader, swap.layer, present.local_experts, dispatcher.local_experts
     )
     return transformer.with_layer(swap.layer, experts, dispatcher)
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import psutil
 import ray
 
+from gptoss_ray.checkpoint.hub import resolve_folder
+from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import ConfigError
+from gptoss_ray.kernels.backend import numerics_fingerprint, select_backend
 from gptoss_ray.model.host_memory import host_memory_bytes
 
 
@@ -22,32 +25,31 @@ class RankFacts:
         address: Of the node, as other nodes reach it.
         free_memory_bytes: Main memory of the node that nobody uses yet.
         fingerprint: What the bits of results depend on (law 1); equal on all ranks of a group.
+        is_native: Whether native kernels will run, which hold weights in other formats than torch.
     """
 
     host_id: str
     address: str
     free_memory_bytes: int
     fingerprint: str
+    is_native: bool
 
 
 def read_facts(config: ServedModelConfig) -> RankFacts:
     """Collect the facts of this process, which is a rank of `config`. Imports torch.
 
     Raises:
-        ConfigError: No kernels run on `parallel.device`.
+        ConfigError: The kernels that it asks for cannot run here.
+        CheckpointError: The checkpoint is missing or wrong.
     """
-    # The replica imports this module, and must not pay for torch.
-    import torch  # noqa: PLC0415
-
-    from gptoss_ray.kernels.backend import numerics_fingerprint, select_backend  # noqa: PLC0415
-
-    backend = select_backend(config.parallel.device)
-    dtype: torch.dtype = getattr(torch, config.engine.dtype)
+    model = ModelConfig.from_folder(resolve_folder(config.checkpoint))
+    backend = select_backend(config.engine, model, config.parallel.device)
     return RankFacts(
         host_id=ray.get_runtime_context().get_node_id(),
         address=ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
         free_memory_bytes=free_memory_bytes(),
-        fingerprint=numerics_fingerprint(backend, dtype, config.engine.kv_block_size),
+        fingerprint=numerics_fingerprint(backend, config.engine),
+        is_native=backend.is_native,
     )
 
 

@@ -9,6 +9,7 @@ from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import ConfigError
+from gptoss_ray.kernels.backend import select_backend
 from gptoss_ray.model.host_memory import host_memory_bytes
 from gptoss_ray.planner.memory import MemoryPlan, check_fits, experts_per_rank, gigabytes, plan_memory
 from gptoss_ray.planner.weights import WeightFormat, unpacked_experts_fit
@@ -20,16 +21,34 @@ def read_shape(config: ServedModelConfig) -> ModelConfig:
     return ModelConfig.from_folder(resolve_folder(config.checkpoint))
 
 
-def plan_rank_memory(config: ServedModelConfig, model: ModelConfig) -> MemoryPlan:
-    """Work out what the fullest rank of a group holds on a machine like this one."""
-    parallel = config.parallel
-    are_unpacked = parallel.device == "cpu" and unpacked_experts_fit(
-        model,
-        experts_per_rank(model, parallel),
-        WeightFormat.of(config.engine, experts_packed=False).dense_itemsize,
-        host_memory_bytes() // parallel.num_ranks_per_node,
-    )
-    return plan_memory(model, config.engine, parallel, experts_packed=not are_unpacked)
+def plan_rank_memory(
+    config: ServedModelConfig, model: ModelConfig, *, is_native: bool | None = None
+) -> MemoryPlan:
+    """Work out what the fullest rank of a group holds on a machine like this one.
+
+    Args:
+        config: Of the group.
+        model: Shape of the network.
+        is_native: Whether its ranks run native kernels; None: if they would here.
+
+    Raises:
+        ConfigError: The kernels that `config` asks for cannot run here.
+    """
+    engine, parallel = config.engine, config.parallel
+    if is_native is None:
+        is_native = parallel.device == "cpu" and select_backend(engine, model).is_native
+    if is_native:
+        weight_format = WeightFormat.of_native(engine)
+    else:
+        unpacked = WeightFormat.of_torch(engine, experts_packed=False)
+        are_unpacked = parallel.device == "cpu" and unpacked_experts_fit(
+            model,
+            experts_per_rank(model, parallel),
+            unpacked.itemsize,
+            host_memory_bytes() // parallel.num_ranks_per_node,
+        )
+        weight_format = unpacked if are_unpacked else WeightFormat.of_torch(engine, experts_packed=True)
+    return plan_memory(model, engine, parallel, weight_format=weight_format)
 
 
 def describe_memory(config: ServedModelConfig, plan: MemoryPlan) -> str:
@@ -61,10 +80,15 @@ def check_group_memory(
 ) -> MemoryPlan:
     """Refuse a group that the memory of one of its nodes cannot hold; return the plan of a rank.
 
+    Args:
+        config: Of the group.
+        model: Shape of the network.
+        facts: Of all ranks; they compute alike.
+
     Raises:
         ConfigError: See `check_rank_memory`.
     """
-    plan = plan_rank_memory(config, model)
+    plan = plan_rank_memory(config, model, is_native=facts[0].is_native)
     for host_id, num_ranks in Counter(fact.host_id for fact in facts).items():
         free_bytes = min(fact.free_memory_bytes for fact in facts if fact.host_id == host_id)
         check_rank_memory(config, plan, free_bytes, num_ranks)

@@ -10,7 +10,8 @@ from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.parallel.expert_placement import LayerPlacement
 from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.rank_experts import with_swap
-from tests.support.group_requests import PATTERNS, arrivals_of, texts
+from tests.support.engine_runs import small_config
+from tests.support.group_requests import PATTERNS, answers_of_one, arrivals_of, texts
 from tests.support.serving_ranks import group_config, serve_in_threads
 
 
@@ -18,8 +19,20 @@ from tests.support.serving_ranks import group_config, serve_in_threads
 @pytest.mark.parametrize("dispatch", ["padded", "exact"])
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
 def test_any_number_of_ranks_answers_as_one(checkpoint, expected, num_ranks, dispatch, pattern):
+    check_group(checkpoint, small_config(), expected, num_ranks, dispatch, pattern)
+
+
+@pytest.mark.parametrize("dispatch", ["padded", "exact"])
+def test_ranks_that_compute_with_torch_answer_as_one(checkpoint, dispatch):
+    engine = small_config(kernels="torch")
+    expected = answers_of_one(checkpoint, engine)
+    check_group(checkpoint, engine, expected, 3, dispatch, "random arrivals")
+
+
+def check_group(checkpoint, engine, expected, num_ranks, dispatch, pattern):
     policy = {"max_prefill_tokens_per_step": 16, "max_prefill_delay_steps": 2}
     config = group_config(checkpoint, num_ranks, dispatch=dispatch, **policy)
+    config = config.model_copy(update={"engine": engine})
     ranks = serve_in_threads(config, arrivals_of(pattern, num_ranks))
     assert texts([rank.answers for rank in ranks]) == expected
     assert len({rank.link.collectives.num_calls for rank in ranks}) == 1
@@ -35,7 +48,7 @@ def test_a_placement_swapped_while_requests_run_changes_no_answer(checkpoint, ex
         if step == 3 + 4 * number:  # one rank is ready before the other
             rank.engine.stage_placement(1, with_swap(rank.engine.transformer, checkpoint, swap))
         layers = rank.engine.transformer.layers
-        if [len(layer.moe.experts.down_bias) for layer in layers] == [5, 4]:
+        if [len(layer.moe.experts.experts) for layer in layers] == [5, 4]:
             swapped_at.setdefault(number, step)
 
     ranks = serve_in_threads(group_config(checkpoint, 2), arrivals_of("all ranks", 2), stage)

@@ -11,6 +11,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import write_checkpoint
 from gptoss_ray.model.transformer import Transformer
+from tests.support.backends import FLOAT32
 from tests.support.paged import PagedSequences, whole_logits
 from tests.support.transformers_oracle import Oracle
 
@@ -25,7 +26,7 @@ def test_two_layers_of_the_20b_width_agree_in_float32_and_stray_less_in_bfloat16
     rounded = Oracle(tmp_path, torch.bfloat16).logits(tokens)
     reader = CheckpointReader.open(tmp_path)
 
-    transformer = Transformer.load(reader, dtype=torch.float32, expert_memory_share=0.0)
+    transformer = Transformer.load(reader, FLOAT32, expert_memory_share=0.0)
     assert (whole_logits(transformer, tokens) - exact).abs().max() < 1e-3
 
     transformer = Transformer.load(reader, expert_memory_share=0.0)

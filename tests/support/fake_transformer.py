@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gptoss_ray.kernels.paged_attention import write_slots
+
 WINDOW_LAYER, FULL_LAYER = 0, 1
 
 
@@ -41,8 +43,11 @@ class FakeTransformer:
         self.num_forwards += 1
         self.batch_sizes.append(batch.num_tokens)
         stored = torch.stack((batch.token_ids, batch.positions), dim=-1).float()[:, None]
-        kv_cache.write(WINDOW_LAYER, batch.slot_mapping_window, stored, -stored)
-        kv_cache.write(FULL_LAYER, batch.slot_mapping_full, stored, -stored)
+        for layer, slots in (
+            (WINDOW_LAYER, batch.slot_mapping_window),
+            (FULL_LAYER, batch.slot_mapping_full),
+        ):
+            write_slots(kv_cache.keys(layer), kv_cache.values(layer), slots, stored, -stored)
         if self.num_forwards in self.failing:
             raise RuntimeError("the forward pass failed")
         tables = (batch.block_tables_full.numpy(), batch.block_tables_window.numpy())

@@ -6,6 +6,7 @@ import random
 
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import tiny_config
+from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.engine import Engine
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.model.transformer import Transformer
@@ -44,7 +45,8 @@ def texts(answers_by_rank) -> dict[str, object]:
     return {name: answer.text() for answers in answers_by_rank for name, answer in answers.items()}
 
 
-def answers_of_one(checkpoint: str) -> dict[str, object]:
+def answers_of_one(checkpoint: str, config: EngineConfig | None = None) -> dict[str, object]:
     """What a rank alone answers."""
-    engine = Engine(Transformer.load(CheckpointReader.open(checkpoint)), small_config())
+    config = config or small_config()
+    engine = Engine(Transformer.load(CheckpointReader.open(checkpoint), config), config)
     return texts([run(engine, REQUESTS)])

@@ -11,6 +11,7 @@ models:
     engine:
       max_num_sequences: 8
 """
+PARALLEL = "    parallel:\n      num_ranks: 2\n"
 
 
 def validate(tmp_path, text):
@@ -45,6 +46,10 @@ def test_a_good_file_becomes_a_frozen_config(tmp_path):
         (GOOD + "  bad: [\n", r"line \d+: not valid YAML"),
         ("- 1\n", r"expected a mapping"),
         (GOOD + "  - name: m\n    checkpoint: demo\n", r"'m' is used twice"),
+        (
+            GOOD.replace("max_num_sequences: 8", "pin_threads: true") + PARALLEL,
+            "pin the 2 ranks of a node to the same CPUs",
+        ),
     ],
 )
 def test_a_mistake_names_the_file_the_line_and_the_remedy(tmp_path, text, message):

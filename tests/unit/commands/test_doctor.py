@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from gptoss_ray.cli import app
 from gptoss_ray.errors import UnavailableError
+from gptoss_ray.kernels import backend
 from gptoss_ray.ranks import cluster_nodes
 from gptoss_ray.ranks.rank_placement import NodeResources
 from tests.support.served_app import ROOT, free_port
@@ -91,7 +93,6 @@ def test_the_demo_lacks_nothing_on_a_machine_of_two_cpus(config):
     assert all(text.startswith("ok") for text in verdict.rows.values())
     assert "2 CPUs on one node" in verdict.row("room for the ranks")
     assert "shared memory between 2 ranks" in verdict.row("wires")
-    assert "torch-reference" in verdict.row("backend")
     assert "2 ranks, each" in verdict.row("memory of a rank")
 
 
@@ -106,6 +107,18 @@ def test_on_a_machine_of_one_cpu_it_says_what_is_missing_and_what_to_change(conf
     assert "lower parallel.num_ranks" in row
     assert str(path) in row
     assert verdict.row("backend").startswith("ok"), "one thing missing does not hide the others"
+
+
+def test_it_says_which_kernels_run_and_why(config, monkeypatch):
+    monkeypatch.setattr(backend, "find_library", lambda: "they are not built; build them with `make native`")
+    row = doctor(config()).row("backend")
+    assert row.startswith("ok") and "torch-reference" in row and "make native" in row
+    row = doctor(config(engine={"kernels": "native"})).row("backend")
+    assert row.startswith("missing") and "make native" in row
+    library = SimpleNamespace(instruction_set="avx2", build_id="1")
+    monkeypatch.setattr(backend, "find_library", lambda: library)
+    row = doctor(config()).row("backend")
+    assert row.startswith("ok") and "native-avx2" in row
 
 
 def test_a_taken_port_is_missing(config):
@@ -194,10 +207,10 @@ def test_shared_memory_on_another_processor_is_missing(config, monkeypatch):
 
 
 def test_memory_that_both_ranks_do_not_find_is_missing_with_numbers(config, monkeypatch):
-    monkeypatch.setattr(preflight, "free_memory_bytes", lambda: 200 << 20)
+    monkeypatch.setattr(preflight, "free_memory_bytes", lambda: 100 << 20)
     verdict = doctor(config())
     assert verdict.exit_code == 1
     row = verdict.row("memory of a rank")
     assert row.startswith("missing")
     assert "gpt-oss-demo: A rank needs" in row
-    assert "but has 0.10 GB" in row
+    assert "but has 52.43 MB" in row

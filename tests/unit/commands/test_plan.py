@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import typer
@@ -41,7 +42,8 @@ def test_what_does_not_fit_is_said_with_the_numbers(monkeypatch):
     monkeypatch.setattr("gptoss_ray.model.host_memory.host_memory_bytes", lambda: 16 * 10**9)
     shown = run("gpt-oss-120b", "--gpu", "cpu").replace("\n", " ")
     assert "does not fit" in shown
-    assert "experts of the rank 60.99 GB" in shown
+    # Native kernels hold biases in float32, torch in bfloat16.
+    assert re.search(r"experts of the rank (60\.99|61\.07) GB", shown)
 
 
 def test_ranks_of_the_demo_share_this_machine():

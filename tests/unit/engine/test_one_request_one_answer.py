@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
@@ -13,16 +12,17 @@ from gptoss_ray.engine.engine import Engine
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.kvcache.kv_cache import bytes_per_block
 from gptoss_ray.model.transformer import Transformer
+from tests.support.backends import EACH_BACKEND
 from tests.support.engine_runs import run, small_config
 
 CONFIG = tiny_config(num_layers=2, vocab_size=384)
 
 
-@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+@pytest.fixture(scope="module", params=EACH_BACKEND)
 def transformer(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(folder, CONFIG, seed=11)
-    return Transformer.load(CheckpointReader.open(folder), dtype=request.param)
+    return Transformer.load(CheckpointReader.open(folder), request.param)
 
 
 def make_engine(transformer, num_blocks=None, **config):

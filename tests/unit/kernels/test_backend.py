@@ -1,29 +1,129 @@
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.checkpoint.synthetic import tiny_config
+from gptoss_ray.config import EngineConfig
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.kernels.backend import numerics_fingerprint, select_backend
+from gptoss_ray.kernels import backend as backend_module
+from gptoss_ray.kernels.backend import make_kernels, numerics_fingerprint, select_backend
+from gptoss_ray.kernels.native.library import NativeLibrary
 from tests.support.threads import torch_threads
 
+MODEL = tiny_config()
+LIBRARY = NativeLibrary(Path("_native.so"), "abc123", ("portable", "avx2"), functions=None)
 
-def test_the_backend_says_its_name_and_why_it_was_picked():
-    backend = select_backend("cpu")
+
+@pytest.fixture
+def built(monkeypatch):
+    """As on a machine where the native library is built."""
+    monkeypatch.setattr(backend_module, "find_library", lambda: LIBRARY)
+
+
+@pytest.fixture
+def not_built(monkeypatch):
+    monkeypatch.setattr(backend_module, "find_library", lambda: "there is no compiler; install g++")
+
+
+@pytest.mark.usefixtures("built")
+def test_native_kernels_are_chosen_where_they_are_built_and_the_choice_is_explained():
+    backend = select_backend(EngineConfig(), MODEL)
+    assert (backend.name, backend.build, backend.is_native) == ("native-avx2", "abc123", True)
+    assert "avx2" in backend.reason
+    assert select_backend(EngineConfig(kernels="native", dense_weights="int8"), MODEL).is_native
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (tiny_config(hidden_size=48, expert_format="unquantized"), "hidden_size is 48"),
+        (tiny_config(intermediate_size=80, expert_format="unquantized"), "intermediate_size is 80"),
+        (tiny_config(num_attention_heads=3, num_key_value_heads=1, head_dim=16), r"head_dim is 48"),
+        (tiny_config(head_dim=8), "head_dim .* is 8"),
+        (tiny_config(head_dim=512), "head_dim .* is 512"),
+    ],
+)
+def test_a_model_of_another_shape_runs_on_torch_which_says_why(model, what):
+    backend = select_backend(EngineConfig(), model)
     assert backend.name == "torch-reference"
-    assert "torch" in backend.reason
+    with pytest.raises(ConfigError, match=what) as caught:
+        select_backend(EngineConfig(kernels="native"), model)
+    assert caught.value.param == "kernels"
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [(EngineConfig(dtype="float32"), "float32"), (EngineConfig(kernels="torch"), "kernels is 'torch'")],
+)
+def test_torch_runs_where_the_configuration_wants_it(engine, reason):
+    backend = select_backend(engine, MODEL)
+    assert (backend.name, backend.is_native) == ("torch-reference", False)
+    assert reason in backend.reason
+
+
+@pytest.mark.usefixtures("not_built")
+@pytest.mark.parametrize(
+    ("choice", "param"), [({"kernels": "native"}, "kernels"), ({"dense_weights": "int8"}, "dense_weights")]
+)
+def test_what_needs_native_kernels_is_refused_with_the_remedy_where_they_are_missing(choice, param):
+    assert select_backend(EngineConfig(), MODEL).reason == "there is no compiler; install g++"
+    with pytest.raises(ConfigError, match="there is no compiler; install g") as caught:
+        select_backend(EngineConfig(**choice), MODEL)
+    assert caught.value.param == param
 
 
 def test_a_device_without_kernels_is_refused_by_name():
     with pytest.raises(ConfigError, match="cuda"):
-        select_backend("cuda")
+        select_backend(EngineConfig(), MODEL, "cuda")
+
+
+def test_the_published_models_fit_the_native_kernels():
+    for name in ("gpt-oss-20b", "gpt-oss-120b"):
+        assert backend_module._misfit(ModelConfig.published(name)) is None
+
+
+def test_the_reference_computes_in_the_dtype_of_the_engine():
+    engine = EngineConfig(dtype="float32")
+    kernels = make_kernels(select_backend(engine, MODEL), engine, unpacks_mxfp4=True)
+    (weight,) = kernels.pack(torch.ones(16, 32, dtype=torch.bfloat16)).values()
+    assert weight.dtype == torch.float32
 
 
 def test_the_fingerprint_changes_with_whatever_changes_bits_and_not_with_threads():
-    backend = select_backend()
-    fingerprint = numerics_fingerprint(backend, torch.bfloat16, 32)
-    assert torch.__version__ in fingerprint
-    assert fingerprint != numerics_fingerprint(backend, torch.float32, 32)
-    assert fingerprint != numerics_fingerprint(backend, torch.bfloat16, 16)
+    def fingerprint(**changes):
+        return numerics_fingerprint(backend, EngineConfig(kernels="torch", **changes))
+
+    backend = select_backend(EngineConfig(kernels="torch"), MODEL)
+    first = fingerprint()
+    assert torch.__version__ in first
+    others = {fingerprint(dtype="float32"), fingerprint(kv_block_size=16)}
+    for name, build in (("native-avx2", "2"), ("native-avx512", "2"), ("native-avx512", "3")):
+        backend = dataclasses.replace(backend, name=name, build=build, library=LIBRARY)
+        others |= {fingerprint(), fingerprint(dense_weights="int8")}
+    assert len(others | {first}) == 2 + 6 + 1
+    backend = select_backend(EngineConfig(kernels="torch"), MODEL)
     with torch_threads(2):
-        assert fingerprint == numerics_fingerprint(backend, torch.bfloat16, 32)
+        assert first == fingerprint(num_threads=2)
+
+
+def test_choosing_kernels_does_not_import_torch():
+    """The processes that only plan memory choose too."""
+    code = """
+import sys
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import EngineConfig
+from gptoss_ray.kernels.backend import select_backend
+
+select_backend(EngineConfig(), ModelConfig.published("gpt-oss-20b"))
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

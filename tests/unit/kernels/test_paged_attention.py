@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptoss_ray.kernels.attention_plan import AttentionPlan, plan_attention
-from gptoss_ray.kernels.paged_attention import max_blocks_at_once, paged_attention
+from gptoss_ray.kernels.attention_plan import AttentionPiece, plan_attention
+from gptoss_ray.kernels.paged_attention import max_blocks_at_once, paged_attention, write_slots
 from tests.support.threads import torch_threads
 
 BLOCK = 16
@@ -30,7 +30,7 @@ class PagedKeys:
         self.rows = [(s, p) for s, length in enumerate(lengths) for p in range(length)]
         self.q = torch.randn(len(self.rows), num_heads, HEAD_DIM, generator=generator)
 
-    def plan(self, rows: list[int], window: int | None, max_blocks: int = 1 << 20) -> list[AttentionPlan]:
+    def plan(self, rows: list[int], window: int | None, max_blocks: int = 1 << 20) -> list[AttentionPiece]:
         return plan_attention(
             torch.tensor([self.rows[row][1] for row in rows], dtype=torch.int64),
             torch.tensor([self.rows[row][0] for row in rows], dtype=torch.int64),
@@ -153,6 +153,16 @@ def test_large_scores_do_not_overflow():
     paged = PagedKeys([40])
     paged.q *= 1e4
     assert paged.attend(list(range(40)), None).isfinite().all()
+
+
+def test_what_is_written_to_slots_is_read_back_by_block_and_offset():
+    keys, values = torch.zeros(2, 6, KV_HEADS, 4, 3)
+    k, v = torch.randn(2, 3, KV_HEADS, 3)
+    write_slots(keys, values, torch.tensor([5 * 4 + 1, 0, 2 * 4 + 3]), k, v)
+    for token, (block_id, offset) in enumerate([(5, 1), (0, 0), (2, 3)]):
+        assert keys[block_id, :, offset].equal(k[token])
+        assert values[block_id, :, offset].equal(v[token])
+    assert keys.count_nonzero() == k.numel()
 
 
 def test_no_rows_need_no_plan():

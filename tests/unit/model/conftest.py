@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.model.transformer import Transformer
+from tests.support.backends import FLOAT32
 
 OpenCheckpoint = Callable[..., CheckpointReader]
 
@@ -29,4 +29,4 @@ def open_checkpoint(tmp_path: Path) -> OpenCheckpoint:
 @pytest.fixture
 def transformer(open_checkpoint: OpenCheckpoint) -> Transformer:
     """A tiny network in float32."""
-    return Transformer.load(open_checkpoint(), dtype=torch.float32)
+    return Transformer.load(open_checkpoint(), FLOAT32)

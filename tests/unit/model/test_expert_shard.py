@@ -4,14 +4,21 @@ import pytest
 import torch
 
 from gptoss_ray.checkpoint.mxfp4 import dequantize
+from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.model.expert_shard import ExpertShard
+from gptoss_ray.model.packed_store import InMemoryStore
+from gptoss_ray.model.weight_loader import WeightLoader
 from gptoss_ray.parallel.token_dispatcher import GroupedRows
 
-CPU = torch.device("cpu")
+KERNELS = ReferenceKernels(torch.float32)
 
 
-def load(reader, expert_ids, dtype=torch.float32, *, materialize=True):
-    return ExpertShard.load(reader, 1, expert_ids, dtype, CPU, materialize=materialize)
+def make_loader(reader, kernels=KERNELS):
+    return WeightLoader(reader, kernels, InMemoryStore(), torch.device("cpu"))
+
+
+def load(reader, expert_ids, kernels=KERNELS):
+    return ExpertShard.load(make_loader(reader, kernels), 1, expert_ids)
 
 
 def rows(*counts, dtype=torch.float32):
@@ -30,28 +37,30 @@ def test_gate_and_up_are_the_even_and_odd_rows_of_the_published_matrix(open_chec
     names = [f"layers.1.experts.{name}" for name in ("down.blocks", "down.scales", "down.bias")]
     blocks, scales, bias = (reader.read(name)[3] for name in names)
     expected = activated @ dequantize(blocks, scales, torch.float32).T + bias.float()
-    torch.testing.assert_close(load(reader, [3]).forward(grouped), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(load(reader, [3]).forward(grouped, KERNELS), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_and_materialised_experts_give_the_same_bits(open_checkpoint, dtype):
     reader = open_checkpoint()
     grouped = rows(1, 0, 40, 16, 3, 0, 0, 17, dtype=dtype)
-    packed = load(reader, range(8), dtype, materialize=False).forward(grouped)
-    unpacked = load(reader, range(8), dtype).forward(grouped)
+    packing, unpacking = (ReferenceKernels(dtype, unpacks_mxfp4=unpacks) for unpacks in (False, True))
+    packed = load(reader, range(8), packing).forward(grouped, packing)
+    unpacked = load(reader, range(8), unpacking).forward(grouped, unpacking)
     assert packed.dtype == dtype
     assert torch.equal(packed, unpacked)
 
 
 def test_a_row_of_an_expert_has_the_same_bits_whatever_other_rows_and_experts_have(open_checkpoint):
-    shard = load(open_checkpoint(), range(8), torch.bfloat16)
+    kernels = ReferenceKernels(torch.bfloat16)
+    shard = load(open_checkpoint(), range(8), kernels)
     grouped = rows(3, 40, 0, 16, 1, 2, 5, 20, dtype=torch.bfloat16)
-    together = shard.forward(grouped)
+    together = shard.forward(grouped, kernels)
     start = 0
     for expert, count in enumerate(grouped.num_rows_per_expert):
         for row in range(start, start + count):
             counts = [int(expert == other) for other in range(8)]
-            alone = shard.forward(GroupedRows(grouped.rows[row : row + 1], counts))
+            alone = shard.forward(GroupedRows(grouped.rows[row : row + 1], counts), kernels)
             assert torch.equal(alone[0], together[row])
         start += count
 
@@ -67,24 +76,26 @@ def test_a_shard_reads_only_the_bytes_of_its_experts_and_computes_the_same(open_
         x = rows(4).rows
         counts = [4 * (i == local) for i in range(len(expert_ids))]
         counts_in_whole = [4 * (i == expert) for i in range(8)]
-        alone = shard.forward(GroupedRows(x, counts))
-        assert torch.equal(alone, whole.forward(GroupedRows(x, counts_in_whole)))
+        alone = shard.forward(GroupedRows(x, counts), KERNELS)
+        assert torch.equal(alone, whole.forward(GroupedRows(x, counts_in_whole), KERNELS))
 
 
-@pytest.mark.parametrize("materialize", [True, False])
-def test_other_experts_are_read_only_where_they_are_new_and_give_the_same_bits(open_checkpoint, materialize):
+def test_other_experts_are_read_only_where_they_are_new_and_give_the_same_bits(open_checkpoint):
     reader = open_checkpoint()
-    held = load(reader, [2, 3, 4], materialize=materialize)
+    held = load(reader, [2, 3, 4])
     bytes_of_three = reader.num_bytes_read
     for expert_ids, num_new in (([2, 4, 7], 1), ([0, 4, 1, 2], 2), ([4, 3], 0)):
         bytes_before = reader.num_bytes_read
-        other = held.with_experts(reader, 1, [2, 3, 4], expert_ids)
+        other = held.with_experts(make_loader(reader), 1, [2, 3, 4], expert_ids)
         assert reader.num_bytes_read - bytes_before == bytes_of_three // 3 * num_new
-        assert type(other.gate_up) is type(held.gate_up)
+        shared = set(map(id, held.experts)) & set(map(id, other.experts))
+        assert len(shared) == len(expert_ids) - num_new
         grouped = rows(*range(1, len(expert_ids) + 1))
-        assert torch.equal(other.forward(grouped), load(reader, expert_ids).forward(grouped))
+        assert torch.equal(
+            other.forward(grouped, KERNELS), load(reader, expert_ids).forward(grouped, KERNELS)
+        )
 
 
 def test_an_idle_step_costs_nothing_and_fits(open_checkpoint):
     idle = GroupedRows(torch.empty(0, 64), [0] * 8)
-    assert load(open_checkpoint(), range(8)).forward(idle).shape == (0, 64)
+    assert load(open_checkpoint(), range(8)).forward(idle, KERNELS).shape == (0, 64)

@@ -8,27 +8,29 @@ import torch
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.synthetic import tiny_config
+from gptoss_ray.config import EngineConfig
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.kernels.backend import numerics_fingerprint, select_backend
-from gptoss_ray.kvcache.kv_cache import KVCache
+from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher
+from tests.support.backends import EACH_BACKEND, EACH_BFLOAT16_BACKEND, NATIVE, TORCH, needs_native
 from tests.support.paged import PagedSequences, Piece, whole_logits
 from tests.support.threads import torch_threads
 
 
 def random_config(rng: random.Random) -> ModelConfig:
-    """A tiny shape that exercises odd group sizes, one KV head, few or many experts."""
+    """A tiny shape that exercises odd group sizes, one KV head, few or many experts; all backends take it."""
     kv_heads = rng.choice([1, 2, 3])
+    num_heads = kv_heads * rng.choice([1, 3, 4])
     num_experts = rng.choice([4, 6, 16])
     return tiny_config(
         vocab_size=rng.choice([100, 301]),
         hidden_size=rng.choice([32, 64, 96]),
         intermediate_size=rng.choice([32, 96]),
         num_layers=rng.choice([2, 3]),
-        num_attention_heads=kv_heads * rng.choice([1, 3, 4]),
+        num_attention_heads=num_heads,
         num_key_value_heads=kv_heads,
-        head_dim=rng.choice([16, 32]),
+        head_dim=rng.choice([16, 32]) if num_heads % 2 == 0 else rng.choice([32, 64]),
         num_experts=num_experts,
         num_experts_per_token=rng.choice([1, 4]),
         sliding_window=rng.choice([1, 7, 16, 30]),
@@ -54,19 +56,21 @@ def random_steps(rng: random.Random, lengths: list[int]) -> list[list[Piece]]:
     return steps
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("engine", EACH_BACKEND)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_token_has_the_same_logit_bits_whatever_the_batch_the_chunks_and_the_threads(
-    open_checkpoint, seed, dtype
+    open_checkpoint, seed, engine
 ):
     rng = random.Random(seed)
     config = random_config(rng)
     block_size = rng.choice([16, 32])
-    transformer = Transformer.load(open_checkpoint(config, seed=seed), dtype=dtype)
+    reader = open_checkpoint(config, seed=seed)
+    transformer = Transformer.load(reader, engine)
     sequences = [random_tokens(rng, config, 80) for _ in range(rng.randint(2, 8))]
     with torch_threads(1):
         alone = [whole_logits(transformer, tokens, block_size=block_size) for tokens in sequences]
     for num_threads in (1, 2):
+        transformer = Transformer.load(reader, engine.model_copy(update={"num_threads": num_threads}))
         paged = PagedSequences(transformer, sequences, block_size=block_size, seed=rng.randrange(1000))
         with torch_threads(num_threads):
             for pieces in random_steps(rng, [len(tokens) for tokens in sequences]):
@@ -75,11 +79,12 @@ def test_a_token_has_the_same_logit_bits_whatever_the_batch_the_chunks_and_the_t
                 assert torch.equal(logits, expected), (num_threads, pieces)
 
 
-def test_the_layers_of_the_published_width_keep_law_1(open_checkpoint):
+@pytest.mark.parametrize("engine", EACH_BFLOAT16_BACKEND)
+def test_the_layers_of_the_published_width_keep_law_1(open_checkpoint, engine):
     config = ModelConfig.published("gpt-oss-20b").replace(
         num_layers=1, vocab_size=64, num_experts=4, max_context=256, eos_token_ids=(), pad_token_id=None
     )
-    transformer = Transformer.load(open_checkpoint(config))
+    transformer = Transformer.load(open_checkpoint(config), engine)
     rng = random.Random(0)
     sequences = [[rng.randrange(64) for _ in range(length)] for length in (40, 3)]
     alone = [whole_logits(transformer, tokens, block_size=32) for tokens in sequences]
@@ -92,9 +97,10 @@ def test_the_layers_of_the_published_width_keep_law_1(open_checkpoint):
 def test_packed_experts_give_the_same_logits_as_materialised_ones(open_checkpoint):
     reader = open_checkpoint()
     tokens = list(range(50))
-    unpacked = Transformer.load(reader)
-    packed = Transformer.load(reader, expert_memory_share=0.0)
-    assert type(packed.layers[0].moe.experts.gate_up) is not type(unpacked.layers[0].moe.experts.gate_up)
+    unpacked = Transformer.load(reader, TORCH)
+    packed = Transformer.load(reader, TORCH, expert_memory_share=0.0)
+    assert "weight" in unpacked.layers[0].moe.experts.experts[0].gate_up.tensors
+    assert "blocks" in packed.layers[0].moe.experts.experts[0].gate_up.tensors
     assert torch.equal(whole_logits(packed, tokens), whole_logits(unpacked, tokens))
 
 
@@ -159,7 +165,8 @@ def test_weights_outlive_the_files_they_came_from(open_checkpoint):
     transformer = Transformer.load(reader)
     before = whole_logits(transformer, [1, 2, 3])
     for shard in reader.folder.glob("*.safetensors"):
-        shard.write_bytes(bytes(shard.stat().st_size))
+        shard.unlink()
+        shard.write_bytes(b"something else")
     assert torch.equal(whole_logits(transformer, [1, 2, 3]), before)
 
 
@@ -175,30 +182,29 @@ def test_the_cache_can_be_shared_by_sequences_with_a_common_prefix(transformer):
     assert torch.equal(together, torch.cat((expected[1], expected[0])))
 
 
-def test_the_kv_cache_is_written_once_per_token_and_layer(transformer):
-    writes = []
+def test_every_layer_attends_once_with_the_plan_of_its_kind_and_storage_of_its_own(transformer, monkeypatch):
+    calls = []
 
-    class RecordingCache(KVCache):
-        def write(self, layer, slot_mapping, k, v):
-            writes.append((layer, slot_mapping.tolist(), k.shape, v.shape))
-            super().write(layer, slot_mapping, k, v)
+    def attention(self, qkv, plan, keys, values, sinks):
+        calls.append((plan.rows.window, plan.rows.slot_mapping.tolist(), keys.data_ptr(), values.data_ptr()))
+        return original(self, qkv, plan, keys, values, sinks)
 
+    original = ReferenceKernels.attention
+    monkeypatch.setattr(ReferenceKernels, "attention", attention)
     config = transformer.config
     paged = PagedSequences(transformer, [[1, 2, 3]])
-    paged.kv_cache = RecordingCache(
-        paged.kv_cache.num_blocks,
-        16,
-        config.num_key_value_heads,
-        config.head_dim,
-        config.layer_types,
-        torch.float32,
-    )
     batch = paged.batch([(0, 0, 3)])
     transformer.forward(batch, paged.kv_cache)
     slots = {True: batch.slot_mapping_window.tolist(), False: batch.slot_mapping_full.tolist()}
-    shape = (3, config.num_key_value_heads, config.head_dim)
-    assert writes == [
-        (layer, slots[config.is_sliding(layer)], shape, shape) for layer in range(config.num_layers)
+    windows = {True: config.sliding_window, False: None}
+    assert calls == [
+        (
+            windows[config.is_sliding(layer)],
+            slots[config.is_sliding(layer)],
+            paged.kv_cache.keys(layer).data_ptr(),
+            paged.kv_cache.values(layer).data_ptr(),
+        )
+        for layer in range(config.num_layers)
     ]
 
 
@@ -209,8 +215,37 @@ def test_a_device_without_kernels_is_refused_before_anything_is_read(open_checkp
     assert reader.num_bytes_read == 0
 
 
-def test_the_log_and_the_fingerprint_say_what_was_decided(open_checkpoint, caplog):
+def test_the_log_says_which_kernels_run_and_whether_experts_are_unpacked(open_checkpoint, caplog):
     with caplog.at_level("INFO"):
-        transformer = Transformer.load(open_checkpoint(), expert_memory_share=0.0)
+        Transformer.load(open_checkpoint(), TORCH, expert_memory_share=0.0)
+    assert "kernels=torch-reference reason=\"engine.kernels is 'torch'\"" in caplog.text
     assert "experts=packed" in caplog.text
-    assert transformer.numerics_fingerprint(32) == numerics_fingerprint(select_backend(), torch.bfloat16, 32)
+
+
+@needs_native
+@pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
+def test_native_kernels_stray_from_float32_little_more_than_torch_does(open_checkpoint, dense_weights):
+    reader = open_checkpoint()
+    tokens = [i * 7 % 512 for i in range(100)]
+    exact, ours, theirs = (
+        whole_logits(Transformer.load(reader, EngineConfig(**choice)), tokens)
+        for choice in (
+            {"dtype": "float32"},
+            {"kernels": "native", "dense_weights": dense_weights},
+            {"kernels": "torch"},
+        )
+    )
+    allowed = {"bfloat16": 1.1, "int8": 2.0}[dense_weights]
+    assert (ours - exact).square().mean().sqrt() < allowed * (theirs - exact).square().mean().sqrt()
+
+
+@needs_native
+def test_weights_kept_in_a_folder_give_the_same_bits_and_are_packed_once(open_checkpoint, tmp_path):
+    reader = open_checkpoint()
+    tokens = list(range(40))
+    engine = EngineConfig(kernels="native", packed_weights=str(tmp_path / "packed"))
+    expected = whole_logits(Transformer.load(reader, NATIVE), tokens)
+    for _ in range(2):
+        bytes_before = reader.num_bytes_read
+        assert torch.equal(whole_logits(Transformer.load(reader, engine), tokens), expected)
+    assert reader.num_bytes_read - bytes_before < bytes_before / 3

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.errors import GroupBrokenError
+from gptoss_ray.kernels.kernels import Expert, SwiGLU
+from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.model.expert_shard import ExpertShard
 from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher, TokenExchange, padded_bytes
 from gptoss_ray.parallel.expert_placement import LayerPlacement, contiguous, copy_table
@@ -43,9 +45,17 @@ def random_experts(generator: torch.Generator, dtype: torch.dtype) -> Callable[[
 
     matrices = random(E, 2 * D, D), random(E, 2 * D), random(E, D, D), random(E, D)
 
+    kernels = ReferenceKernels(dtype)
+
+    def expert(number: int) -> Expert:
+        gate_up, gate_up_bias, down, down_bias = (tensor[number] for tensor in matrices)
+        return Expert(
+            kernels.matrix(kernels.pack(gate_up, gate_up_bias), (2 * D, D)),
+            kernels.matrix(kernels.pack(down, down_bias), (D, D)),
+        )
+
     def shard(expert_ids: Sequence[int]) -> ExpertShard:
-        gate_up, gate_up_bias, down, down_bias = (tensor[list(expert_ids)] for tensor in matrices)
-        return ExpertShard(gate_up, gate_up_bias, down, down_bias, swiglu_alpha=1.7, swiglu_limit=7.0)
+        return ExpertShard.of([expert(number) for number in expert_ids], SwiGLU(1.7, 7.0), kernels)
 
     return shard
 
@@ -75,7 +85,7 @@ def make_dispatcher(exchange: TokenExchange, placement: LayerPlacement) -> AllTo
 
 def through(dispatcher: TokenDispatcher, experts: ExpertShard, x: Tensor, expert_ids: Tensor) -> Tensor:
     grouped, handle = dispatcher.dispatch(x, expert_ids)
-    return dispatcher.combine(experts.forward(grouped), handle)
+    return dispatcher.combine(experts.forward(grouped, ReferenceKernels(x.dtype)), handle)
 
 
 def bits(tensors: Sequence[Tensor]) -> list[bytes]:

@@ -81,13 +81,11 @@ def test_a_larger_group_must_be_worth_it():
 
 
 def test_ranks_unpack_their_experts_only_where_told_and_where_they_fit():
-    cluster = Cluster(ACCELERATORS["b200"], 2, 8, INFINIBAND, unpacks_experts=True)
+    cluster = Cluster(ACCELERATORS["b200"], 2, 8, INFINIBAND, is_cpu=True)
     unpacked, halved = compare_layouts(SMALL, cluster, Load(8, 4096, 512))
     assert unpacked.prediction.memory.expert_bytes > 38e9
     assert halved.prediction.memory.expert_bytes == unpacked.prediction.memory.expert_bytes / 2
-    packed, _ = compare_layouts(
-        SMALL, dataclasses.replace(cluster, unpacks_experts=False), Load(8, 4096, 512)
-    )
+    packed, _ = compare_layouts(SMALL, dataclasses.replace(cluster, is_cpu=False), Load(8, 4096, 512))
     assert packed.prediction.memory.expert_bytes < 11e9
     assert packed.prediction.decode_tokens_per_s > unpacked.prediction.decode_tokens_per_s
 

@@ -3,29 +3,46 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.config import EngineConfig, ParallelConfig
 from gptoss_ray.engine.engine import Engine
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.planner.memory import check_fits, experts_per_rank, plan_filled, plan_memory
+from gptoss_ray.planner.weights import WeightFormat
+from tests.support.backends import needs_native
 from tests.support.live_memory import PeakMemory, owned_bytes, tensors_of
 
 ENGINE = EngineConfig(
     kv_block_size=16, kv_cache_bytes=1 << 20, max_num_batched_tokens=64, max_num_sequences=8
 )
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+TORCH = ENGINE.model_copy(update={"kernels": "torch"})
+UNPACKED = WeightFormat.of_torch(ENGINE, experts_packed=False)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("is_packed", [True, False])
 def test_planned_weights_are_what_the_network_holds_to_the_byte(reader, tiny, dtype, is_packed):
-    network = Transformer.load(reader, dtype=DTYPES[dtype], expert_memory_share=0.0 if is_packed else 0.5)
-    engine = ENGINE.model_copy(update={"dtype": dtype})
-    assert plan_memory(tiny, engine, experts_packed=is_packed).weight_bytes == owned_bytes(network)
+    engine = TORCH.model_copy(update={"dtype": dtype})
+    network = Transformer.load(reader, engine, expert_memory_share=0.0 if is_packed else 0.5)
+    weight_format = WeightFormat.of_torch(engine, experts_packed=is_packed)
+    assert plan_memory(tiny, engine, weight_format=weight_format).weight_bytes == owned_bytes(network)
+
+
+@needs_native
+@pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("vocab_size", [512, 301])
+def test_planned_native_weights_are_what_the_network_holds_to_the_byte(tmp_path, dense_weights, vocab_size):
+    model = tiny_config(vocab_size=vocab_size, max_context=1024)
+    write_checkpoint(tmp_path, model)
+    engine = ENGINE.model_copy(update={"kernels": "native", "dense_weights": dense_weights})
+    network = Transformer.load(CheckpointReader.open(tmp_path), engine)
+    plan = plan_memory(model, engine, weight_format=WeightFormat.of_native(engine))
+    assert plan.weight_bytes == owned_bytes(network)
 
 
 @pytest.mark.parametrize(("num_ranks", "num_spare"), [(2, 0), (3, 0), (4, 1)])
@@ -33,8 +50,8 @@ def test_the_fullest_rank_is_planned_with_its_spare_slots(reader, tiny, num_rank
     parallel = ParallelConfig(num_ranks=num_ranks, num_spare_experts=num_spare)
     num_experts = experts_per_rank(tiny, parallel)
     assert num_experts == {2: 4, 3: 3, 4: 3}[num_ranks]
-    network = Transformer.load(reader, expert_ids=[range(num_experts)] * tiny.num_layers)
-    plan = plan_memory(tiny, ENGINE, parallel, experts_packed=False)
+    network = Transformer.load(reader, TORCH, expert_ids=[range(num_experts)] * tiny.num_layers)
+    plan = plan_memory(tiny, ENGINE, parallel, weight_format=UNPACKED)
     assert plan.weight_bytes == owned_bytes(network)
 
 
@@ -49,7 +66,7 @@ def test_a_layers_experts_are_planned_twice_only_where_experts_move(tiny):
 
 
 def test_planned_kv_blocks_and_context_are_those_of_the_engine(reader, tiny):
-    network = Transformer.load(reader)
+    network = Transformer.load(reader, TORCH)
     for kv_cache_bytes in (1 << 20, 150_001, 40_000):
         engine_config = ENGINE.model_copy(update={"kv_cache_bytes": kv_cache_bytes})
         engine = Engine(network, engine_config)
@@ -64,19 +81,35 @@ def test_planned_kv_blocks_and_context_are_those_of_the_engine(reader, tiny):
 def test_a_real_step_stays_within_the_planned_activations_but_not_far_below(reader, tiny, is_packed):
     """The peak is that of the last chunk of a long prompt, whose rows meet all blocks."""
     config = ENGINE.model_copy(update={"max_context": 160})
-    engine = Engine(Transformer.load(reader, expert_memory_share=0.0 if is_packed else 0.5), config)
+    network = Transformer.load(
+        reader, config.model_copy(update={"kernels": "torch"}), expert_memory_share=0.0 if is_packed else 0.5
+    )
+    engine = Engine(network, config)
+    assert_step_fits(engine, tiny, config, WeightFormat.of_torch(config, experts_packed=is_packed))
+
+
+@needs_native
+def test_a_real_step_of_native_kernels_stays_within_its_own_plan(reader, tiny):
+    config = ENGINE.model_copy(update={"max_context": 160, "kernels": "native"})
+    engine = Engine(Transformer.load(reader, config), config)
+    assert_step_fits(engine, tiny, config, WeightFormat.of_native(config))
+
+
+def assert_step_fits(
+    engine: Engine, model: ModelConfig, config: EngineConfig, weight_format: WeightFormat
+) -> None:
     rng = random.Random(0)
-    prompt = tuple(rng.randrange(tiny.vocab_size) for _ in range(159))
+    prompt = tuple(rng.randrange(model.vocab_size) for _ in range(159))
     engine.submit(GenerationRequest("r", prompt, SamplingParams(max_tokens=1)))
     with PeakMemory(engine) as peak:
         while engine.has_work:
             engine.step()
-    planned = plan_memory(tiny, config, experts_packed=is_packed).activation_bytes
+    planned = plan_memory(model, config, weight_format=weight_format).activation_bytes
     assert planned / 2 < peak.peak_bytes < planned
 
 
 def test_a_filled_plan_leaves_less_than_a_block(tiny):
-    plan = plan_filled(tiny, ENGINE, ParallelConfig(num_ranks=2), 100_000_000)
+    plan = plan_filled(tiny, ENGINE, ParallelConfig(num_ranks=2), 100_000_000, UNPACKED)
     block_bytes = plan.kv_cache_bytes // plan.num_kv_blocks
     assert 0 <= 100_000_000 - plan.total_bytes < block_bytes
 
@@ -84,9 +117,10 @@ def test_a_filled_plan_leaves_less_than_a_block(tiny):
 def test_the_120b_fits_one_80_gb_card_only_with_packed_experts():
     model = ModelConfig.published("gpt-oss-120b")
     usable = int(0.9 * 80e9)
-    assert plan_filled(model, EngineConfig(), ParallelConfig(), usable).num_kv_blocks > 1000
+    packed = WeightFormat.of_torch(EngineConfig(), experts_packed=True)
+    assert plan_filled(model, EngineConfig(), ParallelConfig(), usable, packed).num_kv_blocks > 1000
     with pytest.raises(ConfigError, match="experts of the rank 229"):
-        plan_filled(model, EngineConfig(), ParallelConfig(), usable, experts_packed=False)
+        plan_filled(model, EngineConfig(), ParallelConfig(), usable, UNPACKED)
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_every_part_and_the_remedy(tiny):

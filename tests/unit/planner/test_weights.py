@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.summary import summarize
 from gptoss_ray.checkpoint.synthetic import tiny_config
+from gptoss_ray.config import EngineConfig
+from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.model import transformer as transformer_module
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.planner.weights import AS_PUBLISHED, WeightFormat, unpacked_experts_fit, weigh
+from tests.support.backends import TORCH
+
+PACKED, UNPACKED = (WeightFormat.of_torch(TORCH, experts_packed=is_packed) for is_packed in (True, False))
 
 
 @pytest.mark.parametrize(("name", "gigabytes"), [("gpt-oss-20b", 3.71), ("gpt-oss-120b", 5.00)])
@@ -32,7 +36,7 @@ def test_a_token_reads_what_the_summary_of_the_checkpoint_says(reader, tiny):
 
 
 def test_the_engine_reads_its_unembedding_and_gates_in_float32(tiny):
-    wide, narrow = weigh(tiny, WeightFormat()), weigh(tiny, AS_PUBLISHED)
+    wide, narrow = weigh(tiny, PACKED), weigh(tiny, AS_PUBLISHED)
     num_gate_and_norm_values = tiny.num_layers * (
         tiny.num_experts * (tiny.hidden_size + 1) + 2 * tiny.hidden_size + tiny.num_attention_heads
     )
@@ -43,14 +47,24 @@ def test_the_engine_reads_its_unembedding_and_gates_in_float32(tiny):
 
 def test_unquantized_experts_weigh_the_same_whatever_the_format_of_packed_ones():
     model = tiny_config(expert_format="unquantized")
-    assert weigh(model, WeightFormat()) == weigh(model, WeightFormat(experts_packed=False))
-    assert weigh(model, WeightFormat()) == weigh(tiny_config(), WeightFormat(experts_packed=False))
+    assert weigh(model, PACKED) == weigh(model, UNPACKED)
+    assert weigh(model, PACKED) == weigh(tiny_config(), UNPACKED)
+
+
+def test_native_kernels_read_less_than_torch_and_hold_experts_as_they_lie_on_disk():
+    """Bytes that a decoded token reads, from the published shapes; biases take four bytes rather than two."""
+    model = ModelConfig.published("gpt-oss-20b")
+    for dense_weights, gigabytes in (("bfloat16", 3.71), ("int8", 2.57)):
+        native = weigh(model, WeightFormat.of_native(EngineConfig(dense_weights=dense_weights)))
+        assert round(native.read_bytes(4) / 1e9, 2) == gigabytes
+        assert 1 < native.expert_bytes / weigh(model, AS_PUBLISHED).expert_bytes < 1.002
 
 
 def test_experts_are_planned_unpacked_exactly_where_the_network_unpacks_them(reader, tiny, monkeypatch):
     num_bytes = 2 * tiny.num_layers * tiny.num_experts * 3 * tiny.intermediate_size * tiny.hidden_size
     for memory_bytes in (2 * num_bytes - 2, 2 * num_bytes):
         monkeypatch.setattr(transformer_module, "host_memory_bytes", lambda size=memory_bytes: size)
-        gate_up = Transformer.load(reader).layers[0].moe.experts.gate_up
+        kernels = Transformer.load(reader, TORCH).kernels
+        assert isinstance(kernels, ReferenceKernels)
         is_unpacked = unpacked_experts_fit(tiny, tiny.num_experts, 2, memory_bytes)
-        assert isinstance(gate_up, torch.Tensor) == is_unpacked == (memory_bytes == 2 * num_bytes)
+        assert kernels.unpacks_mxfp4 == is_unpacked == (memory_bytes == 2 * num_bytes)

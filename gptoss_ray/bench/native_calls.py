@@ -1,0 +1,78 @@
+"""Watches the calls of native kernels: the time inside them, and how many experts they are asked for.
+
+What is not inside is Python, torch and the engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gptoss_ray.kernels.native.library import NativeLibrary
+
+_EXPERTS = "gr_experts"
+_WATCHED = (
+    "gr_linear",
+    "gr_norm_linear",
+    "gr_linear_add",
+    "gr_attention",
+    "gr_gate",
+    _EXPERTS,
+    "gr_combine",
+)
+# Places of arguments of gr_experts: see src/api.h.
+_NUM_EXPERTS, _NUM_ROWS = 3, 4
+
+
+class NativeCalls:
+    """What the calls since the last reading took, and the experts that got rows in them."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._num_experts: list[int] = []
+
+    def watched(self, name: str, function: Callable[..., int]) -> Callable[..., int]:
+        """Return `function`, with its calls counted."""
+
+        def call(*args: object) -> int:
+            began = time.perf_counter()
+            result = function(*args)
+            self._seconds += time.perf_counter() - began
+            if name == _EXPERTS:
+                self._num_experts.append(_num_busy(args[_NUM_EXPERTS], args[_NUM_ROWS]))
+            return result
+
+        return call
+
+    def read(self) -> tuple[float, float]:
+        """Return (seconds inside calls, experts a layer on average), and begin anew."""
+        num_layers = max(1, len(self._num_experts))
+        reading = self._seconds, sum(self._num_experts) / num_layers
+        self._seconds, self._num_experts = 0.0, []
+        return reading
+
+
+def _num_busy(num_experts: object, address: object) -> int:
+    """Return how many of the counts at an address, int64 each, are not 0."""
+    assert isinstance(num_experts, int) and isinstance(address, int)
+    return sum(count != 0 for count in (ctypes.c_int64 * num_experts).from_address(address))
+
+
+@contextmanager
+def watching_native_calls(library: NativeLibrary) -> Iterator[NativeCalls]:
+    """Watch every call of a kernel of `library` that is made through its `functions` inside the block.
+
+    ctypes' own work on the arguments, a microsecond or two, counts as inside.
+    """
+    calls = NativeCalls()
+    functions = library.functions
+    originals = {name: getattr(functions, name) for name in _WATCHED}
+    try:
+        for name, function in originals.items():
+            setattr(functions, name, calls.watched(name, function))
+        yield calls
+    finally:
+        for name, function in originals.items():
+            setattr(functions, name, function)

@@ -1,0 +1,181 @@
+"""`gptoss-ray bench kernels | engine`: how fast this machine computes, without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gptoss_ray.commands.byte_progress import byte_progress
+from gptoss_ray.config import EngineConfig
+from gptoss_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gptoss_ray.bench.engine_cases import DecodeCase
+
+Shape = Annotated[
+    Literal["gpt-oss-20b", "gpt-oss-120b", "tiny"], typer.Option(help="The shape of the random weights.")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads that compute; all CPUs if not given.", min=1)]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
+
+Row = Mapping[str, float | int | str]
+
+# Of tables that go to a file: wide enough that no column is cut.
+_FILE_WIDTH = 180
+
+
+def kernels(
+    shape: Shape = "gpt-oss-20b",
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(help="Each case is repeated for at least so long.", min=0)] = 0.5,
+    json_file: JsonFile = None,
+) -> None:
+    """Each native kernel at the shapes of a model, against what the machine can read and multiply."""
+    import torch  # noqa: PLC0415  (takes seconds to import)
+
+    from gptoss_ray.bench.kernels import KernelBench, run  # noqa: PLC0415
+    from gptoss_ray.bench.machine import machine_row  # noqa: PLC0415
+    from gptoss_ray.bench.synthetic_folder import shape_of  # noqa: PLC0415
+
+    torch.set_num_threads(1)  # torch's threads would compete with the kernels' own
+    num_threads = threads or _num_cpus()
+    bench = KernelBench.tiny() if shape == "tiny" else KernelBench(min_s=seconds)
+    report = run(shape_of(shape), num_threads, bench, _note)
+    title = f"{report.kernels}, {num_threads} thread(s), {shape}"
+    _print_tables({"ceilings": report.ceiling_rows(), title: report.rows()})
+    _write_json(
+        json_file,
+        {
+            "shape": shape,
+            "machine": machine_row(),
+            "kernels": report.kernels,
+            "num_threads": num_threads,
+            "ceilings": report.ceiling_rows(),
+            "results": report.rows(),
+        },
+    )
+
+
+def engine(
+    shape: Shape = "gpt-oss-20b",
+    layers: Annotated[
+        int | None, typer.Option(help="Number of layers, if not the model's own.", min=1)
+    ] = None,
+    dense: Annotated[
+        Literal["bfloat16", "int8"], typer.Option(help="Weights of attention and unembedding.")
+    ] = "bfloat16",
+    threads: Threads = None,
+    kernels: Annotated[
+        Literal["auto", "native", "torch"], typer.Option(help="As engine.kernels of a configuration.")
+    ] = "auto",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder of a checkpoint; one of the shape is made if not given.")
+    ] = None,
+    packed: Annotated[
+        Path | None, typer.Option(help="Folder that keeps packed weights; one in the cache if not given.")
+    ] = None,
+    prompts: Annotated[str, typer.Option(help="Prompts to read, in tokens.")] = "128,512,2048",
+    streams: Annotated[str, typer.Option(help="Streams that decode together.")] = "1,4,16",
+    context: Annotated[int, typer.Option(help="Tokens behind each stream.", min=1)] = 128,
+    long_context: Annotated[
+        int, typer.Option(help="One stream is measured behind so many tokens too; 0: not.", min=0)
+    ] = 8192,
+    rounds: Annotated[int, typer.Option(help="Repeats of everything.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Decode steps of a case in a round.", min=1)] = 32,
+    batched_tokens: Annotated[int, typer.Option(help="Token budget of a step.", min=16)] = 512,
+    starts: Annotated[
+        bool, typer.Option(help="Also start in processes of their own, with files from disk.")
+    ] = True,
+    pin: Annotated[bool, typer.Option(help="Keep each native thread on a CPU of its own.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """One engine in this process: starts, memory, prompts, decode steps, against what the machine can read.
+
+    Contexts of decode steps are noise that is written to the KV cache directly, not read as prompts.
+    """
+    from gptoss_ray.bench.engine import EngineBench, run  # noqa: PLC0415  (torch takes seconds to import)
+    from gptoss_ray.bench.synthetic_folder import default_cache, synthetic_folder  # noqa: PLC0415
+
+    if checkpoint is None:
+        with byte_progress(f"writing a random {shape}") as progress:
+            checkpoint = synthetic_folder(shape, layers, progress=progress)
+    elif layers is not None:
+        raise ConfigError(
+            "a given checkpoint has its own number of layers; leave out --layers.", param="layers"
+        )
+    bench = EngineBench(
+        checkpoint=checkpoint,
+        engine=EngineConfig(
+            kernels=kernels,
+            dense_weights=dense,
+            num_threads=threads or _num_cpus(),
+            pin_threads=pin,
+            max_num_batched_tokens=batched_tokens,
+            packed_weights=str(packed or default_cache() / "packed"),
+        ),
+        prefill_tokens=_numbers("prompts", prompts),
+        decode=tuple(_decode_cases(_numbers("streams", streams), context, long_context)),
+        num_rounds=rounds,
+        num_steps=steps,
+        with_starts=starts,
+    )
+    report = run(bench, _note)
+    _print_tables(report.tables())
+    _write_json(json_file, {"shape": shape, "dense": dense, **report.to_json()})
+
+
+def _decode_cases(streams: Sequence[int], context: int, long_context: int) -> Iterable[DecodeCase]:
+    from gptoss_ray.bench.engine_cases import DecodeCase  # noqa: PLC0415
+
+    yield from (DecodeCase(num_streams, context) for num_streams in streams)
+    if long_context:
+        yield DecodeCase(1, long_context)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Read numbers above 0 between commas; an empty text has none."""
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = (0,)
+    if any(number < 1 for number in numbers):
+        raise ConfigError(
+            f"--{option} is {text!r}; give numbers above 0 between commas, as 1,4,16", param=option
+        )
+    return numbers
+
+
+def _num_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _note(text: str) -> None:
+    Console(stderr=True).print(f"[dim]{text} …[/]", highlight=False)
+
+
+def _print_tables(tables: Mapping[str, Sequence[Row]]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    for title, rows in tables.items():
+        table = Table(title=title, title_justify="left")
+        for name, value in rows[0].items():
+            justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"
+            table.add_column(name.replace("_", " "), justify=justify)
+        for row in rows:
+            table.add_row(*map(str, row.values()))
+        console.print(table)
+
+
+def _write_json(path: Path | None, document: object) -> None:
+    if path is not None:
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""NativeAttentionPlan: what the layers of one kind share in a step, checked and laid out for C++ once."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
+from gptoss_ray.kernels.native.arguments import contiguous, sizes
+from gptoss_ray.kernels.native.library import CAttention
+
+
+@dataclass(frozen=True, eq=False)
+class NativeAttentionPlan:
+    """The arguments of a step; the layers fill in their own, one after the other.
+
+    Attributes:
+        num_tokens: T.
+        heads: Of the layers.
+        block_size: Tokens a block.
+        arguments: Points into `tensors`.
+        address: Of `arguments`.
+        tensors: Kept alive.
+    """
+
+    num_tokens: int
+    heads: HeadShape
+    block_size: int
+    arguments: CAttention
+    address: int
+    tensors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, rows: AttentionRows, heads: HeadShape, block_size: int) -> NativeAttentionPlan:
+        """Check the rows and lay them out.
+
+        Raises:
+            ValueError: A tensor is of another dtype or shape, a row's sequence or position lies outside the
+                block table, or the window is not positive.
+        """
+        num_tokens = rows.positions.numel()
+        tensors = {
+            name: contiguous(name, getattr(rows, name), dtype, shape)
+            for name, dtype, shape in (
+                ("positions", torch.int64, (num_tokens,)),
+                ("sequence_index", torch.int64, (num_tokens,)),
+                ("slot_mapping", torch.int64, (num_tokens,)),
+                ("cos", torch.float32, (num_tokens, heads.head_dim // 2)),
+                ("sin", torch.float32, (num_tokens, heads.head_dim // 2)),
+            )
+        }
+        table_shape = sizes("block_table", rows.block_table, 2)
+        tensors["block_table"] = contiguous("block_table", rows.block_table, torch.int32, table_shape)
+        _check_range("sequence_index", tensors["sequence_index"], table_shape[0])
+        _check_range("positions", tensors["positions"], table_shape[1] * block_size)
+        arguments = CAttention(
+            num_tokens=num_tokens,
+            num_heads=heads.num_heads,
+            num_kv_heads=heads.num_kv_heads,
+            head_dim=heads.head_dim,
+            block_size=block_size,
+            window=_window(rows.window),
+            table_stride=table_shape[1],
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        )
+        place = ctypes.addressof(arguments)
+        return cls(num_tokens, heads, block_size, arguments, place, tuple(tensors.values()))
+
+
+def _window(window: int | None) -> int:
+    if window is None:
+        return 0
+    if window < 1:
+        raise ValueError(f"window is {window}; it must be at least 1, or None")
+    return window
+
+
+def _check_range(name: str, values: Tensor, end: int) -> None:
+    if not values.numel():
+        return
+    smallest, largest = (int(value) for value in values.aminmax())
+    if smallest < 0 or largest >= end:
+        raise ValueError(f"{name} holds {smallest} to {largest}; it must lie in 0 to {end - 1}")

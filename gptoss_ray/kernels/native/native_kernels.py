@@ -1,0 +1,264 @@
+"""NativeKernels: the network's arithmetic in C++, on threads of its own.
+
+Activations are bfloat16 on the CPU. Checks cost a few microseconds a call; what can be checked once (weights,
+experts of a layer, rows of a step) is. All functions keep law 1; `src/api.h` says what each computes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gptoss_ray.kernels.kernels import (
+    AttentionPlan,
+    AttentionRows,
+    Expert,
+    ExpertTable,
+    Gate,
+    HeadShape,
+    Matrix,
+    Norm,
+    StoredMatrix,
+    SwiGLU,
+)
+from gptoss_ray.kernels.native.arguments import activations, address, contiguous, sizes
+from gptoss_ray.kernels.native.attention_arguments import NativeAttentionPlan
+from gptoss_ray.kernels.native.context import NativeContext, usable_cpus
+from gptoss_ray.kernels.native.library import NativeLibrary
+from gptoss_ray.kernels.native.packed import LAYOUT_VERSION, Format, PackedMatrix, packed
+from gptoss_ray.kernels.native.packed_experts import PackedExperts
+from gptoss_ray.kernels.native.packing import Packer
+
+_BF16, _F32, _I64 = torch.bfloat16, torch.float32, torch.int64
+_DENSE_FORMATS = {"bfloat16": Format.BF16, "int8": Format.INT8}
+
+
+class NativeKernels:
+    """See `Kernels`. torch's own threads should be set to 1: they would compete with these for the cores.
+
+    Args:
+        library: What is built here.
+        num_threads: That compute, the caller's included.
+        dense_weights: How weights that are no MXFP4 are packed; int8 has a scale for each 32 of a row.
+        pin_threads: Keep each thread but the caller's on a CPU of its own, of those this process may use.
+        instruction_set: One of the library's; None: the fastest.
+
+    Attributes:
+        context: Instruction set and threads.
+
+    Raises:
+        ValueError: The library or this machine does not offer what is asked.
+    """
+
+    def __init__(
+        self,
+        library: NativeLibrary,
+        *,
+        num_threads: int,
+        dense_weights: Literal["bfloat16", "int8"] = "bfloat16",
+        pin_threads: bool = False,
+        instruction_set: str | None = None,
+    ) -> None:
+        if dense_weights not in _DENSE_FORMATS:
+            raise ValueError(f"dense_weights is {dense_weights!r}; it must be 'bfloat16' or 'int8'")
+        cpus = usable_cpus(num_threads) if pin_threads else None
+        self.context = NativeContext(library, num_threads, instruction_set=instruction_set, cpus=cpus)
+        self.name = f"native-{self.context.instruction_set}"
+        self.packing = f"native-{LAYOUT_VERSION}-{dense_weights}"
+        self._packer = Packer(library, num_threads, _DENSE_FORMATS[dense_weights])
+
+    def close(self) -> None:
+        """End the threads, which the garbage collector does otherwise; every later call is a ValueError."""
+        self.context.close()
+        self._packer.close()
+
+    def pack(
+        self, weight: StoredMatrix, bias: Tensor | None = None, *, is_wide: bool = False
+    ) -> dict[str, Tensor]:
+        """MXFP4 stays MXFP4; values become bfloat16 or int8, for wide results too. Any thread may call it."""
+        del is_wide  # what is kept is the same
+        return self._packer.pack(weight, bias)
+
+    def matrix(
+        self, tensors: Mapping[str, Tensor], shape: tuple[int, int], *, is_wide: bool = False
+    ) -> PackedMatrix:
+        """ValueError where a tensor is not what `pack` makes of this shape, or is not on 64 bytes."""
+        return PackedMatrix(dict(tensors), shape, is_wide)
+
+    def linear(self, x: Tensor, matrix: Matrix) -> Tensor:
+        """Return x [T, K] @ W.T + bias → [T, N], rounded once, or float32 where the matrix is wide."""
+        weights = packed("matrix", matrix)
+        n, k = weights.shape
+        x = activations("x", x, k)
+        num_rows = x.shape[0]
+        out = torch.empty((num_rows, n), dtype=_F32 if weights.is_wide else _BF16)
+        context = self.context
+        if num_rows and context.functions.gr_linear(
+            context.handle, weights.address, x.data_ptr(), num_rows, out.data_ptr(), weights.is_wide
+        ):
+            context.fail()
+        return out
+
+    def norm_linear(self, x: Tensor, norm: Norm, matrix: Matrix) -> Tensor:
+        """Norm, round, multiply in one call."""
+        weights = packed("matrix", matrix)
+        n, k = weights.shape
+        x = activations("x", x, k)
+        norm_weight = address("norm.weight", norm.weight, _F32, (k,))
+        num_rows = x.shape[0]
+        out = torch.empty((num_rows, n), dtype=_F32 if weights.is_wide else _BF16)
+        context = self.context
+        if num_rows and context.functions.gr_norm_linear(
+            context.handle,
+            weights.address,
+            x.data_ptr(),
+            norm_weight,
+            norm.eps,
+            num_rows,
+            out.data_ptr(),
+            weights.is_wide,
+        ):
+            context.fail()
+        return out
+
+    def linear_add(self, x: Tensor, matrix: Matrix, residual: Tensor) -> Tensor:
+        """Written over `residual`; the sum is rounded once."""
+        weights = packed("matrix", matrix)
+        n, k = weights.shape
+        x = activations("x", x, k)
+        num_rows = x.shape[0]
+        out = contiguous("residual", residual, _BF16, (num_rows, n))
+        place = out.data_ptr()
+        context = self.context
+        if num_rows and context.functions.gr_linear_add(
+            context.handle, weights.address, x.data_ptr(), place, num_rows, place
+        ):
+            context.fail()
+        return out
+
+    def plan_attention(self, rows: AttentionRows, heads: HeadShape, block_size: int) -> NativeAttentionPlan:
+        """Check the rows once for all layers."""
+        return NativeAttentionPlan.of(rows, heads, block_size)
+
+    def attention(
+        self, qkv: Tensor, plan: AttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
+    ) -> Tensor:
+        """Rotated queries, and keys and values, are rounded to bfloat16; weights stay in float32."""
+        if not isinstance(plan, NativeAttentionPlan):
+            raise ValueError(
+                f"plan is a {type(plan).__name__}; it must be one of NativeKernels.plan_attention"
+            )
+        heads = plan.heads
+        num_rows, head_dim = plan.num_tokens, heads.head_dim
+        width = (heads.num_heads + 2 * heads.num_kv_heads) * head_dim
+        qkv = contiguous("qkv", qkv, _BF16, (num_rows, width))
+        num_blocks = keys.shape[0] if keys.dim() else 0
+        cache_shape = (num_blocks, heads.num_kv_heads, plan.block_size, head_dim)
+        arguments = plan.arguments
+        arguments.num_blocks = num_blocks
+        arguments.keys = address("keys", keys, _BF16, cache_shape)
+        arguments.values = address("values", values, _BF16, cache_shape)
+        arguments.sinks = address("sinks", sinks, _F32, (heads.num_heads,))
+        arguments.qkv = qkv.data_ptr()
+        out = torch.empty((num_rows, heads.num_heads * head_dim), dtype=_BF16)
+        arguments.out = out.data_ptr()
+        context = self.context
+        if num_rows and context.functions.gr_attention(context.handle, plan.address):
+            context.fail()
+        return out
+
+    def gate(self, x: Tensor, norm: Norm, gate: Gate) -> tuple[Tensor, Tensor, Tensor]:
+        """Norm, round, choose in one call; of equal logits the lowest expert comes first."""
+        num_experts, hidden_size = sizes("gate.weight", gate.weight, 2)
+        num_chosen = gate.experts_per_token
+        x = activations("x", x, hidden_size)
+        norm_weight = address("norm.weight", norm.weight, _F32, (hidden_size,))
+        weight = address("gate.weight", gate.weight, _F32, (num_experts, hidden_size))
+        bias = address("gate.bias", gate.bias, _F32, (num_experts,))
+        if not 0 < num_chosen <= num_experts:
+            raise ValueError(f"experts_per_token is {num_chosen}; it must lie in 1 to {num_experts}")
+        num_rows = x.shape[0]
+        normed = torch.empty((num_rows, hidden_size), dtype=_BF16)
+        weights = torch.empty((num_rows, num_chosen), dtype=_F32)
+        expert_ids = torch.empty((num_rows, num_chosen), dtype=_I64)
+        context = self.context
+        if num_rows and context.functions.gr_gate(
+            context.handle,
+            x.data_ptr(),
+            norm_weight,
+            norm.eps,
+            weight,
+            bias,
+            num_rows,
+            hidden_size,
+            num_experts,
+            num_chosen,
+            normed.data_ptr(),
+            weights.data_ptr(),
+            expert_ids.data_ptr(),
+        ):
+            context.fail()
+        return normed, weights, expert_ids
+
+    def expert_table(self, experts: Sequence[Expert]) -> PackedExperts:
+        """Lay the experts' structures side by side; ValueError if their shapes differ."""
+        return PackedExperts.of(experts)
+
+    def experts(
+        self, rows: Tensor, num_rows_per_expert: Sequence[int], table: ExpertTable, swiglu: SwiGLU
+    ) -> Tensor:
+        """All experts in one call, so that few rows of many experts keep all threads busy."""
+        if not isinstance(table, PackedExperts):
+            raise ValueError(
+                f"table is a {type(table).__name__}; it must be one of NativeKernels.expert_table"
+            )
+        # A rank without experts of this layer gets no rows, but of the right width.
+        width = table.hidden_size if table.experts else rows.shape[-1]
+        rows = activations("rows", rows, width)
+        counts = array("q", num_rows_per_expert)
+        num_rows = rows.shape[0]
+        if len(counts) != len(table.experts) or sum(counts) != num_rows or (num_rows and min(counts) < 0):
+            raise ValueError(
+                f"num_rows_per_expert is {list(num_rows_per_expert)}; it must be {len(table.experts)} "
+                f"counts from 0 that add up to the {num_rows} rows"
+            )
+        out = torch.empty((num_rows, width), dtype=_BF16)
+        context = self.context
+        if num_rows and context.functions.gr_experts(
+            context.handle,
+            table.gate_up,
+            table.down,
+            len(counts),
+            counts.buffer_info()[0],
+            rows.data_ptr(),
+            swiglu.alpha,
+            swiglu.limit,
+            out.data_ptr(),
+        ):
+            context.fail()
+        return out
+
+    def combine(self, hidden: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
+        """Written over `hidden`."""
+        num_rows, num_slots, hidden_size = sizes("slots", slots, 3)
+        out = contiguous("hidden", hidden, _BF16, (num_rows, hidden_size))
+        slots = contiguous("slots", slots, _BF16, (num_rows, num_slots, hidden_size))
+        weights = contiguous("weights", weights, _F32, (num_rows, num_slots))
+        place = out.data_ptr()
+        context = self.context
+        if num_rows and context.functions.gr_combine(
+            context.handle,
+            place,
+            slots.data_ptr(),
+            weights.data_ptr(),
+            num_rows,
+            num_slots,
+            hidden_size,
+            place,
+        ):
+            context.fail()
+        return out

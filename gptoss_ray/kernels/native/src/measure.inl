@@ -1,0 +1,53 @@
+// What this machine can do at most: bytes read and dots per second.
+#pragma once
+
+namespace gr::GR_NAMESPACE {
+
+// Each thread does num_dots independent dots of 16 lanes of pairs.
+static void measure_dots(ThreadPool& pool, int64_t num_dots, float* sink) {
+  constexpr int kChains = kMaxTileRows;
+  uint16_t ones[2 * kLanes];
+  for (uint16_t& one : ones) one = to_bf16(1.0f);
+  float zeros[kChains * kLanes] = {};
+  const uint16_t* operands = ones;
+  const float* start = zeros;
+  asm volatile("" : "+r"(operands), "+r"(start));  // or all chains would be merged into one
+  pool.run(pool.num_threads(), [=](int64_t) {
+    F32 acc[kChains];
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) acc[i] = load(start + i * kLanes);
+    for (int64_t done = 0; done < num_dots; done += kChains) {
+      asm volatile("" ::: "memory");  // nor may a product leave the loop
+      const Pairs pairs = load_pairs(operands);
+#pragma GCC unroll 16
+      for (int i = 0; i < kChains; ++i) acc[i] = dot(acc[i], pairs, pairs);
+    }
+    float total = 0.0f;
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) total += sum(acc[i]);
+    __atomic_store(sink, &total, __ATOMIC_RELAXED);
+  });
+}
+
+// Returns the sum of all 64-bit words (and of the bytes after the last whole one) modulo 2^64.
+static uint64_t measure_read(ThreadPool& pool, const void* data, size_t num_bytes) {
+  constexpr int64_t kWordsPerTask = (256 << 10) / sizeof(uint64_t);
+  const uint8_t* const bytes = static_cast<const uint8_t*>(data);
+  const int64_t num_words = static_cast<int64_t>(num_bytes / sizeof(uint64_t));
+  uint64_t total = 0;
+  uint64_t* const result = &total;
+  pool.run_chunks(num_words, kWordsPerTask, [=](int64_t begin, int64_t end, int) {
+    uint64_t own = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      uint64_t word;
+      memcpy(&word, bytes + i * static_cast<int64_t>(sizeof word), sizeof word);
+      own += word;
+    }
+    __atomic_fetch_add(result, own, __ATOMIC_RELAXED);
+  });
+  for (size_t i = static_cast<size_t>(num_words) * sizeof(uint64_t); i < num_bytes; ++i)
+    total += bytes[i];
+  return total;
+}
+
+}  // namespace gr::GR_NAMESPACE

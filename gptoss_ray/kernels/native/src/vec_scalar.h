@@ -1,0 +1,45 @@
+// bf16 and float16 as scalars: what every instruction set's vector header starts from.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#define GR_INLINE static inline __attribute__((always_inline))
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "packed weights are little-endian");
+
+namespace gr::GR_NAMESPACE {
+
+GR_INLINE uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+GR_INLINE float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+GR_INLINE float from_bf16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
+
+// Nearest bf16, ties to even; NaN stays NaN.
+GR_INLINE uint16_t to_bf16(float x) {
+  const uint32_t bits = bits_of(x);
+  if (x != x) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+template <class T>
+GR_INLINE T smaller(T a, T b) {
+  return b < a ? b : a;
+}
+
+template <class T>
+GR_INLINE T larger(T a, T b) {
+  return a < b ? b : a;
+}
+
+GR_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
+
+}  // namespace gr::GR_NAMESPACE

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gptoss_ray.kernels.native.build import find_compiler
+from gptoss_ray.kernels.native.library import INSTRUCTION_SETS, NativeLibrary, find_library
+from gptoss_ray.kernels.native.native_kernels import NativeKernels
+
+
+@pytest.fixture(scope="session")
+def library() -> NativeLibrary:
+    found = find_library()
+    if isinstance(found, NativeLibrary):
+        return found
+    if find_compiler() is None:
+        pytest.skip(f"there is no compiler here: {found}")
+    pytest.fail(found)
+
+
+@pytest.fixture(scope="session", params=INSTRUCTION_SETS)
+def kernels(request: pytest.FixtureRequest, library: NativeLibrary) -> Iterator[NativeKernels]:
+    """Of each instruction set that this machine has, on two threads, with bfloat16 dense weights."""
+    if request.param not in library.instruction_sets:
+        pytest.skip(f"this machine has no {request.param}")
+    kernels = NativeKernels(library, num_threads=2, instruction_set=request.param)
+    yield kernels
+    kernels.close()
