@@ -17,6 +17,9 @@ from gptoss_ray.errors import ConfigError
 EXPERT_MEMORY_SHARE = 0.5
 """Of a machine's memory: what the experts of all its ranks may take where torch keeps them unpacked."""
 
+DENSE_BITS = {"bfloat16": 16.0, "int8": 8 + 16 / 32}
+"""Of one value in each format of `EngineConfig.dense_weights`; int8 has a float16 scale every 32 values."""
+
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
 
 

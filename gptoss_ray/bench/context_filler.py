@@ -10,6 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from gptoss_ray.kernels.paged_attention import write_slots
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.transformer import Transformer
@@ -36,9 +37,7 @@ class ContextFiller(Transformer):
         for layer in range(self.config.num_layers):
             is_sliding = self.config.is_sliding(layer)
             slots = batch.slot_mapping_window if is_sliding else batch.slot_mapping_full
-            block_ids, offsets = slots // kv_cache.block_size, slots % kv_cache.block_size
-            kv_cache.keys(layer)[block_ids, :, offsets] = noise[0]
-            kv_cache.values(layer)[block_ids, :, offsets] = noise[1]
+            write_slots(kv_cache.keys(layer), kv_cache.values(layer), slots, noise[0], noise[1])
         logits = torch.zeros(batch.logits_rows.shape[0], self.config.vocab_size)
         chosen = torch.randperm(self.config.vocab_size, generator=generator)[: len(logits)]
         logits[torch.arange(len(logits)), chosen] = 1.0

@@ -12,11 +12,12 @@ from gptoss_ray.bench.engine_cases import DecodeCase
 from gptoss_ray.bench.engine_start import EngineStart
 from gptoss_ray.bench.machine import machine_row
 from gptoss_ray.bench.process_memory import ResidentMemory
-from gptoss_ray.bench.step_bytes import decode_step_bytes, expected_experts, prefill_flops
+from gptoss_ray.bench.step_bytes import decode_step_bytes, prefill_flops
 from gptoss_ray.bench.timings import Timings, percentile
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.kernels.backend import Backend, numerics_fingerprint
+from gptoss_ray.planner.rates import expected_experts
 
 Row = dict[str, float | int | str]
 

@@ -15,6 +15,7 @@ from gptoss_ray.bench.process_memory import watching_memory
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.engine.engine import Engine
+from gptoss_ray.model.mapped_memory import forget_file
 from gptoss_ray.ranks.engine_loader import load_engine
 
 _PROMPT_TOKENS = 8
@@ -72,13 +73,11 @@ def forget_cached(folders: Iterable[Path]) -> bool:
     Returns:
         Whether the system takes such a wish; pages that a process maps stay.
     """
-    if not hasattr(os, "posix_fadvise"):
-        return False
     for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)  # what is not yet written cannot be dropped
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if not forget_file(descriptor):
+                return False
         finally:
             os.close(descriptor)
     return True

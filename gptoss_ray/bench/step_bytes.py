@@ -8,38 +8,31 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
+from gptoss_ray.config import DENSE_BITS
+from gptoss_ray.planner import kv
+from gptoss_ray.planner.rates import expected_experts
 
 DenseFormat = Literal["bfloat16", "int8"]
 
-# Bits of one value, shared scales included: a float16 every 32 values, or a byte every 32.
-_DENSE_BITS = {"bfloat16": 16.0, "int8": 8 + 16 / 32}
-_MXFP4_BITS = 4 + 8 / 32
-_BF16_BITS = 16.0
 _FLOAT32_BYTES = 4
 _BF16_BYTES = 2
 
 
 def dense_bytes(num_rows: int, num_columns: int, dense: DenseFormat) -> float:
     """Return the bytes of a dense matrix."""
-    return num_rows * num_columns * _DENSE_BITS[dense] / 8
+    return num_rows * num_columns * DENSE_BITS[dense] / 8
 
 
 def expert_bytes(config: ModelConfig) -> float:
     """Return the bytes of one expert's matrices as the native kernels hold them."""
-    bits = _MXFP4_BITS if config.expert_format == "mxfp4" else _BF16_BITS
+    bits = MXFP4_BITS if config.expert_format == "mxfp4" else DENSE_BITS["bfloat16"]
     return 3 * config.intermediate_size * config.hidden_size * bits / 8
 
 
 def kv_bytes(num_tokens: int, num_kv_heads: int, head_dim: int) -> int:
     """Return the bytes of the keys and values of so many tokens in one layer."""
     return 2 * num_tokens * num_kv_heads * head_dim * _BF16_BYTES
-
-
-def expected_experts(config: ModelConfig, num_tokens: int) -> float:
-    """Return how many of a layer's experts tokens choose together, if each chooses evenly and alone."""
-    share_untouched = (1 - config.num_experts_per_token / config.num_experts) ** num_tokens
-    return config.num_experts * (1 - share_untouched)
 
 
 def decode_step_bytes(
@@ -63,11 +56,7 @@ def decode_step_bytes(
     experts = num_experts * expert_bytes(config)
     weights = config.num_layers * (attention + gate + experts)
     weights += dense_bytes(config.vocab_size, hidden, dense) + num_streams * hidden * _BF16_BYTES
-    num_keys = sum(
-        min(context, config.sliding_window) if config.is_sliding(layer) else context
-        for layer in range(config.num_layers)
-    )
-    return weights + num_streams * kv_bytes(num_keys, config.num_key_value_heads, config.head_dim)
+    return weights + num_streams * kv.read_bytes(config, context, _BF16_BYTES)
 
 
 def prefill_flops(config: ModelConfig, num_tokens: int) -> float:

@@ -13,6 +13,7 @@ from gptoss_ray.errors import CheckpointError
 
 __all__ = [
     "FULL",
+    "MXFP4_BITS",
     "MXFP4_BLOCK",
     "SLIDING",
     "Layout",
@@ -25,6 +26,8 @@ ExpertFormat = Literal["mxfp4", "unquantized"]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 MXFP4_BLOCK = 32
+MXFP4_BITS = 4 + 8 / MXFP4_BLOCK
+"""Of one value, its share of the block's scale included."""
 _PUBLISHED = {"gpt-oss-20b": (24, 32), "gpt-oss-120b": (36, 128)}
 _MAX_CONFIG_BYTES = 1 << 20
 

@@ -55,6 +55,19 @@ def read_in(mapped: Tensor) -> None:
     madvise(address, num_bytes, _MADV_WILLNEED)  # before Linux 5.14
 
 
+def forget_file(file: int) -> bool:
+    """Write what is not on disk yet of an open file, and ask the system to drop its pages from memory.
+
+    Returns:
+        Whether the system takes such a wish; pages that a process maps stay.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    os.fsync(file)  # what is not yet written cannot be dropped
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
 def huge_memory(num_bytes: int) -> Tensor:
     """Return zeros, uint8, in huge pages where there are such, but for what does not fill the last one."""
     if sys.platform != "linux":

@@ -2,8 +2,8 @@
 
 Vector loads want 64-byte alignment, and the format allows no gaps, so a uint8 tensor `__padding_<i>`
 fills each of them. The metadata names the part and the identity it belongs to, and holds a checksum of
-64 bytes of every page: a page that was lost or never written (no file is synced to disk, a crash may
-cut one) is found without reading all data through the processor.
+64 bytes of every page: a page that was lost or never written is found without reading all data through
+the processor.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _checksum(chunks: Iterable[_Bytes]) -> str:
 
 
 def _write_all(file: int, chunks: Iterable[_Bytes]) -> None:
-    """Write chunks in as few calls as possible: large ones make the kernel keep the file in large pages."""
+    """Write chunks one after the other, in as few calls as possible."""
     left = [chunk.data for chunk in chunks if len(chunk)]
     while left:
         num_written = os.writev(file, list(islice(left, _MAX_WRITTEN_TOGETHER)))

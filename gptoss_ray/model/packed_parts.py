@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
-from gptoss_ray.config import EngineConfig
+from gptoss_ray.config import DENSE_BITS, EngineConfig
 from gptoss_ray.kernels.kernels import Kernels
 from gptoss_ray.model.packed_identity import PackedIdentity
 from gptoss_ray.model.packed_store import InMemoryStore, PackedStore, PartStore
 
-# Bits a value, block scales included.
-_MXFP4_BITS = 4.25
-_DENSE_BITS = {"bfloat16": 16.0, "int8": 8.5}
 _BIAS_BYTES = 4
 
 
@@ -32,8 +29,8 @@ def part_bytes(
     hidden, width = config.hidden_size, config.intermediate_size
     query_width = config.num_attention_heads * config.head_dim
     qkv_width = query_width + 2 * config.num_key_value_heads * config.head_dim
-    dense_bits = _DENSE_BITS[dense_weights]
-    expert_bits = _MXFP4_BITS if config.expert_format == "mxfp4" else dense_bits
+    dense_bits = DENSE_BITS[dense_weights]
+    expert_bits = MXFP4_BITS if config.expert_format == "mxfp4" else dense_bits
 
     attention = _num_bytes((qkv_width + query_width) * hidden, dense_bits, qkv_width + hidden)
     expert = _num_bytes(3 * width * hidden, expert_bits, 2 * width + hidden)

@@ -29,7 +29,7 @@ from typing import Protocol
 from torch import Tensor
 
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.model.mapped_memory import HUGE_PAGE_BYTES, huge_memory
+from gptoss_ray.model.mapped_memory import HUGE_PAGE_BYTES, forget_file, huge_memory
 from gptoss_ray.model.packed_file import ALIGNMENT, DamagedPartError, map_part, write_part
 from gptoss_ray.model.packed_identity import PackedIdentity
 
@@ -176,7 +176,7 @@ class PackedStore:
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
                 write_part(file, tensors, name, self._identity)
-                _forget(file)
+                forget_file(file)  # pages that are written are small; those that are read come in huge ones
             finally:
                 os.close(file)
             # Under the temporary name nobody replaces it meanwhile.
@@ -231,13 +231,6 @@ class PackedStore:
             f"packed_weights: {self.folder} cannot hold the packed weights: {problem}; {remedy}.",
             param="packed_weights",
         )
-
-
-def _forget(file: int) -> None:
-    """Drop a written file's pages from memory: they are small, and those that are read come in huge ones."""
-    if hasattr(os, "posix_fadvise"):
-        os.fsync(file)  # what is not on disk yet stays
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _in_huge_pages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,13 +6,11 @@ import math
 from dataclasses import dataclass
 
 from gptoss_ray.checkpoint.layout import canonical_shapes
-from gptoss_ray.checkpoint.model_config import MXFP4_BLOCK, ModelConfig
-from gptoss_ray.config import EXPERT_MEMORY_SHARE, EngineConfig
+from gptoss_ray.checkpoint.model_config import MXFP4_BITS, MXFP4_BLOCK, ModelConfig
+from gptoss_ray.config import DENSE_BITS, EXPERT_MEMORY_SHARE, EngineConfig
 
 _WIDE = ("norm.weight", "gate.weight", "gate.bias", "sinks")
 _FLOAT32 = 4
-_MXFP4_BITS = 4.25
-_INT8_BITS = 8.5
 # Native kernels fill matrices up to whole tiles of so many rows (kernels/native/src/api.h).
 _NATIVE_TILE_ROWS = 16
 
@@ -44,23 +42,23 @@ class WeightFormat:
         """Return the format of the reference kernels, whose logits are products in float32."""
         itemsize = 2 if engine.dtype == "bfloat16" else _FLOAT32
         bits = 8 * itemsize
-        expert_bits = _MXFP4_BITS if experts_packed else bits
+        expert_bits = MXFP4_BITS if experts_packed else bits
         return cls(itemsize, bits, 8 * _FLOAT32, expert_bits, itemsize)
 
     @classmethod
     def of_native(cls, engine: EngineConfig) -> WeightFormat:
         """Return the format of the native kernels; MXFP4 experts stay packed."""
-        bits = 16 if engine.dense_weights == "bfloat16" else _INT8_BITS
-        return cls(2, bits, bits, _MXFP4_BITS, _FLOAT32, is_native=True)
+        bits = DENSE_BITS[engine.dense_weights]
+        return cls(2, bits, bits, MXFP4_BITS, _FLOAT32, is_native=True)
 
     @property
     def experts_packed(self) -> bool:
         """Whether MXFP4 experts stay in MXFP4."""
-        return self.expert_bits == _MXFP4_BITS
+        return self.expert_bits == MXFP4_BITS
 
 
 # What lies on disk: bfloat16 throughout, experts in MXFP4.
-AS_PUBLISHED = WeightFormat(2, 16, 16, _MXFP4_BITS, 2, wide_itemsize=2)
+AS_PUBLISHED = WeightFormat(2, 16, 16, MXFP4_BITS, 2, wide_itemsize=2)
 
 
 @dataclass(frozen=True)

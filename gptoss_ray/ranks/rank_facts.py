@@ -42,8 +42,7 @@ def read_facts(config: ServedModelConfig) -> RankFacts:
         ConfigError: The kernels that it asks for cannot run here.
         CheckpointError: The checkpoint is missing or wrong.
     """
-    model = ModelConfig.from_folder(resolve_folder(config.checkpoint))
-    backend = select_backend(config.engine, model, config.parallel.device)
+    backend = select_backend(config.engine, read_shape(config), config.parallel.device)
     return RankFacts(
         host_id=ray.get_runtime_context().get_node_id(),
         address=ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
@@ -51,6 +50,11 @@ def read_facts(config: ServedModelConfig) -> RankFacts:
         fingerprint=numerics_fingerprint(backend, config.engine),
         is_native=backend.is_native,
     )
+
+
+def read_shape(config: ServedModelConfig) -> ModelConfig:
+    """Read the shape of a model from its checkpoint; CheckpointError where that is missing or wrong."""
+    return ModelConfig.from_folder(resolve_folder(config.checkpoint))
 
 
 def free_memory_bytes() -> int:

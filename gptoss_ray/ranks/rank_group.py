@@ -21,8 +21,8 @@ from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.ranks.engine_rank import EngineRank, RankStats
 from gptoss_ray.ranks.expert_rebalancer import ExpertRebalancer
-from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints
-from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory, read_shape
+from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints, read_shape
+from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.ranks.rank_selector import RankSelector
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import ConfigError
@@ -14,11 +13,6 @@ from gptoss_ray.model.host_memory import host_memory_bytes
 from gptoss_ray.planner.memory import MemoryPlan, check_fits, experts_per_rank, gigabytes, plan_memory
 from gptoss_ray.planner.weights import WeightFormat, unpacked_experts_fit
 from gptoss_ray.ranks.rank_facts import RankFacts
-
-
-def read_shape(config: ServedModelConfig) -> ModelConfig:
-    """Read the shape of a model from its checkpoint; CheckpointError where that is missing or wrong."""
-    return ModelConfig.from_folder(resolve_folder(config.checkpoint))
 
 
 def plan_rank_memory(

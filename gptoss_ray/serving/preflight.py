@@ -12,8 +12,8 @@ from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.ranks.rank_facts import free_memory_bytes
-from gptoss_ray.ranks.rank_memory import check_rank_memory, describe_memory, plan_rank_memory, read_shape
+from gptoss_ray.ranks.rank_facts import free_memory_bytes, read_shape
+from gptoss_ray.ranks.rank_memory import check_rank_memory, describe_memory, plan_rank_memory
 from gptoss_ray.ranks.rank_placement import GroupPlacement, NodeResources, find_shortfall
 from gptoss_ray.serving.app import replica_name
 from gptoss_ray.serving.serve_file import ServeFile

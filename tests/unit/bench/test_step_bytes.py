@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from gptoss_ray.bench.step_bytes import decode_step_bytes, expected_experts, expert_bytes, prefill_flops
+from gptoss_ray.bench.step_bytes import decode_step_bytes, expert_bytes, prefill_flops
 from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.planner.rates import expected_experts
 
 CONFIG = ModelConfig.published("gpt-oss-20b")
 

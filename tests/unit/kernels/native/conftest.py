@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -27,3 +28,14 @@ def kernels(request: pytest.FixtureRequest, library: NativeLibrary) -> Iterator[
     kernels = NativeKernels(library, num_threads=2, instruction_set=request.param)
     yield kernels
     kernels.close()
+
+
+@pytest.fixture(params=[1, 3])
+def other_kernels(
+    request: pytest.FixtureRequest, kernels: NativeKernels, library: NativeLibrary
+) -> Iterator[NativeKernels]:
+    """Of the same instruction set as `kernels`, on another number of threads."""
+    instruction_set = kernels.context.instruction_set
+    other = NativeKernels(library, num_threads=request.param, instruction_set=instruction_set)
+    with closing(other):
+        yield other

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import AttentionRows, HeadShape, Kernels
-from gptoss_ray.kernels.native.library import NativeLibrary
-from gptoss_ray.kernels.native.native_kernels import NativeKernels
 from gptoss_ray.kernels.reference import rotate
 from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 
@@ -107,17 +104,6 @@ class Sequences:
         scores = torch.einsum("hd,phd->hp", q, k) / heads.head_dim**0.5
         weights = torch.cat((scores, self.sinks[:, None]), dim=1).softmax(-1)[:, :-1]
         return torch.einsum("hp,phd->hd", weights, v).flatten()
-
-
-@pytest.fixture(params=[1, 3])
-def other_kernels(
-    request: pytest.FixtureRequest, kernels: NativeKernels, library: NativeLibrary
-) -> Iterator[NativeKernels]:
-    """Of the same instruction set as `kernels`, on another number of threads."""
-    instruction_set = kernels.context.instruction_set
-    other = NativeKernels(library, num_threads=request.param, instruction_set=instruction_set)
-    with closing(other):
-        yield other
 
 
 def bits(x: Tensor) -> Tensor:

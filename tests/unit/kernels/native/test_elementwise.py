@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 import torch
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import Expert, Gate, Norm, SwiGLU
-from gptoss_ray.kernels.native.library import NativeLibrary
 from gptoss_ray.kernels.native.native_kernels import NativeKernels
 from gptoss_ray.kernels.reference import rms_norm, swiglu, weighted_slot_sum
 
 BF16 = torch.bfloat16
 ROWS = 70
-
-
-@pytest.fixture(params=[1, 3])
-def other_kernels(
-    request: pytest.FixtureRequest, kernels: NativeKernels, library: NativeLibrary
-) -> Iterator[NativeKernels]:
-    """Of the same instruction set as `kernels`, on another number of threads."""
-    instruction_set = kernels.context.instruction_set
-    other = NativeKernels(library, num_threads=request.param, instruction_set=instruction_set)
-    with closing(other):
-        yield other
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
