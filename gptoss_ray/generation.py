@@ -45,6 +45,8 @@ class SamplingParams:
         stop_token_ids: Drawing one ends the sequence with `FinishReason.STOP`; it is part of the output.
         logprobs: None for no log probabilities, else how many alternatives to report beside the drawn
             token's own (0 to 20). They are of the model's distribution before penalties and temperature.
+        prompt_logprobs: The same for the tokens of the prompt. Such a prompt is computed whole: cached
+            prefixes keep no logits.
     """
 
     temperature: float = 1.0
@@ -61,6 +63,7 @@ class SamplingParams:
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _check_range("temperature", self.temperature, 0.0, 2.0)
@@ -74,8 +77,9 @@ class SamplingParams:
         _check_range("choice_index", self.choice_index, 0, 1 << 16)
         _check_range("max_tokens", self.max_tokens, 1, 1 << 31)
         _check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
-        if self.logprobs is not None:
-            _check_range("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+        for name, num_top in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
+            if num_top is not None:
+                _check_range(name, num_top, 0, MAX_TOP_LOGPROBS)
         if len(self.logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
             raise InvalidRequestError(
                 f"logit_bias has {len(self.logit_bias)} entries; send at most {MAX_LOGIT_BIAS_ENTRIES}.",
@@ -120,7 +124,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Log probability of one drawn token and of the most likely ones, most likely first."""
+    """Log probability of one token and of the most likely ones in its place, most likely first."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
@@ -135,6 +139,8 @@ class TokenOutput:
         position: Index of `token_ids[0]` in the request's output, counting emitted tokens.
         token_ids: New tokens, possibly none when the request only ends.
         logprobs: One entry a token when they were asked for, else empty.
+        prompt_logprobs: In the output at position 0, where they were asked for: one entry a token of the
+            prompt, None for the first, which nothing comes before.
         num_cached_tokens: Prompt tokens taken from the prefix cache.
         finish_reason: Set on the last output of a request.
         error: Set when `finish_reason` is `ERROR`.
@@ -144,6 +150,7 @@ class TokenOutput:
     position: int
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: GptossError | None = None

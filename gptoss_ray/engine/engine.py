@@ -228,8 +228,10 @@ class Engine:
     def _run_batch(self, agreement: StepAgreement) -> list[TokenOutput]:
         plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
         logits = self._runner.run(plan, agreement.max_num_tokens)
-        draws = self._sampler.sample(logits, plan.drawing_sequences())
-        return self._count(self._scheduler.commit(plan, draws))
+        drawing = plan.drawing_sequences()
+        draws = self._sampler.sample(logits[: len(drawing)], drawing)
+        scores = self._sampler.score(logits[len(drawing) :], plan.scored_chunks())
+        return self._count(self._scheduler.commit(plan, draws, scores))
 
     def _swap_placement(self, agreed: int) -> None:
         """Take the staged experts into use if all ranks have them; between steps, so on all alike."""

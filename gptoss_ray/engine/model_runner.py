@@ -24,7 +24,9 @@ class ModelRunner:
         self._kv_cache = kv_cache
 
     def run(self, plan: StepPlan, max_num_tokens: int) -> torch.Tensor:
-        """Compute the plan's chunks, perhaps none; logits [L, vocab] float32, one row per drawing sequence.
+        """Compute the plan's chunks, perhaps none; logits [L, vocab] float32.
+
+        One row per drawing sequence, then one per scored prompt token, chunk by chunk.
 
         Args:
             plan: Of this rank.
@@ -61,6 +63,12 @@ def build_batch(plan: StepPlan, block_size: int, max_num_tokens: int) -> Forward
     at = (sequence_index, positions // block_size)
     offsets = positions % block_size
     draws = np.array([chunk.draws_token for chunk in chunks], dtype=np.bool_)
+    scored = [
+        end - chunk.end + position
+        for end, chunk in zip(ends, chunks, strict=True)
+        for position in chunk.scored
+    ]
+    logits_rows = np.concatenate((ends[draws] - 1, np.array(scored, dtype=np.int64)))
     return ForwardBatch(
         token_ids=torch.tensor(token_ids, dtype=torch.int64),
         positions=torch.from_numpy(positions),
@@ -69,6 +77,6 @@ def build_batch(plan: StepPlan, block_size: int, max_num_tokens: int) -> Forward
         slot_mapping_window=torch.from_numpy(window[at].astype(np.int64) * block_size + offsets),
         block_tables_full=torch.from_numpy(full),
         block_tables_window=torch.from_numpy(window),
-        logits_rows=torch.from_numpy(ends[draws] - 1),
+        logits_rows=torch.from_numpy(logits_rows),
         max_num_tokens=max_num_tokens,
     )

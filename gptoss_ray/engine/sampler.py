@@ -12,6 +12,7 @@ import torch
 from gptoss_ray.engine.draw import Floats, draw_token, keyed_uniform, log_normalizer, most_likely
 from gptoss_ray.engine.logit_adjustments import adjust_logits, needs_adjustment
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.step_plan import ScheduledChunk
 from gptoss_ray.errors import GptossError, InternalError
 from gptoss_ray.generation import TokenLogprobs
 
@@ -27,6 +28,8 @@ class SampledToken:
 
 
 Draw = SampledToken | GptossError
+Scores = tuple[TokenLogprobs, ...] | GptossError
+"""Log probabilities of the prompt tokens behind a chunk's scored positions."""
 
 
 class Sampler:
@@ -50,6 +53,31 @@ class Sampler:
         rows[:, self._suppressed] = -np.inf
         with np.errstate(all="ignore"):  # whatever is not finite is found and refused per row
             return [self._draw(row, sequence) for row, sequence in zip(rows, sequences, strict=True)]
+
+    def score(self, logits: torch.Tensor, chunks: ReadOnlySequence[ScheduledChunk]) -> list[Scores]:
+        """Look up the prompt tokens behind the chunks' scored positions, one row of logits each, in order."""
+        rows: Floats = logits.numpy(force=True)
+        rows[:, self._suppressed] = -np.inf
+        ends = np.cumsum([len(chunk.scored) for chunk in chunks])
+        with np.errstate(all="ignore"):
+            return [
+                self._score(rows[end - len(chunk.scored) : end], chunk)
+                for end, chunk in zip(ends, chunks, strict=True)
+            ]
+
+    def _score(self, rows: Floats, chunk: ScheduledChunk) -> Scores:
+        """The exception boundary of one request."""
+        sequence = chunk.sequence
+        try:
+            return tuple(
+                self._look_up(row, sequence.token_ids[position + 1], sequence.request.params.prompt_logprobs)
+                for row, position in zip(rows, chunk.scored, strict=True)
+            )
+        except Exception:
+            logger.exception("scoring_failed request_id=%s", sequence.request_id)
+            return InternalError(
+                f"The prompt of request {sequence.request_id} could not be scored; the server's log says why."
+            )
 
     def _draw(self, row: Floats, sequence: Sequence) -> Draw:
         """The exception boundary of one request."""
@@ -78,13 +106,14 @@ class Sampler:
 
     def _logprobs(self, row: Floats, token_id: int, num_top: int | None) -> tuple[TokenLogprobs, ...]:
         """Log probabilities under the model's own distribution, before any adjustment."""
-        if num_top is None:
-            return ()
+        return () if num_top is None else (self._look_up(row, token_id, num_top),)
+
+    def _look_up(self, row: Floats, token_id: int, num_top: int | None) -> TokenLogprobs:
         normalizer = log_normalizer(row, self._scratch)
+        if not np.isfinite(normalizer):
+            raise ValueError(f"the logits' normalizer is {normalizer}")
         top = most_likely(row, num_top) if num_top else ()
-        return (
-            TokenLogprobs(
-                logprob=float(row[token_id]) - normalizer,
-                top=tuple((int(top_id), float(row[top_id]) - normalizer) for top_id in top),
-            ),
+        return TokenLogprobs(
+            logprob=float(row[token_id]) - normalizer,
+            top=tuple((int(top_id), float(row[top_id]) - normalizer) for top_id in top),
         )

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence as ReadOnlySequence
 
-from gptoss_ray.engine.sampler import Draw
+from gptoss_ray.engine.sampler import Draw, Scores
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.step_plan import PlanDraft, ScheduledChunk, StepPlan
 from gptoss_ray.errors import GptossError
@@ -113,18 +114,26 @@ class Scheduler:
         self._admit_waiting(draft)
         return draft.plan()
 
-    def commit(self, plan: StepPlan, draws: list[Draw]) -> list[TokenOutput]:
+    def commit(
+        self, plan: StepPlan, draws: list[Draw], scores: ReadOnlySequence[Scores] = ()
+    ) -> list[TokenOutput]:
         """Take a computed step into account and return what it made.
 
         Args:
             plan: As `schedule` returned it, with nothing scheduled or aborted since.
             draws: One for each of `plan.drawing_sequences()`.
+            scores: One for each of `plan.scored_chunks()`.
         """
+        failures: dict[Sequence, GptossError] = {}
+        for chunk, logprobs in zip(plan.scored_chunks(), scores, strict=True):
+            if isinstance(logprobs, GptossError):
+                failures[chunk.sequence] = logprobs
+            else:
+                chunk.sequence.add_prompt_logprobs(logprobs)
         for chunk in plan.chunks:
             self._advance(chunk)
-        return [
-            self._emit(sequence, draw) for sequence, draw in zip(plan.drawing_sequences(), draws, strict=True)
-        ]
+        drawn: dict[Sequence, Draw] = dict(zip(plan.drawing_sequences(), draws, strict=True))
+        return [self._emit(sequence, draw) for sequence, draw in (drawn | failures).items()]
 
     # Planning
 
@@ -155,6 +164,8 @@ class Scheduler:
         """Start waiting sequences while budget, seats and blocks last; never past one that must wait."""
         while draft.prompt_budget_left > 0 and self._waiting and len(self._running) < self._max_num_sequences:
             request_id, sequence = next(iter(self._waiting.items()))
+            if draft.affordable(sequence, is_new=True) == 0:
+                return
             num_found_tokens = self._adopt_prefix(sequence)
             if not self._has_room_for(sequence):
                 sequence.blocks.release()
@@ -178,7 +189,7 @@ class Scheduler:
 
     def _adopt_prefix(self, sequence: Sequence) -> int:
         """Share the cached blocks of the sequence's prefix; return how many tokens they hold."""
-        if self._prefix_cache is None:
+        if self._prefix_cache is None or sequence.unscored:
             return 0
         # The last token is always computed: its logits are what the next one is drawn from.
         hashes = sequence.block_hashes.of_complete_blocks(sequence.token_ids, sequence.num_tokens - 1)

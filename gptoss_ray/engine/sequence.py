@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 
 from gptoss_ray.errors import GptossError
@@ -22,6 +23,8 @@ class Sequence:
         num_computed_tokens: Leading tokens whose KV is in `blocks`.
         output_counts: How often each token stands in the output.
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission, None before.
+        num_scored_tokens: Leading prompt tokens whose successor's log probability is known; it counts none
+            where nobody asked, and what was scored once stays so through a preemption.
     """
 
     def __init__(self, request: GenerationRequest, blocks: BlockTable, max_context: int) -> None:
@@ -33,6 +36,11 @@ class Sequence:
         self.num_computed_tokens = 0
         self.num_cached_tokens: int | None = None
         self.output_counts = Counter(request.emitted_token_ids)
+        self.num_scored_tokens = 0
+        self._prompt_logprobs: list[TokenLogprobs] = []
+        # A resumed request has delivered them with its first token.
+        is_scored = request.params.prompt_logprobs is not None and not request.emitted_token_ids
+        self._num_tokens_to_score = self.num_prompt_tokens - 1 if is_scored else 0
         self._max_output_tokens = min(request.params.max_tokens, max_context - self.num_prompt_tokens)
 
     @property
@@ -65,6 +73,17 @@ class Sequence:
         """The distinct tokens of the prompt."""
         return frozenset(self.request.prompt_token_ids)
 
+    @property
+    def unscored(self) -> range:
+        """Positions whose logits are wanted for the log probability of the prompt's next token."""
+        return range(self.num_scored_tokens, self._num_tokens_to_score)
+
+    def add_prompt_logprobs(self, logprobs: Iterable[TokenLogprobs]) -> None:
+        """Take those that follow the scored tokens."""
+        num_before = len(self._prompt_logprobs)
+        self._prompt_logprobs += logprobs
+        self.num_scored_tokens += len(self._prompt_logprobs) - num_before
+
     def append(self, token_id: int) -> None:
         """Add a drawn token to the output."""
         self.token_ids.append(token_id)
@@ -88,11 +107,16 @@ class Sequence:
         error: GptossError | None = None,
     ) -> TokenOutput:
         """What a step made for this sequence, as its client sees it."""
+        prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+        if token_ids and position == 0 and self.request.params.prompt_logprobs is not None:
+            prompt_logprobs = (None, *self._prompt_logprobs)
+            self._prompt_logprobs.clear()
         return TokenOutput(
             request_id=self.request_id,
             position=position,
             token_ids=token_ids,
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
             num_cached_tokens=self.num_cached_tokens or 0,
             finish_reason=finish_reason,
             error=error,

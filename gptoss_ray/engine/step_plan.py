@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from gptoss_ray.engine.sequence import Sequence
 
+MAX_SCORED_TOKENS = 64
+"""Of a step, in all prompts whose log probabilities are wanted: each costs a row of logits as wide as the
+vocabulary (0.8 MB of o200k's)."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
@@ -28,6 +32,12 @@ class ScheduledChunk:
         """Position behind the last token."""
         return self.start + self.num_tokens
 
+    @property
+    def scored(self) -> range:
+        """Positions whose logits are wanted for the log probability of the prompt's next token."""
+        unscored = self.sequence.unscored
+        return range(max(self.start, unscored.start), min(self.end, unscored.stop))
+
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
@@ -38,6 +48,10 @@ class StepPlan:
     def drawing_sequences(self) -> list[Sequence]:
         """Sequences that draw a token, in the order of the logits' rows."""
         return [chunk.sequence for chunk in self.chunks if chunk.draws_token]
+
+    def scored_chunks(self) -> list[ScheduledChunk]:
+        """Chunks with prompt tokens to score; their rows of logits follow those of the drawing sequences."""
+        return [chunk for chunk in self.chunks if chunk.scored]
 
 
 LOOK_BACK_TOKENS = 1024
@@ -56,6 +70,7 @@ class PlanDraft:
     def __init__(self, token_budget: int, prompt_budget: int | None, *, is_urgent: bool = False) -> None:
         self._tokens_left = token_budget
         self._prompt_tokens_left = token_budget if prompt_budget is None else prompt_budget
+        self._scored_tokens_left = MAX_SCORED_TOKENS
         self._is_urgent = is_urgent
         self._chunks: dict[Sequence, ScheduledChunk] = {}
 
@@ -70,15 +85,20 @@ class PlanDraft:
     def add(self, sequence: Sequence, *, is_new: bool = False) -> None:
         """Compute as many of the sequence's tokens as the budgets allow; see `affordable`."""
         num_tokens = self.affordable(sequence, is_new=is_new)
+        if num_tokens < self._within_budget(sequence, is_new):
+            # Whoever still reads its prompt ends the plan, whichever budget is used up.
+            self._tokens_left = num_tokens
         self._tokens_left -= num_tokens
         if _reads_prompt(sequence, is_new):
             self._prompt_tokens_left -= num_tokens * self._cost(sequence)
-        self._chunks[sequence] = ScheduledChunk(
+        chunk = ScheduledChunk(
             sequence,
             start=sequence.num_computed_tokens,
             num_tokens=num_tokens,
             draws_token=num_tokens == sequence.num_uncomputed_tokens,
         )
+        self._scored_tokens_left -= len(chunk.scored)
+        self._chunks[sequence] = chunk
 
     def affordable(self, sequence: Sequence, *, is_new: bool = False) -> int:
         """Uncomputed tokens of the sequence that the budgets allow.
@@ -87,6 +107,14 @@ class PlanDraft:
             sequence: Running, or about to.
             is_new: Whether it is admitted by this plan: even a single token of it is one of a prompt then.
         """
+        num_tokens = self._within_budget(sequence, is_new)
+        unscored = sequence.unscored
+        first = max(unscored.start, sequence.num_computed_tokens)
+        if unscored.stop - first <= self._scored_tokens_left:
+            return num_tokens
+        return min(num_tokens, first + self._scored_tokens_left - sequence.num_computed_tokens)
+
+    def _within_budget(self, sequence: Sequence, is_new: bool) -> int:
         budget = self._tokens_left
         if _reads_prompt(sequence, is_new):
             # At least one token, whatever it costs: a prompt always goes on.

@@ -17,11 +17,12 @@ class Answer:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     error: GptossError | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     num_cached_tokens: int = 0
 
     def text(self):
         """What a client can see; how much was cached is no part of it."""
-        return self.token_ids, self.logprobs, self.finish_reason
+        return self.token_ids, self.logprobs, self.finish_reason, self.prompt_logprobs
 
 
 def small_config(**changes) -> EngineConfig:
@@ -56,6 +57,7 @@ def take(answers: dict[str, Answer], outputs, num_emitted: dict[str, int] | None
         assert output.position == start + len(answer.token_ids)
         answer.token_ids += output.token_ids
         answer.logprobs += output.logprobs
+        answer.prompt_logprobs += output.prompt_logprobs
         answer.finish_reason = output.finish_reason
         answer.error = output.error
         answer.num_cached_tokens = output.num_cached_tokens

@@ -237,7 +237,10 @@ def test_an_urgent_step_takes_fewer_tokens_of_a_prompt_the_longer_it_is_but_alwa
         lengths = []
         for num_computed in (0, 1023, 1024, 4096, 40_000):
             sequence = SimpleNamespace(
-                is_decoding=False, num_computed_tokens=num_computed, num_uncomputed_tokens=99
+                unscored=range(0),
+                is_decoding=False,
+                num_computed_tokens=num_computed,
+                num_uncomputed_tokens=99,
             )
             lengths.append(PlanDraft(64, 20, is_urgent=is_urgent).affordable(sequence))
         return lengths
