@@ -40,27 +40,29 @@ class Usage:
 class Answer(Generic[ItemT]):
     """What both protocols encode: events in order, the last of them a `Usage`.
 
-    `events` must be closed by whoever reads it; that aborts what is still running.
+    `events` must be closed by whoever reads it; that aborts what is still running. `usage` counts while
+    they are read; the last event is the same object.
     """
 
     id: str
     model: str
     created: int
+    usage: Usage
     events: AsyncGenerator[ItemT | Usage, None]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token, its bytes, and its log probability, at least `MIN_LOGPROB`."""
+    """A token, its bytes, and its log probability, at least `MIN_LOGPROB`; None at the start of a prompt."""
 
     token_id: int
     token: bytes
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class LogprobEntry:
-    """The log probability of an output token and of the most likely ones, most likely first.
+    """The log probability of a token and of the most likely ones in its place, most likely first.
 
     `text_offset` is how many characters of a completion's text come before the token.
     """
@@ -86,9 +88,11 @@ class Assembler(Protocol[DeltaT_co]):
 
 
 def logprob_entry(
-    encoding: HarmonyEncoding, token_id: int, logprobs: TokenLogprobs, text_offset: int = 0
+    encoding: HarmonyEncoding, token_id: int, logprobs: TokenLogprobs | None, text_offset: int = 0
 ) -> LogprobEntry:
-    """Return a token's log probabilities with the bytes of the tokens."""
+    """Return a token's log probabilities, None for a prompt's first token, with the bytes of the tokens."""
+    if logprobs is None:
+        return LogprobEntry(TokenLogprob(token_id, encoding.token_bytes(token_id), None), (), text_offset)
 
     def with_bytes(token_id: int, logprob: float) -> TokenLogprob:
         return TokenLogprob(token_id, encoding.token_bytes(token_id), max(logprob, MIN_LOGPROB))

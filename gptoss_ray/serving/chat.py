@@ -70,7 +70,9 @@ class ChatAssembler:
         self._index = index
         self._encoding = encoding
         self._parser = StreamParser(encoding)
-        self._gate: TextGate[LogprobEntry] = TextGate(request.stop)
+        self._gate: TextGate[LogprobEntry] = TextGate(
+            request.stop, includes_stop=bool(request.include_stop_str_in_output)
+        )
         self._tool_names = {tool.function.name for tool in request.tools or ()}
         self._ignores_end = bool(request.ignore_eos)
         self._num_calls = 0
@@ -177,7 +179,7 @@ async def start_chat(
             choice_requests(answer_id, prompt, params, request.num_choices, tenant)
         )
     ]
-    return Answer(answer_id, model.name, created, stream_all(streams, usage))
+    return Answer(answer_id, model.name, created, usage, stream_all(streams, usage))
 
 
 async def fold_chat(events: AsyncIterable[ChatDelta | Usage]) -> tuple[list[ChatChoice], Usage]:

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import uuid
-from collections.abc import AsyncIterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InvalidRequestError
-from gptoss_ray.generation import FinishReason, SamplingParams, TokenOutput
-from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, logprob_entry, stream_all, stream_choice
+from gptoss_ray.generation import SamplingParams
+from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, stream_all, stream_choice
+from gptoss_ray.serving.completion_assembler import CompletionAssembler, CompletionDelta
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import CompletionRequest
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
-from gptoss_ray.serving.text_gate import TextGate
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 128
-
-_Piece: TypeAlias = tuple[str, list[LogprobEntry]]
-
-
-@dataclass(frozen=True, slots=True)
-class CompletionDelta:
-    """What is new in one choice.
-
-    Attributes:
-        index: Of the choice; prompt p's choices are p * n to p * n + n - 1.
-        text: To be appended; without the token that ended the choice.
-        token_ids: To be appended; with the token that ended the choice.
-        logprobs: One entry for each token of the text so far, where they were asked for.
-        finish_reason: "stop" or "length", in the last delta of a choice.
-    """
-
-    index: int
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[LogprobEntry, ...] = ()
-    finish_reason: str | None = None
 
 
 @dataclass
@@ -55,67 +32,6 @@ class CompletionChoice:
     finish_reason: str = "stop"
 
 
-class CompletionAssembler:
-    """Turns the tokens of one choice into text.
-
-    Attributes:
-        finished: The choice has ended; its last delta carried the reason.
-        num_reasoning_tokens: None: a completion has no channels.
-    """
-
-    num_reasoning_tokens = 0
-
-    def __init__(
-        self, index: int, encoding: HarmonyEncoding, params: SamplingParams, stop: list[str]
-    ) -> None:
-        self.finished = False
-        self._index = index
-        self._encoding = encoding
-        self._stop_token_ids = frozenset(params.stop_token_ids)
-        self._gate: TextGate[LogprobEntry] = TextGate(stop)
-        self._num_chars = 0
-        # Bytes of a character that tokens have cut wait here for its rest.
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, output: TokenOutput) -> list[CompletionDelta]:
-        """Return what the output's tokens add to the choice."""
-        pieces: list[_Piece] = []
-        used: list[int] = []
-        for token_id, logprobs in self._text_tokens(output):
-            used.append(token_id)
-            pieces.append(self._pass(self._encoding.token_bytes(token_id), logprobs))
-            if self._gate.stopped:
-                return [self._delta(pieces, used, "stop")]
-        if output.finish_reason is None:
-            return [self._delta(pieces, output.token_ids, None)]
-        pieces.append(self._gate.feed(self._decoder.decode(b"", final=True)))
-        pieces.append(self._gate.flush())
-        return [self._delta(pieces, output.token_ids, output.finish_reason.value)]
-
-    def _text_tokens(self, output: TokenOutput) -> Iterator[tuple[int, list[LogprobEntry]]]:
-        """Yield the tokens that are text, all but the one that ended the choice, with their logprobs."""
-        for position, token_id in enumerate(output.token_ids):
-            is_last = position == len(output.token_ids) - 1
-            if is_last and output.finish_reason is FinishReason.STOP and token_id in self._stop_token_ids:
-                return
-            logprobs = output.logprobs[position : position + 1]
-            yield (
-                token_id,
-                [logprob_entry(self._encoding, token_id, entry, self._num_chars) for entry in logprobs],
-            )
-
-    def _pass(self, token: bytes, logprobs: list[LogprobEntry]) -> _Piece:
-        text = self._decoder.decode(token)
-        self._num_chars += len(text)
-        return self._gate.feed(text, logprobs)
-
-    def _delta(self, pieces: list[_Piece], token_ids: Sequence[int], reason: str | None) -> CompletionDelta:
-        self.finished = reason is not None
-        text = "".join(text for text, _ in pieces)
-        logprobs = tuple(entry for _, entries in pieces for entry in entries)
-        return CompletionDelta(self._index, text, tuple(token_ids), logprobs, reason)
-
-
 async def start_completion(
     request: CompletionRequest, model: ServedModel, limits: LimitsConfig, *, tenant: str, created: int
 ) -> Answer[CompletionDelta]:
@@ -125,6 +41,7 @@ async def start_completion(
         InvalidRequestError: A field is wrong; `param` names it.
     """
     check_counts(request, limits)
+    _check_best_of(request)
     if len(request.prompt) > MAX_PROMPTS:
         raise InvalidRequestError(
             f"prompt has {len(request.prompt)} prompts; send at most {MAX_PROMPTS}.", param="prompt"
@@ -135,20 +52,58 @@ async def start_completion(
         choice_request
         for number, prompt in enumerate(prompts)
         for choice_request in choice_requests(
-            f"{answer_id}-{number}", prompt, _params(request, model, len(prompt)), request.num_choices, tenant
+            f"{answer_id}-{number}", prompt, _params(request, model, len(prompt)), request.num_drawn, tenant
         )
     ]
     usage = Usage(prompt_tokens=sum(map(len, prompts)))
-    streams = [
-        stream_choice(
-            model,
-            generation,
-            CompletionAssembler(index, model.encoding, generation.params, request.stop),
-            usage,
-        )
+    assemblers = [
+        CompletionAssembler(index, model.encoding, request, generation)
         for index, generation in enumerate(requests)
     ]
-    return Answer(answer_id, model.name, created, stream_all(streams, usage))
+    streams = [
+        stream_choice(model, generation, assembler, usage)
+        for generation, assembler in zip(requests, assemblers, strict=True)
+    ]
+    events = stream_all(streams, usage)
+    if request.num_drawn > request.num_choices:
+        events = _keep_best(events, assemblers, request, usage)
+    return Answer(answer_id, model.name, created, usage, events)
+
+
+async def _keep_best(
+    events: AsyncGenerator[CompletionDelta | Usage, None],
+    assemblers: Sequence[CompletionAssembler],
+    request: CompletionRequest,
+    usage: Usage,
+) -> AsyncGenerator[CompletionDelta | Usage, None]:
+    """Hold all back to the end, then yield each prompt's most likely choices, best first, numbered anew."""
+    deltas: list[list[CompletionDelta]] = [[] for _ in assemblers]
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, CompletionDelta):
+                deltas[event.index].append(event)
+    kept = []
+    for first in range(0, len(assemblers), request.num_drawn):
+        candidates = range(first, first + request.num_drawn)
+        best_first = sorted(candidates, key=lambda index: -assemblers[index].mean_logprob)
+        kept += best_first[: request.num_choices]
+    for index, candidate in enumerate(kept):
+        for delta in deltas[candidate]:
+            yield replace(delta, index=index)
+    yield usage
+
+
+def _check_best_of(request: CompletionRequest) -> None:
+    if request.num_drawn < request.num_choices:
+        raise InvalidRequestError(
+            f"best_of is {request.best_of}, less than n, {request.n}; draw at least as many as are shown.",
+            param="best_of",
+        )
+    if request.stream and request.num_drawn > request.num_choices:
+        raise InvalidRequestError(
+            "best_of is known only at the end, so it cannot be streamed; leave out best_of or stream.",
+            param="best_of",
+        )
 
 
 def _params(request: CompletionRequest, model: ServedModel, num_prompt_tokens: int) -> SamplingParams:
@@ -157,7 +112,9 @@ def _params(request: CompletionRequest, model: ServedModel, num_prompt_tokens: i
         model,
         num_prompt_tokens=num_prompt_tokens,
         max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
-        logprobs=request.logprobs,
+        # The best of several is found by them.
+        logprobs=0 if request.logprobs is None and request.best_of else request.logprobs,
+        prompt_logprobs=request.logprobs if request.echo else None,
     )
 
 

@@ -11,7 +11,8 @@ from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
 from gptoss_ray.serving.chat import ChatChoice, ChatDelta
-from gptoss_ray.serving.completions import CompletionChoice, CompletionDelta
+from gptoss_ray.serving.completion_assembler import CompletionDelta
+from gptoss_ray.serving.completions import CompletionChoice
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest, parse_fields
 
 _ROLES = {

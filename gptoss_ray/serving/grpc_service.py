@@ -17,7 +17,8 @@ from gptoss_ray.protos.gptoss.v1 import chat_pb2, generation_pb2, models_pb2
 from gptoss_ray.serving.answer import Answer
 from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.chat import ChatDelta, fold_chat
-from gptoss_ray.serving.completions import CompletionDelta, fold_completion
+from gptoss_ray.serving.completion_assembler import CompletionDelta
+from gptoss_ray.serving.completions import fold_completion
 from gptoss_ray.serving.grpc_messages import (
     chat_request,
     chat_response,

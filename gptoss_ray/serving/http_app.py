@@ -17,7 +17,13 @@ from gptoss_ray.serving.answer import Answer, Usage
 from gptoss_ray.serving.http_gate import HttpGate
 from gptoss_ray.serving.limits import read_body
 from gptoss_ray.serving.models import ServedModel
-from gptoss_ray.serving.openai_json import ChatChunks, chat_completion, completion_chunk, text_completion
+from gptoss_ray.serving.openai_json import (
+    ChatChunks,
+    chat_completion,
+    completion_chunk,
+    text_completion,
+    usage_object,
+)
 from gptoss_ray.serving.openai_types import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -135,7 +141,7 @@ async def _respond(
 ) -> Response:
     """Send an answer as events or, put together from the same deltas, as a whole."""
     if parsed.stream:
-        payloads = _chunks(answer, encode_chunk, with_usage=parsed.wants_usage_chunk)
+        payloads = _chunks(answer, encode_chunk, parsed)
         return EventStreamResponse(payloads, request_id=request.state.request_id)
 
     async def whole() -> dict[str, Any]:
@@ -146,12 +152,16 @@ async def _respond(
 
 
 async def _chunks(
-    answer: Answer[DeltaT], encode: Callable[[DeltaT | Usage], dict[str, Any]], *, with_usage: bool
+    answer: Answer[DeltaT], encode: Callable[[DeltaT | Usage], dict[str, Any]], parsed: SamplingFields
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield a stream's chunks; where usage was asked for, the last one has it and the others null."""
+    """Yield a stream's chunks; where usage was asked for, the last one has it.
+
+    The others have null then, or the usage so far where that was asked for, too.
+    """
     async with aclosing(answer.events) as events:
         async for event in events:
             if not isinstance(event, Usage):
-                yield {**encode(event), "usage": None} if with_usage else encode(event)
-            elif with_usage:
+                usage = usage_object(answer.usage) if parsed.wants_usage_in_every_chunk else None
+                yield {**encode(event), "usage": usage} if parsed.wants_usage_chunk else encode(event)
+            elif parsed.wants_usage_chunk:
                 yield encode(event)

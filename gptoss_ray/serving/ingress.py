@@ -29,7 +29,8 @@ from gptoss_ray.config import LimitsConfig
 from gptoss_ray.serving.answer import Answer
 from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.chat import ChatDelta, start_chat
-from gptoss_ray.serving.completions import CompletionDelta, start_completion
+from gptoss_ray.serving.completion_assembler import CompletionDelta
+from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
 from gptoss_ray.serving.models import ModelCatalog, ServedModel

@@ -12,7 +12,8 @@ from typing import Any
 from gptoss_ray.harmony.prompt import ToolCall
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
 from gptoss_ray.serving.chat import ChatChoice, ChatDelta, ToolCallDelta, fold_chat
-from gptoss_ray.serving.completions import CompletionChoice, CompletionDelta, fold_completion
+from gptoss_ray.serving.completion_assembler import CompletionDelta
+from gptoss_ray.serving.completions import CompletionChoice, fold_completion
 
 
 class ChatChunks:
@@ -28,7 +29,7 @@ class ChatChunks:
     def __call__(self, event: ChatDelta | Usage) -> dict[str, Any]:
         """Return the event's chunk."""
         if isinstance(event, Usage):
-            return {**self._head, "choices": [], "usage": _usage(event)}
+            return {**self._head, "choices": [], "usage": usage_object(event)}
         is_first = event.index not in self._started
         self._started.add(event.index)
         choice = {
@@ -56,7 +57,7 @@ async def chat_completion(
             }
             for choice in choices
         ],
-        "usage": _usage(usage),
+        "usage": usage_object(usage),
     }
 
 
@@ -64,7 +65,7 @@ def completion_chunk(answer: Answer[CompletionDelta], event: CompletionDelta | U
     """Return a chunk of a `text_completion`."""
     head = _head(answer, "text_completion")
     if isinstance(event, Usage):
-        return {**head, "choices": [], "usage": _usage(event)}
+        return {**head, "choices": [], "usage": usage_object(event)}
     return {**head, "choices": [_completion_choice(event)]}
 
 
@@ -76,7 +77,7 @@ async def text_completion(
     return {
         **_head(answer, "text_completion"),
         "choices": [_completion_choice(choice) for choice in choices],
-        "usage": _usage(usage),
+        "usage": usage_object(usage),
     }
 
 
@@ -101,7 +102,8 @@ def _head(answer: Answer[Any], kind: str) -> dict[str, Any]:
     }
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Return OpenAI's count of tokens."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -172,12 +174,20 @@ def _completion_choice(choice: CompletionDelta | CompletionChoice) -> dict[str, 
 
 
 def _completion_logprobs(entries: Sequence[LogprobEntry]) -> dict[str, Any] | None:
-    """Return log probabilities as four parallel lists, OpenAI's older form."""
+    """Return log probabilities as four parallel lists, OpenAI's older form.
+
+    A token's own is among the top ones even where it is none of them; a prompt's first token has null.
+    """
     if not entries:
         return None
     return {
         "tokens": [_text(entry.chosen) for entry in entries],
         "token_logprobs": [entry.chosen.logprob for entry in entries],
-        "top_logprobs": [{_text(token): token.logprob for token in entry.top} for entry in entries],
+        "top_logprobs": [
+            None
+            if entry.chosen.logprob is None
+            else {_text(token): token.logprob for token in (*entry.top, entry.chosen)}
+            for entry in entries
+        ],
         "text_offset": [entry.text_offset for entry in entries],
     }

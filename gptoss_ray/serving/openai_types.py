@@ -32,13 +32,10 @@ _TEXT_OF_PART = {"text": "text", "input_text": "text", "output_text": "text", "r
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": (),
     "bad_words": ([],),
-    "best_of": (1,),
-    "echo": (False,),
     "guided_choice": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
-    "include_stop_str_in_output": (False,),
     "prompt_logprobs": (),
     "structured_outputs": (),
     "truncate_prompt_tokens": (),
@@ -48,10 +45,12 @@ _REFUSED_IN_CHAT: dict[str, tuple[Any, ...]] = {
     **_REFUSED,
     "add_generation_prompt": (True,),
     "audio": (),
+    "best_of": (1,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "documents": ([],),
+    "echo": (False,),
     "function_call": ("none",),
     "functions": ([],),
     "include_reasoning": (True,),
@@ -141,6 +140,7 @@ class StreamOptions(_Fields):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(_Fields):
@@ -164,6 +164,7 @@ class SamplingFields(_Fields):
     min_tokens: int | None = None
     stop: Annotated[list[str], BeforeValidator(_list_of_strings)] = []
     stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     n: int | None = Field(None, ge=1)
 
@@ -183,9 +184,21 @@ class SamplingFields(_Fields):
         return self.n or 1
 
     @property
+    def num_drawn(self) -> int:
+        """How many answers to draw to a prompt, of which `num_choices` are shown."""
+        return self.num_choices
+
+    @property
     def wants_usage_chunk(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_usage_in_every_chunk(self) -> bool:
+        """Whether each chunk of a stream tells the usage so far."""
+        return self.wants_usage_chunk and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
 
 
 class FunctionCall(_Fields):
@@ -271,6 +284,13 @@ class CompletionRequest(SamplingFields):
 
     prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
     logprobs: int | None = Field(None, ge=0, le=5)
+    echo: bool | None = None
+    best_of: int | None = Field(None, ge=1)
+
+    @property
+    def num_drawn(self) -> int:
+        """How many answers to draw to a prompt, of which `num_choices` are shown."""
+        return self.best_of or self.num_choices
 
 
 RequestT = TypeVar("RequestT", bound=SamplingFields)

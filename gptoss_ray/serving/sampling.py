@@ -26,8 +26,11 @@ _PLAIN_FIELDS = (
 
 def check_counts(request: SamplingFields, limits: LimitsConfig) -> None:
     """Raise InvalidRequestError where a request asks for more choices or stop strings than allowed."""
-    if request.num_choices > limits.max_choices:
-        raise InvalidRequestError(f"n is {request.n}; it must be at most {limits.max_choices}.", param="n")
+    param = "n" if request.num_choices == request.num_drawn else "best_of"
+    if request.num_drawn > limits.max_choices:
+        raise InvalidRequestError(
+            f"{param} is {request.num_drawn}; it must be at most {limits.max_choices}.", param=param
+        )
     if len(request.stop) > limits.max_stop_strings:
         raise InvalidRequestError(
             f"stop has {len(request.stop)} strings; send at most {limits.max_stop_strings}.", param="stop"
@@ -58,6 +61,7 @@ def sampling_params(
     num_prompt_tokens: int,
     max_tokens: int | None,
     logprobs: int | None,
+    prompt_logprobs: int | None = None,
 ) -> SamplingParams:
     """Return how a request's tokens are drawn, with its defaults, seed and limits resolved.
 
@@ -80,6 +84,7 @@ def sampling_params(
         stop_token_ids=tuple(dict.fromkeys((*own_stop_ids, *stop_ids))),
         logit_bias=_logit_bias(request.logit_bias or {}, model),
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

@@ -19,9 +19,10 @@ class TextGate(Generic[EntryT]):
         stopped: A stop string was met; nothing passes any more.
     """
 
-    def __init__(self, stop: Iterable[str] = ()) -> None:
-        """Take the stop strings, none of them empty."""
+    def __init__(self, stop: Iterable[str] = (), *, includes_stop: bool = False) -> None:
+        """Take the stop strings, none of them empty, and whether the one that is met passes too."""
         self.stopped = False
+        self._includes_stop = includes_stop
         self._stop = tuple(stop)
         self._held = ""
         self._num_passed = 0
@@ -32,10 +33,11 @@ class TextGate(Generic[EntryT]):
         start = self._num_passed + len(self._held)
         self._entries.extend((start, entry) for entry in entries)
         self._held += text
-        starts = [start for stop in self._stop if (start := self._held.find(stop)) >= 0]
-        if starts:
+        found = [(start, len(stop)) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        if found:
             self.stopped = True
-            passed, self._held = self._held[: min(starts)], ""
+            first, length = min(found)
+            passed, self._held = self._held[: first + length * self._includes_stop], ""
         else:
             passed = self._held[: len(self._held) - self._num_undecided()]
             self._held = self._held[len(passed) :]

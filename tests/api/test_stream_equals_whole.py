@@ -101,11 +101,13 @@ def test_a_chat(token_ids, stop, step_size, logprobs, ignore_eos):
 
 
 @settings(max_examples=100, deadline=None)
-@given(OUTPUT, STOP, st.integers(1, 5), st.none() | st.integers(0, 5))
-def test_a_completion(token_ids, stop, step_size, logprobs):
+@given(OUTPUT, STOP, st.integers(1, 5), st.none() | st.integers(0, 5), st.booleans(), st.booleans())
+def test_a_completion(token_ids, stop, step_size, logprobs, echo, include_stop):
     body = {"model": MODEL, "prompt": "hi", "stop": stop, "logprobs": logprobs, "max_tokens": 300}
+    body |= {"echo": echo, "include_stop_str_in_output": include_stop}
     streamed, whole = asyncio.run(both_ways("/v1/completions", in_steps(token_ids, step_size), body))
     assert "".join(choice["text"] for choice in streamed) == whole["text"]
     assert streamed[-1]["finish_reason"] == whole["finish_reason"]
+    assert whole["text"].startswith("hi") or not echo
     for key in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
         assert logprobs_of(streamed, key) == logprobs_of([whole], key)

@@ -107,6 +107,13 @@ def _unrolled(steps: Sequence[Step]) -> Iterator[Sequence[int] | Pause | GptossE
                 yield (step.token_id,)
 
 
+def _prompt_logprobs(request: GenerationRequest) -> tuple[TokenLogprobs | None, ...]:
+    num_top = request.params.prompt_logprobs
+    if num_top is None:
+        return ()
+    return None, *(scripted_logprobs(token_id, num_top) for token_id in request.prompt_token_ids[1:])
+
+
 def _output(request: GenerationRequest, position: int, token_ids: tuple[int, ...]) -> TokenOutput:
     params = request.params
     reason = None
@@ -123,6 +130,7 @@ def _output(request: GenerationRequest, position: int, token_ids: tuple[int, ...
         position,
         token_ids,
         logprobs,
+        prompt_logprobs=_prompt_logprobs(request) if position == 0 else (),
         num_cached_tokens=3 if position == 0 else 0,
         finish_reason=reason,
     )

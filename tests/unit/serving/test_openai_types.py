@@ -62,7 +62,6 @@ def refused(parse, **fields):
         ("echo", True, "echo"),
         ("guided_json", {"type": "object"}, "guided_json"),
         ("modalities", ["text", "audio"], "modalities"),
-        ("include_stop_str_in_output", True, "include_stop_str_in_output"),
     ],
 )
 def test_a_wrong_or_unsupported_chat_field_is_refused_by_its_path(field, value, param):
@@ -91,7 +90,7 @@ def test_any_other_form_of_prompt_is_refused(value):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("logprobs", 6), ("logprobs", True), ("suffix", "end"), ("best_of", 3), ("echo", True)],
+    [("logprobs", 6), ("logprobs", True), ("suffix", "end"), ("best_of", 0), ("echo", 1)],
 )
 def test_a_wrong_or_unsupported_completion_field_is_refused_by_its_name(field, value):
     assert refused(completion, **{field: value}).param == field
