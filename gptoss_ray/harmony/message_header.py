@@ -65,6 +65,7 @@ class MessageHeader:
     Attributes:
         is_assistant: False where another speaker's turn begins, which is not the model's to write.
         is_clean: Whether it names one channel, a known one, and holds nothing that is not understood.
+        names_channel: Whether the channel that it names is a known one.
         channel: "final" where none, or no known one, is named: better shown than lost.
         recipient: Such as "functions.f"; None for the user.
         rest: Text behind the last part understood, which is no header.
@@ -72,6 +73,7 @@ class MessageHeader:
 
     is_assistant: bool
     is_clean: bool
+    names_channel: bool
     channel: Channel
     recipient: str | None
     rest: bytes
@@ -106,6 +108,7 @@ class MessageHeader:
         return cls(
             is_assistant=not is_foreign,
             is_clean=is_clean and not rest and known == channel.decode(),
+            names_channel=known == channel.decode(),
             channel=known,
             recipient=name if name and name not in _NOT_RECIPIENTS else None,
             rest=rest,

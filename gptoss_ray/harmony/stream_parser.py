@@ -1,29 +1,31 @@
 """The model's tokens as deltas of text, each on its channel: what it reasons, says and calls.
 
-The parser never raises on what a model emits and never shows markup. It repairs, and counts in `num_repairs`:
+The parser never raises on what a model emits and never shows markup. It repairs, and counts in `repairs`:
 
-================================================  ===========================================================
-in the output                                     becomes
-================================================  ===========================================================
-text without a header                             a final message
-words, or parts doubled or misplaced, in a header the parts understood; the last of equals wins
-a header without `<|message|>`                    its unknown text is the content
-no or an unknown channel                          final
-`<|start|>` or `<|channel|>` inside a message     the end of that message and the start of the next
-other control, reserved or unknown ids            nothing
-a message of another speaker, `<|start|>user`     the end of the output
-anything behind a stop token                      nothing
-bytes that are no UTF-8                           U+FFFD
-================================================  ===========================================================
+===============  =============================================  ============================================
+kind             in the output                                  becomes
+===============  =============================================  ============================================
+no_header        text without a header                          a final message
+no_start         a header without `<|start|>`                   a header
+no_message       a header without `<|message|>`                 its unknown text is the content
+header_words     words, or parts doubled or misplaced, in it    the parts understood; the last of equals wins
+unknown_channel  no or an unknown channel                       final
+no_end           `<|start|>` or `<|channel|>` inside a message  the end of that message, the start of the next
+stray_token      other control, reserved or unknown ids         nothing
+foreign_speaker  a message of another speaker, `<|start|>user`  the end of the output
+behind_end       anything behind a stop token                   nothing
+bad_utf8         bytes that are no UTF-8                        U+FFFD
+===============  =============================================  ============================================
 """
 
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal
+from typing import Literal, get_args
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.message_header import (
@@ -37,7 +39,33 @@ from gptoss_ray.harmony.message_header import (
 MAX_NUM_HEADER_TOKENS = 96
 """A header with a function's name of 64 characters fits; a longer one lacks its `<|message|>`."""
 
+Repair = Literal[
+    "no_header",
+    "no_start",
+    "no_message",
+    "header_words",
+    "unknown_channel",
+    "no_end",
+    "stray_token",
+    "foreign_speaker",
+    "behind_end",
+    "bad_utf8",
+]
+REPAIRS: tuple[Repair, ...] = get_args(Repair)
+
 _FUNCTIONS = "functions."
+
+# What stands for bytes that are no UTF-8 until they are counted; text decoded from UTF-8 never holds it.
+_BAD_BYTES = "\udcff"
+_ERRORS = "gptoss_ray.count_bad_bytes"
+
+
+def _mark_bad_bytes(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return _BAD_BYTES, error.end
+
+
+codecs.register_error(_ERRORS, _mark_bad_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +112,19 @@ class StreamParser:
 
     Attributes:
         is_done: Whether the output has ended; what is fed from now on is not looked at.
-        num_repairs: How often the output was not well-formed.
+        repairs: How often the output was not well-formed, by kind.
         num_reasoning_tokens: Tokens of analysis text so far.
         num_tool_calls: Function calls whose arguments are complete.
     """
 
     def __init__(self, encoding: HarmonyEncoding) -> None:
-        self.num_repairs = 0
+        self.repairs: Counter[Repair] = Counter()
         self.num_reasoning_tokens = 0
         self.num_tool_calls = 0
         self._encoding = encoding
         self._num_ranks = encoding.num_ranks
         self._token_bytes = encoding.token_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
         self._deltas: list[Delta] = []
         self._num_fed = 0
         self._message_index = -1
@@ -136,6 +164,8 @@ class StreamParser:
             if stop < num_tokens and not self.is_done:
                 self._control(token_ids[stop])
             position = stop + 1
+        if position < num_tokens and not self.repairs["foreign_speaker"]:
+            self.repairs["behind_end"] = 1
         self._num_fed += num_tokens
         return self._take_deltas()
 
@@ -167,7 +197,7 @@ class StreamParser:
             self._interrupt_message()
             self._open_header(CHANNEL_MARK, waits=True)
         elif self._state is _State.CONTENT:
-            self.num_repairs += 1
+            self.repairs["stray_token"] += 1
             self._flush()
         elif token_id == encoding.message:
             self._close_header(is_complete=True)
@@ -176,7 +206,7 @@ class StreamParser:
             self._header_waits = True
             self._num_header_tokens = 0
         else:
-            self.num_repairs += 1
+            self.repairs["stray_token"] += 1
 
     def _open_header(self, text: bytes, *, waits: bool = False, has_start: bool = True) -> None:
         """Start a header; one that waits is held until its end, others only while they look like one."""
@@ -207,8 +237,8 @@ class StreamParser:
         """
         header = MessageHeader.parse(bytes(self._header), is_complete=is_complete)
         says_something = is_complete or bool(header.rest) or (calls and header.recipient is not None)
-        is_clean = is_complete and header.is_clean and self._header_has_start
-        self.num_repairs += (says_something or not header.is_assistant) and not is_clean
+        if says_something or not header.is_assistant:
+            self._count_repair(header, is_complete=is_complete)
         if not header.is_assistant:
             self._state = _State.DONE
         elif says_something:
@@ -217,6 +247,20 @@ class StreamParser:
                 self._content(header.rest, self._first_header_token, self._num_header_tokens)
         else:
             self._open_header(b"", has_start=False)
+
+    def _count_repair(self, header: MessageHeader, *, is_complete: bool) -> None:
+        """Count what is wrong with a header, if anything, once."""
+        if not header.is_assistant:
+            self.repairs["foreign_speaker"] += 1
+        elif not is_complete:
+            has_marks = CHANNEL_MARK in self._header or CONSTRAIN_MARK in self._header
+            self.repairs["no_message" if has_marks else "no_header"] += 1
+        elif not self._header_has_start:
+            self.repairs["no_start"] += 1
+        elif not header.names_channel:
+            self.repairs["unknown_channel"] += 1
+        elif not header.is_clean:
+            self.repairs["header_words"] += 1
 
     def _begin_message(self, channel: Channel, recipient: str | None) -> None:
         self._state = _State.CONTENT
@@ -244,6 +288,9 @@ class StreamParser:
         self._num_held = 0
 
     def _add_delta(self, text: str, first_token: int, num_tokens: int) -> None:
+        if num_bad := text.count(_BAD_BYTES):
+            self.repairs["bad_utf8"] += num_bad
+            text = text.replace(_BAD_BYTES, "\N{REPLACEMENT CHARACTER}")
         if self._channel == "analysis" and self._recipient is None:
             self.num_reasoning_tokens += num_tokens
         self._deltas.append(
@@ -270,5 +317,5 @@ class StreamParser:
     def _interrupt_message(self) -> None:
         """End the message where another starts without an `<|end|>` between them."""
         if self._state is _State.CONTENT or self._header:
-            self.num_repairs += 1
+            self.repairs["no_end"] += 1
             self._end_message()

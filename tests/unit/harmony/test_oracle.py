@@ -190,7 +190,7 @@ def parse(encoding: HarmonyEncoding, token_ids: list[int], *, chunk: int) -> lis
     for position in range(0, len(token_ids), chunk):
         deltas += parser.feed(token_ids[position : position + chunk])
     deltas += parser.finish()
-    assert parser.num_repairs == 0
+    assert not parser.repairs
     messages: dict[int, ParsedMessage] = {}
     for delta in deltas:
         assert delta.starts_message == (delta.message_index not in messages)

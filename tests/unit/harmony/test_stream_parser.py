@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from random import Random
 
 import pytest
@@ -135,7 +136,44 @@ def test_malformed_output_is_repaired(output: str, encoding: HarmonyEncoding) ->
     assert messages == MALFORMED[output]
     one_by_one, other = parse(encoding, token_ids, chunk=1)
     assert one_by_one == messages
-    assert other.num_repairs == parser.num_repairs
+    assert other.repairs == parser.repairs
+
+
+@pytest.mark.parametrize(
+    ("output", "repairs"),
+    [
+        ("<|channel|>final<|message|>a<|return|>", {}),
+        (f"{CALL}{{}}<|call|>", {}),
+        ("Hello<|return|>", {"no_header": 1}),
+        ("<|channel|>final<|message|>a<|end|> more", {"no_header": 1}),
+        ("<|channel|>analysis<|message|>a<|end|>assistant<|channel|>final<|message|>b", {"no_start": 1}),
+        ("<|channel|>final The answer is 42.<|return|>", {"no_message": 1}),
+        ("<|channel|>analysis foo bar<|message|>x<|end|>", {"header_words": 1}),
+        ("<|channel|>banana<|message|>x", {"unknown_channel": 1}),
+        ("<|message|>x<|return|>", {"unknown_channel": 1}),
+        ("<|channel|>analysis<|message|>a<|channel|>final<|message|>b", {"no_end": 1}),
+        ("<|channel|>final<|message|>a<|message|>b<|constrain|>c", {"stray_token": 2}),
+        ("<|channel|>final<|message|>a<|end|><|start|>user<|message|>b", {"foreign_speaker": 1}),
+        ("<|channel|>final<|message|>a<|return|>comment", {"behind_end": 1}),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 1_000])
+def test_every_repair_is_counted_by_its_kind(
+    output: str, repairs: dict[str, int], chunk: int, encoding: HarmonyEncoding
+) -> None:
+    parser = parse(encoding, encoding.encode_with_special(output), chunk=chunk)[1]
+    assert parser.repairs == Counter(repairs)
+
+
+def test_bytes_that_are_no_utf8_are_counted_and_the_models_own_replacement_characters_are_not(
+    encoding: HarmonyEncoding,
+) -> None:
+    opening = encoding.encode_with_special("<|channel|>final<|message|>")
+    half = encoding.encode("⋍")[:-1]
+    token_ids = [*opening, *encoding.encode("\ufffd"), *half, *encoding.encode("a"), *half, encoding.return_]
+    messages, parser = parse(encoding, token_ids, chunk=1)
+    assert messages == [("final", None, "\ufffd\ufffda\ufffd")]
+    assert parser.repairs == {"bad_utf8": 2}
 
 
 @pytest.mark.parametrize("output", [output for output in MALFORMED if "reserved" not in output])
@@ -183,7 +221,7 @@ def test_20000_random_token_sequences_parse_without_error_or_markup(encoding: Ha
         messages, parser = parse(encoding, token_ids)
         one_by_one, other = parse(encoding, token_ids, chunk=1)
         assert one_by_one == messages, token_ids
-        assert other.num_repairs == parser.num_repairs
+        assert other.repairs == parser.repairs
         assert other.num_tool_calls == parser.num_tool_calls
         assert other.num_reasoning_tokens == parser.num_reasoning_tokens
         assert not any("<|" in text or "\udc80" <= text[:1] <= "\udfff" for _, _, text in messages)
@@ -298,7 +336,7 @@ def test_a_function_with_the_longest_name_fits_into_a_header(encoding: HarmonyEn
     header = f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>"
     messages, parser = parse(encoding, encoding.encode_with_special(header + "{}<|call|>"), chunk=1)
     assert messages == [("commentary", f"functions.{name}", "{}")]
-    assert parser.num_repairs == 0
+    assert not parser.repairs
 
 
 @pytest.mark.parametrize("piece", ["<|channel|>x", "\n\n", "<|start|>", "<|end|>assistant", " to=", "a"])
