@@ -107,6 +107,10 @@ class LimitsConfig(_Frozen):
     max_tools: int = Field(128, ge=0)
     max_stop_strings: int = Field(16, ge=0)
     max_choices: int = Field(8, ge=1, le=128, description="Largest n.")
+    max_remembered_calls: int = Field(
+        16_384, ge=0, description="Tool calls whose reasoning an ingress gives back to clients that drop it."
+    )
+    max_remembered_reasoning_bytes: int = Field(32 << 20, ge=0, description="Memory for that.")
 
 
 class ServedModelConfig(_Frozen):

@@ -33,6 +33,7 @@ ONLY_IN = {
     "fastapi": {"serving"},
     "starlette": {"serving"},
     "uvicorn": {"serving"},
+    "prometheus_client": {"serving"},
     "grpc": {"serving", "client", "protos", "bench", "commands"},
     "deepspeed": {"parallel"},
     "torch.distributed": {"parallel"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from gptoss_ray.errors import InternalError, RequestAbortedError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
 from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 
 ItemT = TypeVar("ItemT")
@@ -73,9 +74,18 @@ class LogprobEntry:
 
 
 class Assembler(Protocol[DeltaT_co]):
-    """Turns the tokens of one choice into deltas."""
+    """Turns the tokens of one choice into deltas.
 
-    finished: bool
+    Attributes:
+        finish_reason: Why the choice ended, as its last delta says; None while it has not.
+    """
+
+    finish_reason: str | None
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        """How often the output was not well-formed, by kind."""
+        ...
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -83,7 +93,7 @@ class Assembler(Protocol[DeltaT_co]):
         ...
 
     def feed(self, output: TokenOutput) -> Sequence[DeltaT_co]:
-        """Return what is new; the last delta of a choice carries its finish reason."""
+        """Return what is new."""
         ...
 
 
@@ -102,27 +112,35 @@ def logprob_entry(
 
 
 async def stream_choice(
-    model: ServedModel, request: GenerationRequest, assembler: Assembler[ItemT], usage: Usage
+    model: ServedModel,
+    request: GenerationRequest,
+    assembler: Assembler[ItemT],
+    usage: Usage,
+    metrics: IngressMetrics,
 ) -> AsyncGenerator[ItemT, None]:
     """Yield the deltas of one choice; closing it, or its end by a stop string, aborts the request.
 
     Raises:
         GptossError: The request was refused, failed, or was lost.
     """
-    async with aclosing(model.token_source.generate(request)) as outputs:
-        is_first = True
-        async for output in outputs:
-            _raise_failure(output)
-            usage.completion_tokens += len(output.token_ids)
-            if is_first and request.params.choice_index == 0:
-                usage.cached_tokens += output.num_cached_tokens
-            is_first = False
-            for delta in assembler.feed(output):
-                yield delta
-            if assembler.finished:
-                usage.reasoning_tokens += assembler.num_reasoning_tokens
-                return
-    raise UnavailableError("The replica that made this answer was lost; send the request again.")
+    with metrics.watch(model.name) as watch:
+        async with aclosing(model.token_source.generate(request)) as outputs:
+            is_first = True
+            async for output in outputs:
+                _raise_failure(output)
+                usage.completion_tokens += len(output.token_ids)
+                if is_first and request.params.choice_index == 0:
+                    usage.cached_tokens += output.num_cached_tokens
+                    watch.took_prompt(len(request.prompt_token_ids), output.num_cached_tokens)
+                is_first = False
+                watch.took_output(output)
+                for delta in assembler.feed(output):
+                    yield delta
+                if assembler.finish_reason is not None:
+                    usage.reasoning_tokens += assembler.num_reasoning_tokens
+                    watch.ended(assembler.finish_reason, assembler.repairs, assembler.num_reasoning_tokens)
+                    return
+        raise UnavailableError("The replica that made this answer was lost; send the request again.")
 
 
 def _raise_failure(output: TokenOutput) -> None:

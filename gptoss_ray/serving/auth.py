@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from gptoss_ray.errors import AuthenticationError
 
 # Health only: load balancers and kubelets probe it without a key.
-PUBLIC_PATHS = frozenset({"/health", "/live", "/ready"})
+PUBLIC_PATHS = frozenset({"/health", "/live", "/ping", "/ready"})
 PUBLIC_RPCS = frozenset({"Check", "Watch", "List"})
 
 

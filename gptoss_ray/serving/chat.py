@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.generation import FinishReason, TokenOutput
 from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.harmony.prompt import Message, PromptOptions, Tool, ToolCall, render_chat
+from gptoss_ray.harmony.prompt import ToolCall
 from gptoss_ray.harmony.stream_parser import Delta, StreamParser
 from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, logprob_entry, stream_all, stream_choice
+from gptoss_ray.serving.chat_prompt import check_sizes, conversation, render_request
+from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
-from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatMessage, ToolDefinition
+from gptoss_ray.serving.openai_types import ChatCompletionRequest
+from gptoss_ray.serving.reasoning_cache import ReasoningCache
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
 from gptoss_ray.serving.text_gate import TextGate
+
+Remember = Callable[[list[str], str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,14 @@ class ChatAssembler:
     """Turns the tokens of one choice into deltas.
 
     Attributes:
-        finished: The choice has ended; its last delta carried the reason.
+        finish_reason: Why the choice ended, as its last delta says; None while it has not.
     """
 
-    def __init__(self, index: int, encoding: HarmonyEncoding, request: ChatCompletionRequest) -> None:
-        self.finished = False
+    def __init__(
+        self, index: int, encoding: HarmonyEncoding, request: ChatCompletionRequest, remember: Remember
+    ) -> None:
+        """Start a choice; at its end `remember` is told the ids of its calls and what was thought before."""
+        self.finish_reason: str | None = None
         self._index = index
         self._encoding = encoding
         self._parser = StreamParser(encoding)
@@ -75,13 +83,20 @@ class ChatAssembler:
         )
         self._tool_names = {tool.function.name for tool in request.tools or ()}
         self._ignores_end = bool(request.ignore_eos)
-        self._num_calls = 0
+        self._remember = remember
+        self._call_ids: list[str] = []
+        self._reasoning: list[str] = []
         self._logprobs: list[LogprobEntry] = []
 
     @property
     def num_reasoning_tokens(self) -> int:
         """Tokens of reasoning so far."""
         return self._parser.num_reasoning_tokens
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        """How often the output was not well-formed, by kind."""
+        return self._parser.repairs
 
     def feed(self, output: TokenOutput) -> list[ChatDelta]:
         """Return what the output's tokens add to the choice."""
@@ -102,11 +117,12 @@ class ChatAssembler:
         if output.finish_reason is FinishReason.LENGTH and not is_over:
             deltas.append(self._end("length"))
         elif output.finish_reason is not None or is_over:
-            deltas.append(self._end("tool_calls" if self._num_calls else "stop"))
+            deltas.append(self._end("tool_calls" if self._call_ids else "stop"))
         return deltas
 
     def _end(self, reason: str) -> ChatDelta:
-        self.finished = True
+        self.finish_reason = reason
+        self._remember(self._call_ids, "".join(self._reasoning))
         return ChatDelta(self._index, finish_reason=reason)
 
     def _deltas(self, pieces: list[Delta]) -> Iterator[ChatDelta]:
@@ -118,6 +134,7 @@ class ChatAssembler:
                 yield from self._tool_call(piece, name)
             elif piece.channel == "analysis" or piece.recipient is not None:
                 if piece.text:
+                    self._reasoning.append(piece.text)
                     yield ChatDelta(self._index, reasoning=piece.text)
             else:
                 tokens = slice(piece.first_token, piece.first_token + piece.num_tokens)
@@ -132,11 +149,12 @@ class ChatAssembler:
 
     def _tool_call(self, piece: Delta, name: str) -> Iterator[ChatDelta]:
         if piece.starts_message:
-            self._num_calls += 1
-            call = ToolCallDelta(self._num_calls - 1, id=f"call_{uuid.uuid4().hex}", name=name)
+            self._call_ids.append(f"call_{uuid.uuid4().hex}")
+            call = ToolCallDelta(len(self._call_ids) - 1, id=self._call_ids[-1], name=name)
             yield ChatDelta(self._index, tool_call=call)
         if piece.text:
-            yield ChatDelta(self._index, tool_call=ToolCallDelta(self._num_calls - 1, arguments=piece.text))
+            arguments = ToolCallDelta(len(self._call_ids) - 1, arguments=piece.text)
+            yield ChatDelta(self._index, tool_call=arguments)
 
     def _content(self, text: str, logprobs: list[LogprobEntry]) -> Iterator[ChatDelta]:
         if text or logprobs:
@@ -144,25 +162,27 @@ class ChatAssembler:
 
 
 async def start_chat(
-    request: ChatCompletionRequest, model: ServedModel, limits: LimitsConfig, *, tenant: str, created: int
+    request: ChatCompletionRequest,
+    model: ServedModel,
+    limits: LimitsConfig,
+    *,
+    metrics: IngressMetrics,
+    reasoning: ReasoningCache,
+    tenant: str,
+    created: int,
 ) -> Answer[ChatDelta]:
     """Validate a request and return its answer, of which nothing runs before its events are read.
 
-    `created` is Unix time in seconds; the prompt tells its day (UTC).
+    `created` is Unix time in seconds; the prompt tells its day (UTC). `reasoning` gives back what the
+    client left out of the assistant's messages, and remembers what this answer thinks before its calls.
 
     Raises:
         InvalidRequestError: A field is wrong; `param` names it.
     """
     check_counts(request, limits)
-    _check_sizes(request, limits)
-    options = PromptOptions(
-        current_date=time.strftime("%Y-%m-%d", time.gmtime(created)),
-        reasoning_effort=request.effort,
-        tool_choice=request.tool_choice or "auto",
-    )
-    messages = [_message(message) for message in request.messages]
-    tools = [_tool(tool) for tool in request.tools or ()]
-    prompt = await asyncio.to_thread(render_chat, model.encoding, messages, tools, options)
+    check_sizes(request, limits)
+    messages = conversation(request, partial(reasoning.find, tenant))
+    prompt = await asyncio.to_thread(render_request, request, messages, model.encoding, created=created)
     check_prompt(prompt, model, "messages")
     params = sampling_params(
         request,
@@ -174,7 +194,13 @@ async def start_chat(
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     usage = Usage(prompt_tokens=len(prompt))
     streams = [
-        stream_choice(model, generation, ChatAssembler(index, model.encoding, request), usage)
+        stream_choice(
+            model,
+            generation,
+            ChatAssembler(index, model.encoding, request, partial(reasoning.keep, tenant)),
+            usage,
+            metrics,
+        )
         for index, generation in enumerate(
             choice_requests(answer_id, prompt, params, request.num_choices, tenant)
         )
@@ -208,37 +234,9 @@ def _add(choice: ChatChoice, delta: ChatDelta) -> None:
         choice.tool_calls[piece.index] = ToolCall(call.id, call.name, call.arguments + piece.arguments)
 
 
-def _check_sizes(request: ChatCompletionRequest, limits: LimitsConfig) -> None:
-    """Raise InvalidRequestError where there are more messages or tools than allowed."""
-    for name, items, limit in (
-        ("messages", request.messages, limits.max_messages),
-        ("tools", request.tools or [], limits.max_tools),
-    ):
-        if len(items) > limit:
-            raise InvalidRequestError(f"{name} has {len(items)} items; send at most {limit}.", param=name)
-
-
 def _num_logprobs(request: ChatCompletionRequest) -> int | None:
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequestError(
             "top_logprobs is set without logprobs; set logprobs to true.", param="top_logprobs"
         )
     return (request.top_logprobs or 0) if request.logprobs else None
-
-
-def _message(message: ChatMessage) -> Message:
-    calls = (
-        ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
-    )
-    return Message(
-        role=message.role,
-        content=message.content,
-        reasoning=message.reasoning or message.reasoning_content,
-        tool_calls=tuple(calls),
-        tool_call_id=message.tool_call_id,
-    )
-
-
-def _tool(tool: ToolDefinition) -> Tool:
-    function = tool.function
-    return Tool(function.name, function.description or "", function.parameters)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
@@ -39,11 +40,13 @@ class CompletionAssembler:
     """Turns the tokens of one choice into text.
 
     Attributes:
-        finished: The choice has ended; its last delta carried the reason.
+        finish_reason: Why the choice ended, as its last delta says; None while it has not.
         num_reasoning_tokens: None: a completion has no channels.
+        repairs: None: whatever comes is its text.
     """
 
     num_reasoning_tokens = 0
+    repairs: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class CompletionAssembler:
         request: CompletionRequest,
         generation: GenerationRequest,
     ) -> None:
-        self.finished = False
+        self.finish_reason: str | None = None
         self._index = index
         self._encoding = encoding
         self._stop_token_ids = frozenset(generation.params.stop_token_ids)
@@ -118,7 +121,7 @@ class CompletionAssembler:
         return self._gate.feed(text, logprobs)
 
     def _delta(self, pieces: list[_Piece], token_ids: Sequence[int], reason: str | None) -> CompletionDelta:
-        self.finished = reason is not None
+        self.finish_reason = reason
         text = "".join(text for text, _ in pieces)
         logprobs = tuple(entry for _, entries in pieces for entry in entries)
         return CompletionDelta(self._index, text, tuple(token_ids), logprobs, reason)

@@ -13,6 +13,7 @@ from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.generation import SamplingParams
 from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, stream_all, stream_choice
 from gptoss_ray.serving.completion_assembler import CompletionAssembler, CompletionDelta
+from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import CompletionRequest
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
@@ -33,7 +34,13 @@ class CompletionChoice:
 
 
 async def start_completion(
-    request: CompletionRequest, model: ServedModel, limits: LimitsConfig, *, tenant: str, created: int
+    request: CompletionRequest,
+    model: ServedModel,
+    limits: LimitsConfig,
+    *,
+    metrics: IngressMetrics,
+    tenant: str,
+    created: int,
 ) -> Answer[CompletionDelta]:
     """Validate a request and return its answer, of which nothing runs before its events are read.
 
@@ -61,7 +68,7 @@ async def start_completion(
         for index, generation in enumerate(requests)
     ]
     streams = [
-        stream_choice(model, generation, assembler, usage)
+        stream_choice(model, generation, assembler, usage, metrics)
         for generation, assembler in zip(requests, assemblers, strict=True)
     ]
     events = stream_all(streams, usage)

@@ -16,6 +16,7 @@ from gptoss_ray.errors import GptossError, InvalidRequestError, NotFoundError, U
 from gptoss_ray.serving.answer import Answer, Usage
 from gptoss_ray.serving.http_gate import HttpGate
 from gptoss_ray.serving.limits import read_body
+from gptoss_ray.serving.metrics import CONTENT_TYPE
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_json import (
     ChatChunks,
@@ -53,6 +54,8 @@ def build_fastapi_app(ingress: Ingress, *, echo_request_id: bool = True) -> Fast
     app.add_api_route("/live", _live, methods=["GET"])
     app.add_api_route("/ready", routes.ready, methods=["GET"])
     app.add_api_route("/health", routes.ready, methods=["GET"])
+    app.add_api_route("/ping", routes.ready, methods=["GET", "POST"])
+    app.add_api_route("/metrics", routes.metrics, methods=["GET"])
     return app
 
 
@@ -95,6 +98,10 @@ class _Routes:
         if not await self._ingress.catalog.any_ready():
             raise UnavailableError("No model can serve now; it is loading or draining.")
         return JSONResponse({"status": "ready"})
+
+    async def metrics(self) -> Response:
+        """Tell what this ingress replica has measured, in Prometheus's text format."""
+        return Response(self._ingress.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
 
 async def _live() -> Response:

@@ -33,8 +33,10 @@ from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
+from gptoss_ray.serving.reasoning_cache import ReasoningCache
 
 __all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
 
@@ -54,14 +56,33 @@ class Ingress(GrpcMethods):
         self.catalog = ModelCatalog(models)
         self.api_keys = ApiKeys(api_keys)
         self.limits = limits or LimitsConfig()
+        self.metrics = IngressMetrics()
+        self._reasoning = ReasoningCache(
+            self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
+        )
         self._clock = clock
 
     async def chat(self, request: ChatCompletionRequest, *, tenant: str) -> Answer[ChatDelta]:
         """Start a chat's answer; raise InvalidRequestError or ModelNotFoundError."""
         model = self.catalog.find(request.model)
-        return await start_chat(request, model, self.limits, tenant=tenant, created=int(self._clock()))
+        return await start_chat(
+            request,
+            model,
+            self.limits,
+            metrics=self.metrics,
+            reasoning=self._reasoning,
+            tenant=tenant,
+            created=int(self._clock()),
+        )
 
     async def complete(self, request: CompletionRequest, *, tenant: str) -> Answer[CompletionDelta]:
         """Start a completion's answer; raise InvalidRequestError or ModelNotFoundError."""
         model = self.catalog.find(request.model)
-        return await start_completion(request, model, self.limits, tenant=tenant, created=int(self._clock()))
+        return await start_completion(
+            request,
+            model,
+            self.limits,
+            metrics=self.metrics,
+            tenant=tenant,
+            created=int(self._clock()),
+        )

@@ -14,6 +14,10 @@ EVERY_PATH = [
     ("GET", "/version"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
+    ("GET", "/metrics"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("GET", "/tokenizer_info"),
     ("GET", "/no/such/route"),
     ("OPTIONS", CHAT),
     ("GET", "/health/"),
@@ -50,6 +54,8 @@ async def test_health_is_that_of_the_replicas_and_live_that_of_the_process():
             source.is_ready = is_ready
             assert (await client.get("/health")).status_code == status
             assert (await client.get("/ready")).status_code == status
+            assert (await client.get("/ping")).status_code == status
+            assert (await client.post("/ping")).status_code == status
             assert (await client.get("/live")).status_code == 200
 
 

@@ -1,0 +1,68 @@
+"""A chat request as the tokens that the model reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from gptoss_ray.config import LimitsConfig
+from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.harmony.prompt import Message, PromptOptions, Tool, ToolCall, render_chat
+from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatMessage, ToolDefinition
+
+Recall = Callable[[Iterable[str]], str | None]
+"""Call ids to what the model thought before these calls, None where that is not known."""
+
+
+def check_sizes(request: ChatCompletionRequest, limits: LimitsConfig) -> None:
+    """Raise InvalidRequestError where there are more messages or tools than allowed."""
+    for name, items, limit in (
+        ("messages", request.messages, limits.max_messages),
+        ("tools", request.tools or [], limits.max_tools),
+    ):
+        if len(items) > limit:
+            raise InvalidRequestError(f"{name} has {len(items)} items; send at most {limit}.", param=name)
+
+
+def conversation(request: ChatCompletionRequest, recall: Recall) -> list[Message]:
+    """Return the messages, with what the model thought before its calls where the client left it out."""
+    return [_message(message, recall) for message in request.messages]
+
+
+def render_request(
+    request: ChatCompletionRequest, messages: Sequence[Message], encoding: HarmonyEncoding, *, created: int
+) -> list[int]:
+    """Return the prompt's tokens; `created`, Unix time in seconds, tells the day. Run it in a thread.
+
+    Raises:
+        InvalidRequestError: A message or tool is at fault; `param` names the field.
+    """
+    options = PromptOptions(
+        current_date=time.strftime("%Y-%m-%d", time.gmtime(created)),
+        reasoning_effort=request.effort,
+        tool_choice=request.tool_choice or "auto",
+    )
+    tools = [_tool(tool) for tool in request.tools or ()]
+    return render_chat(encoding, messages, tools, options)
+
+
+def _message(message: ChatMessage, recall: Recall) -> Message:
+    calls = tuple(
+        ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
+    )
+    reasoning = message.reasoning or message.reasoning_content
+    if calls and not reasoning:
+        reasoning = recall(call.id for call in calls)
+    return Message(
+        role=message.role,
+        content=message.content,
+        reasoning=reasoning,
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _tool(tool: ToolDefinition) -> Tool:
+    function = tool.function
+    return Tool(function.name, function.description or "", function.parameters)

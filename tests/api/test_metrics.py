@@ -1,0 +1,58 @@
+from prometheus_client.parser import text_string_to_metric_families
+
+from gptoss_ray.errors import UnavailableError
+from tests.support.ingresses import ANSWER, CALL, MODEL, http_client, make_ingress, tokens
+from tests.support.scripted_source import ScriptedSource
+
+BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def measured(script, *, num_requests=1, path="/v1/chat/completions", **fields):
+    """Return the samples after some requests, by name and labels other than the model."""
+    source = ScriptedSource(script)
+    async with http_client(make_ingress(source)) as client:
+        for _ in range(num_requests):
+            await client.post(path, json={**BODY, "prompt": "hi", **fields})
+        text = (await client.get("/metrics")).text
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = {key: value for key, value in sample.labels.items() if key != "model"}
+            assert sample.labels["model"] == MODEL
+            samples[(sample.name, *labels.values())] = sample.value
+    return samples, source
+
+
+async def test_tokens_choices_and_times_are_counted():
+    samples, source = await measured(tokens(ANSWER), num_requests=3, n=2)
+    num_tokens = 3 * 2 * len(tokens(ANSWER))
+    assert samples["gptoss_prompt_tokens_total",] == 3 * len(source.requests[0].prompt_token_ids)
+    assert samples["gptoss_cached_prompt_tokens_total",] == 3 * 3
+    assert samples["gptoss_generation_tokens_total",] == num_tokens
+    assert samples["gptoss_reasoning_tokens_total",] == 3 * 2 * len(tokens("17 and 25."))
+    assert samples["gptoss_choices_total", "stop"] == 6
+    assert samples["gptoss_choices_in_progress",] == 0
+    assert samples["gptoss_time_to_first_token_seconds_count",] == 6
+    assert samples["gptoss_inter_token_latency_seconds_count",] == num_tokens - 6
+    assert samples["gptoss_choice_duration_seconds_count",] == 6
+
+
+async def test_why_choices_ended_is_told_apart():
+    assert (await measured(tokens(CALL)))[0]["gptoss_choices_total", "tool_calls"] == 1
+    assert (await measured(tokens(ANSWER), max_tokens=3))[0]["gptoss_choices_total", "length"] == 1
+    samples, _ = await measured(tokens("one two"), path="/v1/completions", max_tokens=1)
+    assert samples["gptoss_choices_total", "length"] == 1
+
+
+async def test_malformed_output_is_counted_by_kind():
+    samples, _ = await measured(tokens("Hello<|return|>"), num_requests=2)
+    assert samples["gptoss_harmony_repairs_total", "no_header"] == 2
+    samples, _ = await measured(tokens(ANSWER))
+    assert not [key for key in samples if key[0] == "gptoss_harmony_repairs_total"]
+
+
+async def test_a_failure_is_counted_by_its_code():
+    samples, _ = await measured([*tokens(ANSWER)[:3], UnavailableError("lost.")])
+    assert samples["gptoss_failures_total", "unavailable"] == 1
+    assert samples["gptoss_choices_in_progress",] == 0
+    assert samples["gptoss_generation_tokens_total",] == 3
