@@ -44,6 +44,7 @@ class Message:
         reasoning: The assistant's analysis that came before its content and calls.
         tool_calls: The assistant's.
         tool_call_id: Of the call that a tool message answers.
+        name: Of the function that a tool message answers for, where its call has no id.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -51,6 +52,7 @@ class Message:
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,13 @@ class PromptOptions:
         current_date: "YYYY-MM-DD"; hold it still within a conversation, or every prefix-cache hit is lost.
         reasoning_effort: "low", "medium" or "high".
         tool_choice: "none" hides the tools from the model.
+        opens_answer: Whether the prompt ends in `<|start|>assistant`, behind which the model goes on.
     """
 
     current_date: str
     reasoning_effort: str = "medium"
     tool_choice: Literal["auto", "none"] = "auto"
+    opens_answer: bool = True
 
     def __post_init__(self) -> None:
         if self.reasoning_effort not in REASONING_EFFORTS:
@@ -88,7 +92,7 @@ class PromptOptions:
 def render_chat(
     encoding: HarmonyEncoding, messages: Sequence[Message], tools: Sequence[Tool], options: PromptOptions
 ) -> list[int]:
-    """Return the chat's token ids, ending in `<|start|>assistant`, behind which the model goes on.
+    """Return the chat's token ids.
 
     Users' text, tools' names and descriptions included, never becomes a control token. Up to a second for a
     megabyte of text: run it in a thread.
@@ -104,7 +108,8 @@ def render_chat(
     last_final = max((i for i, message in enumerate(messages) if _is_final(message)), default=-1)
     for index, message in enumerate(messages[num_leading:], start=num_leading):
         renderer.message(index, message, keep_reasoning=index > last_final)
-    renderer.generation_prompt()
+    if options.opens_answer:
+        renderer.generation_prompt()
     return renderer.token_ids
 
 
@@ -197,7 +202,9 @@ class _Renderer:
         self._control(self._encoding.call)
 
     def _tool_result(self, message: Message, param: str) -> None:
-        name = self._call_names.get(message.tool_call_id or "")
+        if message.name is not None:
+            _check_name(message.name, f"{param}.name")
+        name = message.name or self._call_names.get(message.tool_call_id or "")
         if name is None:
             raise InvalidRequestError(
                 f"{param}.tool_call_id is {message.tool_call_id!r}, which is the id of no earlier tool call; "

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal, get_args
+from typing import Literal
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.message_header import (
@@ -38,20 +38,6 @@ from gptoss_ray.harmony.message_header import (
 
 MAX_NUM_HEADER_TOKENS = 96
 """A header with a function's name of 64 characters fits; a longer one lacks its `<|message|>`."""
-
-Repair = Literal[
-    "no_header",
-    "no_start",
-    "no_message",
-    "header_words",
-    "unknown_channel",
-    "no_end",
-    "stray_token",
-    "foreign_speaker",
-    "behind_end",
-    "bad_utf8",
-]
-REPAIRS: tuple[Repair, ...] = get_args(Repair)
 
 _FUNCTIONS = "functions."
 
@@ -118,7 +104,7 @@ class StreamParser:
     """
 
     def __init__(self, encoding: HarmonyEncoding) -> None:
-        self.repairs: Counter[Repair] = Counter()
+        self.repairs: Counter[str] = Counter()
         self.num_reasoning_tokens = 0
         self.num_tool_calls = 0
         self._encoding = encoding

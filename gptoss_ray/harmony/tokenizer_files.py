@@ -18,6 +18,8 @@ from gptoss_ray.harmony.vocabulary import (
     shipped_ranks,
 )
 
+TOKEN_ROLES = {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "pad_token": "<|endoftext|>"}
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 FILE_NAME = "tokenizer.json"
 MAX_CONTEXT = 131_072
 
@@ -64,16 +66,15 @@ def write_tokenizer(folder: Path, num_ranks: int | None = None, num_ids: int | N
         raise ValueError(f"num_ids is {num_ids}; it must be at least {num_ranks + MIN_NUM_CONTROL_TOKENS}")
     ranks = dict(islice(full.items(), num_ranks))
     special_token_ids = control_tokens(num_ranks, num_ids)
-    roles = {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "pad_token": "<|endoftext|>"}
-    config = roles | {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+    config = TOKEN_ROLES | {
+        "tokenizer_class": TOKENIZER_CLASS,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": MAX_CONTEXT,
     }
     _write_json(folder / FILE_NAME, _document(ranks, special_token_ids))
     _write_json(folder / "tokenizer_config.json", config)
-    _write_json(folder / "special_tokens_map.json", roles)
+    _write_json(folder / "special_tokens_map.json", TOKEN_ROLES)
 
 
 def _document(ranks: dict[bytes, int], special_token_ids: dict[str, int]) -> dict[str, Any]:

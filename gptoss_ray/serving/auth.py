@@ -20,6 +20,11 @@ class ApiKeys:
         """Take the keys; only their digests are kept."""
         self._digests = tuple(_digest(key) for key in keys)
 
+    @property
+    def are_needed(self) -> bool:
+        """Whether any path demands a key."""
+        return bool(self._digests)
+
     def tenant(self, authorization: str | None, x_api_key: str | None) -> str:
         """Return the caller's name: a short digest of its key, or "" where no key is needed.
 

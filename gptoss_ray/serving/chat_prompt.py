@@ -25,13 +25,18 @@ def check_sizes(request: ChatCompletionRequest, limits: LimitsConfig) -> None:
             raise InvalidRequestError(f"{name} has {len(items)} items; send at most {limit}.", param=name)
 
 
-def conversation(request: ChatCompletionRequest, recall: Recall) -> list[Message]:
+def conversation(request: ChatCompletionRequest, recall: Recall | None = None) -> list[Message]:
     """Return the messages, with what the model thought before its calls where the client left it out."""
     return [_message(message, recall) for message in request.messages]
 
 
 def render_request(
-    request: ChatCompletionRequest, messages: Sequence[Message], encoding: HarmonyEncoding, *, created: int
+    request: ChatCompletionRequest,
+    messages: Sequence[Message],
+    encoding: HarmonyEncoding,
+    *,
+    created: int,
+    opens_answer: bool = True,
 ) -> list[int]:
     """Return the prompt's tokens; `created`, Unix time in seconds, tells the day. Run it in a thread.
 
@@ -42,24 +47,28 @@ def render_request(
         current_date=time.strftime("%Y-%m-%d", time.gmtime(created)),
         reasoning_effort=request.effort,
         tool_choice=request.tool_choice or "auto",
+        opens_answer=opens_answer,
     )
     tools = [_tool(tool) for tool in request.tools or ()]
     return render_chat(encoding, messages, tools, options)
 
 
-def _message(message: ChatMessage, recall: Recall) -> Message:
+def _message(message: ChatMessage, recall: Recall | None) -> Message:
     calls = tuple(
         ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
     )
     reasoning = message.reasoning or message.reasoning_content
-    if calls and not reasoning:
+    if calls and not reasoning and recall is not None:
         reasoning = recall(call.id for call in calls)
+    if (older := message.function_call) is not None:
+        calls += (ToolCall(f"function_call-{older.name}", older.name, older.arguments),)
     return Message(
-        role=message.role,
+        role="tool" if message.role == "function" else message.role,
         content=message.content,
         reasoning=reasoning,
         tool_calls=calls,
         tool_call_id=message.tool_call_id,
+        name=(message.name or "") if message.role == "function" else None,
     )
 
 

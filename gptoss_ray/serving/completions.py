@@ -16,7 +16,13 @@ from gptoss_ray.serving.completion_assembler import CompletionAssembler, Complet
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import CompletionRequest
-from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
+from gptoss_ray.serving.sampling import (
+    check_counts,
+    check_prompt,
+    choice_requests,
+    encode_prompt,
+    sampling_params,
+)
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 128
@@ -126,15 +132,11 @@ def _params(request: CompletionRequest, model: ServedModel, num_prompt_tokens: i
 
 
 def _encode_prompts(request: CompletionRequest, model: ServedModel) -> list[list[int]]:
-    """Return the prompts as tokens; harmony's markers in a text become control tokens, as users mean them."""
+    """Return the prompts as tokens, checked."""
     prompts = []
     for index, prompt in enumerate(request.prompt):
         param = "prompt" if len(request.prompt) == 1 else f"prompt[{index}]"
-        try:
-            token_ids = model.encoding.encode_with_special(prompt) if isinstance(prompt, str) else prompt
-        except ValueError as error:
-            message = f"{param} cannot be split into tokens, such as a million spaces in a row; shorten it."
-            raise InvalidRequestError(message, param=param) from error
+        token_ids = encode_prompt(prompt, model, param) if isinstance(prompt, str) else prompt
         check_prompt(token_ids, model, param)
         prompts.append(token_ids)
     return prompts

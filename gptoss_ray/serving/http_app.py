@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,15 @@ from gptoss_ray.serving.http_gate import HttpGate
 from gptoss_ray.serving.limits import read_body
 from gptoss_ray.serving.metrics import CONTENT_TYPE
 from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.openai_answers import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Health,
+    ModelList,
+    ModelObject,
+    TextCompletion,
+    Version,
+)
 from gptoss_ray.serving.openai_json import (
     ChatChunks,
     chat_completion,
@@ -31,8 +40,19 @@ from gptoss_ray.serving.openai_types import (
     SamplingFields,
     parse_json,
 )
+from gptoss_ray.serving.openapi import Route, openapi_document
 from gptoss_ray.serving.sse import EventStreamResponse, cancel_on_disconnect
 from gptoss_ray.serving.status_codes import error_object
+from gptoss_ray.serving.tokenization import (
+    Detokenized,
+    DetokenizeRequest,
+    Tokenized,
+    TokenizeRequest,
+    TokenizerInfo,
+    detokenize,
+    tokenize,
+    tokenizer_info,
+)
 
 if TYPE_CHECKING:
     from gptoss_ray.serving.ingress import Ingress
@@ -45,25 +65,48 @@ def build_fastapi_app(ingress: Ingress, *, echo_request_id: bool = True) -> Fast
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(HttpGate, api_keys=ingress.api_keys, echo_request_id=echo_request_id)
     app.add_exception_handler(HTTPException, _route_error)
-    routes = _Routes(ingress)
-    app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"])
-    app.add_api_route("/v1/completions", routes.completions, methods=["POST"])
-    app.add_api_route("/v1/models", routes.list_models, methods=["GET"])
-    app.add_api_route("/v1/models/{name:path}", routes.get_model, methods=["GET"])
-    app.add_api_route("/version", _version, methods=["GET"])
-    app.add_api_route("/live", _live, methods=["GET"])
-    app.add_api_route("/ready", routes.ready, methods=["GET"])
-    app.add_api_route("/health", routes.ready, methods=["GET"])
-    app.add_api_route("/ping", routes.ready, methods=["GET", "POST"])
-    app.add_api_route("/metrics", routes.metrics, methods=["GET"])
+    handlers = _Handlers(ingress)
+    for route in handlers.routes:
+        app.add_api_route(route.path, route.handler, methods=list(route.methods))
     return app
 
 
-class _Routes:
-    """The handlers that need the ingress."""
+class _Handlers:
+    """What answers each path."""
 
     def __init__(self, ingress: Ingress) -> None:
         self._ingress = ingress
+        self.routes = (
+            Route(
+                ("POST",),
+                "/v1/chat/completions",
+                self.chat_completions,
+                ChatCompletion,
+                body=ChatCompletionRequest,
+                event=ChatCompletionChunk,
+            ),
+            Route(
+                ("POST",),
+                "/v1/completions",
+                self.completions,
+                TextCompletion,
+                body=CompletionRequest,
+                event=TextCompletion,
+            ),
+            Route(("GET",), "/v1/models", self.list_models, ModelList),
+            Route(("GET",), "/v1/models/{name:path}", self.get_model, ModelObject),
+            Route(("POST",), "/tokenize", self.tokenize, Tokenized, body=TokenizeRequest),
+            Route(("POST",), "/detokenize", self.detokenize, Detokenized, body=DetokenizeRequest),
+            Route(("GET",), "/tokenizer_info", self.tokenizer_info, TokenizerInfo),
+            Route(("GET",), "/live", self.live, Health),
+            Route(("GET",), "/ready", self.ready, Health),
+            Route(("GET",), "/health", self.ready, Health),
+            Route(("GET", "POST"), "/ping", self.ready, Health),
+            Route(("GET",), "/metrics", self.metrics),
+            Route(("GET",), "/version", self.version, Version),
+            Route(("GET",), "/openapi.json", self.openapi, dict[str, Any]),
+        )
+        self._openapi = openapi_document(self.routes, needs_key=ingress.api_keys.are_needed)
 
     async def chat_completions(self, request: Request) -> Response:
         """Answer a chat, as a whole or as events."""
@@ -87,7 +130,7 @@ class _Routes:
             for model in self._ingress.catalog
             for name in (model.name, *model.aliases)
         ]
-        return JSONResponse({"object": "list", "data": models})
+        return JSONResponse(ModelList(object="list", data=models))
 
     async def get_model(self, name: str) -> Response:
         """Describe one model by its name or alias, in which `/` may stand."""
@@ -97,21 +140,38 @@ class _Routes:
         """Tell whether a request sent now would be served."""
         if not await self._ingress.catalog.any_ready():
             raise UnavailableError("No model can serve now; it is loading or draining.")
-        return JSONResponse({"status": "ready"})
+        return JSONResponse(Health(status="ready"))
+
+    async def live(self) -> Response:
+        """Tell that the process answers."""
+        return JSONResponse(Health(status="live"))
+
+    async def version(self) -> Response:
+        """Tell the version of the server."""
+        return JSONResponse(Version(version=version("gptoss-ray")))
+
+    async def openapi(self) -> Response:
+        """Describe all of this."""
+        return JSONResponse(self._openapi)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Turn a prompt, or a chat, into tokens."""
+        parsed = parse_json(TokenizeRequest, await self._body(request))
+        model = self._ingress.catalog.find(parsed.model)
+        return JSONResponse(await tokenize(parsed, model, created=self._ingress.now()))
+
+    async def detokenize(self, request: Request) -> Response:
+        """Turn tokens into text."""
+        parsed = parse_json(DetokenizeRequest, await self._body(request))
+        return JSONResponse(await detokenize(parsed, self._ingress.catalog.find(parsed.model)))
+
+    async def tokenizer_info(self) -> Response:
+        """Tell the names of the first model's control tokens, as lm-eval asks for them."""
+        return JSONResponse(tokenizer_info(self._ingress.catalog.find(None)))
 
     async def metrics(self) -> Response:
         """Tell what this ingress replica has measured, in Prometheus's text format."""
         return Response(self._ingress.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
-
-
-async def _live() -> Response:
-    """Tell that the process answers."""
-    return JSONResponse({"status": "live"})
-
-
-async def _version() -> Response:
-    """Tell the version of the server."""
-    return JSONResponse({"version": version("gptoss-ray")})
 
 
 def _route_error(request: Request, error: Exception) -> Response:
@@ -127,31 +187,31 @@ def _route_error(request: Request, error: Exception) -> Response:
     return JSONResponse(error_object(wrong), error.status_code, error.headers)
 
 
-def _model_object(name: str, model: ServedModel) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "gptoss_ray",
-        "root": model.name,
-        "parent": None,
-        "max_model_len": model.max_context,
-    }
+def _model_object(name: str, model: ServedModel) -> ModelObject:
+    return ModelObject(
+        id=name,
+        object="model",
+        created=model.created,
+        owned_by="gptoss_ray",
+        root=model.name,
+        parent=None,
+        max_model_len=model.max_context,
+    )
 
 
 async def _respond(
     request: Request,
     parsed: SamplingFields,
     answer: Answer[DeltaT],
-    encode_chunk: Callable[[DeltaT | Usage], dict[str, Any]],
-    encode_whole: Callable[[Answer[DeltaT], AsyncIterable[DeltaT | Usage]], Awaitable[dict[str, Any]]],
+    encode_chunk: Callable[[DeltaT | Usage], Mapping[str, object]],
+    encode_whole: Callable[[Answer[DeltaT], AsyncIterable[DeltaT | Usage]], Awaitable[Mapping[str, object]]],
 ) -> Response:
     """Send an answer as events or, put together from the same deltas, as a whole."""
     if parsed.stream:
         payloads = _chunks(answer, encode_chunk, parsed)
         return EventStreamResponse(payloads, request_id=request.state.request_id)
 
-    async def whole() -> dict[str, Any]:
+    async def whole() -> Mapping[str, object]:
         async with aclosing(answer.events) as events:
             return await encode_whole(answer, events)
 
@@ -159,8 +219,8 @@ async def _respond(
 
 
 async def _chunks(
-    answer: Answer[DeltaT], encode: Callable[[DeltaT | Usage], dict[str, Any]], parsed: SamplingFields
-) -> AsyncGenerator[dict[str, Any], None]:
+    answer: Answer[DeltaT], encode: Callable[[DeltaT | Usage], Mapping[str, object]], parsed: SamplingFields
+) -> AsyncGenerator[Mapping[str, object], None]:
     """Yield a stream's chunks; where usage was asked for, the last one has it.
 
     The others have null then, or the usage so far where that was asked for, too.

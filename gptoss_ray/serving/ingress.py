@@ -62,6 +62,10 @@ class Ingress(GrpcMethods):
         )
         self._clock = clock
 
+    def now(self) -> int:
+        """Unix time in seconds."""
+        return int(self._clock())
+
     async def chat(self, request: ChatCompletionRequest, *, tenant: str) -> Answer[ChatDelta]:
         """Start a chat's answer; raise InvalidRequestError or ModelNotFoundError."""
         model = self.catalog.find(request.model)
@@ -72,7 +76,7 @@ class Ingress(GrpcMethods):
             metrics=self.metrics,
             reasoning=self._reasoning,
             tenant=tenant,
-            created=int(self._clock()),
+            created=self.now(),
         )
 
     async def complete(self, request: CompletionRequest, *, tenant: str) -> Answer[CompletionDelta]:
@@ -84,5 +88,5 @@ class Ingress(GrpcMethods):
             self.limits,
             metrics=self.metrics,
             tenant=tenant,
-            created=int(self._clock()),
+            created=self.now(),
         )

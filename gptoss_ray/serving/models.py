@@ -48,8 +48,14 @@ class ModelCatalog:
         """Yield each model once, in the order of the configuration."""
         return iter(self._models)
 
-    def find(self, name: str) -> ServedModel:
-        """Return the model called `name`; raise ModelNotFoundError naming those that are served."""
+    def find(self, name: str | None) -> ServedModel:
+        """Return the model called `name`, or the first where none is named.
+
+        Raises:
+            ModelNotFoundError: There is none of that name; the message tells those that are served.
+        """
+        if name is None:
+            return self._models[0]
         model = self._by_name.get(name)
         if model is None:
             served = ", ".join(model.name for model in self._models)

@@ -7,13 +7,28 @@ breaks the openai SDK's own accumulator.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Sequence
-from typing import Any
 
-from gptoss_ray.harmony.prompt import ToolCall
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
 from gptoss_ray.serving.chat import ChatChoice, ChatDelta, ToolCallDelta, fold_chat
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import CompletionChoice, fold_completion
+from gptoss_ray.serving.openai_answers import (
+    AssistantMessage,
+    ChatChoiceObject,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatLogprobs,
+    ChunkChoice,
+    CompletionLogprobs,
+    ContentLogprob,
+    MessageDelta,
+    TextChoice,
+    TextCompletion,
+    ToolCallObject,
+    ToolCallPiece,
+    TopLogprob,
+    UsageObject,
+)
 
 
 class ChatChunks:
@@ -23,137 +38,166 @@ class ChatChunks:
     """
 
     def __init__(self, answer: Answer[ChatDelta]) -> None:
-        self._head = _head(answer, "chat.completion.chunk")
+        self._answer = answer
         self._started: set[int] = set()
 
-    def __call__(self, event: ChatDelta | Usage) -> dict[str, Any]:
+    def __call__(self, event: ChatDelta | Usage) -> ChatCompletionChunk:
         """Return the event's chunk."""
+        chunk = ChatCompletionChunk(
+            id=self._answer.id,
+            object="chat.completion.chunk",
+            created=self._answer.created,
+            model=self._answer.model,
+            system_fingerprint=None,
+            choices=[],
+        )
         if isinstance(event, Usage):
-            return {**self._head, "choices": [], "usage": usage_object(event)}
+            chunk["usage"] = usage_object(event)
+            return chunk
         is_first = event.index not in self._started
         self._started.add(event.index)
-        choice = {
-            "index": event.index,
-            "delta": _delta(event, is_first=is_first),
-            "logprobs": _chat_logprobs(event.logprobs),
-            "finish_reason": event.finish_reason,
-        }
-        return {**self._head, "choices": [choice]}
+        chunk["choices"] = [
+            ChunkChoice(
+                index=event.index,
+                delta=_delta(event, is_first=is_first),
+                logprobs=_chat_logprobs(event.logprobs),
+                finish_reason=event.finish_reason,
+            )
+        ]
+        return chunk
 
 
 async def chat_completion(
     answer: Answer[ChatDelta], events: AsyncIterable[ChatDelta | Usage]
-) -> dict[str, Any]:
+) -> ChatCompletion:
     """Return a `chat.completion`: the events put together."""
     choices, usage = await fold_chat(events)
-    return {
-        **_head(answer, "chat.completion"),
-        "choices": [
-            {
-                "index": choice.index,
-                "message": _message(choice),
-                "logprobs": _chat_logprobs(choice.logprobs),
-                "finish_reason": choice.finish_reason,
-            }
+    return ChatCompletion(
+        id=answer.id,
+        object="chat.completion",
+        created=answer.created,
+        model=answer.model,
+        system_fingerprint=None,
+        choices=[
+            ChatChoiceObject(
+                index=choice.index,
+                message=_message(choice),
+                logprobs=_chat_logprobs(choice.logprobs),
+                finish_reason=choice.finish_reason,
+            )
             for choice in choices
         ],
-        "usage": usage_object(usage),
-    }
+        usage=usage_object(usage),
+    )
 
 
-def completion_chunk(answer: Answer[CompletionDelta], event: CompletionDelta | Usage) -> dict[str, Any]:
+def completion_chunk(answer: Answer[CompletionDelta], event: CompletionDelta | Usage) -> TextCompletion:
     """Return a chunk of a `text_completion`."""
-    head = _head(answer, "text_completion")
     if isinstance(event, Usage):
-        return {**head, "choices": [], "usage": usage_object(event)}
-    return {**head, "choices": [_completion_choice(event)]}
+        return _text_completion(answer, [], event)
+    return _text_completion(answer, [event])
 
 
 async def text_completion(
     answer: Answer[CompletionDelta], events: AsyncIterable[CompletionDelta | Usage]
-) -> dict[str, Any]:
+) -> TextCompletion:
     """Return a `text_completion`: the events put together."""
     choices, usage = await fold_completion(events)
-    return {
-        **_head(answer, "text_completion"),
-        "choices": [_completion_choice(choice) for choice in choices],
-        "usage": usage_object(usage),
-    }
+    return _text_completion(answer, choices, usage)
 
 
-def _delta(event: ChatDelta, *, is_first: bool) -> dict[str, Any]:
-    delta: dict[str, Any] = {"role": "assistant", "content": ""} if is_first else {}
+def _text_completion(
+    answer: Answer[CompletionDelta],
+    choices: Sequence[CompletionDelta | CompletionChoice],
+    usage: Usage | None = None,
+) -> TextCompletion:
+    completion = TextCompletion(
+        id=answer.id,
+        object="text_completion",
+        created=answer.created,
+        model=answer.model,
+        system_fingerprint=None,
+        choices=[
+            TextChoice(
+                index=choice.index,
+                text=choice.text,
+                logprobs=_completion_logprobs(choice.logprobs),
+                finish_reason=choice.finish_reason,
+            )
+            for choice in choices
+        ],
+    )
+    if usage is not None:
+        completion["usage"] = usage_object(usage)
+    return completion
+
+
+def _delta(event: ChatDelta, *, is_first: bool) -> MessageDelta:
+    delta = MessageDelta(role="assistant", content="") if is_first else MessageDelta()
     if event.reasoning:
-        delta |= {"reasoning": event.reasoning, "reasoning_content": event.reasoning}
+        delta["reasoning"] = delta["reasoning_content"] = event.reasoning
     if event.content:
         delta["content"] = event.content
     if event.tool_call is not None:
-        delta["tool_calls"] = [_tool_call_delta(event.tool_call)]
+        delta["tool_calls"] = [_tool_call_piece(event.tool_call)]
     return delta
 
 
-def _head(answer: Answer[Any], kind: str) -> dict[str, Any]:
-    return {
-        "id": answer.id,
-        "object": kind,
-        "created": answer.created,
-        "model": answer.model,
-        "system_fingerprint": None,
-    }
-
-
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage) -> UsageObject:
     """Return OpenAI's count of tokens."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
+    return UsageObject(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        prompt_tokens_details={"cached_tokens": usage.cached_tokens},
+        completion_tokens_details={"reasoning_tokens": usage.reasoning_tokens},
+    )
 
 
-def _message(choice: ChatChoice) -> dict[str, Any]:
+def _message(choice: ChatChoice) -> AssistantMessage:
     """Return a message; content is null where a call or the length limit came before any."""
     has_none = not choice.content and choice.finish_reason != "stop"
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": None if has_none else choice.content,
-        "refusal": None,
-        "reasoning": choice.reasoning or None,
-        "reasoning_content": choice.reasoning or None,
-    }
+    message = AssistantMessage(
+        role="assistant",
+        content=None if has_none else choice.content,
+        refusal=None,
+        reasoning=choice.reasoning or None,
+        reasoning_content=choice.reasoning or None,
+    )
     if choice.tool_calls:
-        message["tool_calls"] = [_tool_call(call) for call in choice.tool_calls]
+        message["tool_calls"] = [
+            ToolCallObject(
+                id=call.id, type="function", function={"name": call.name, "arguments": call.arguments}
+            )
+            for call in choice.tool_calls
+        ]
     return message
 
 
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments},
-    }
-
-
-def _tool_call_delta(piece: ToolCallDelta) -> dict[str, Any]:
+def _tool_call_piece(piece: ToolCallDelta) -> ToolCallPiece:
     if not piece.id:
-        return {"index": piece.index, "function": {"arguments": piece.arguments}}
-    return {"index": piece.index, **_tool_call(ToolCall(piece.id, piece.name, piece.arguments))}
+        return ToolCallPiece(index=piece.index, function={"arguments": piece.arguments})
+    return ToolCallPiece(
+        index=piece.index,
+        id=piece.id,
+        type="function",
+        function={"name": piece.name, "arguments": piece.arguments},
+    )
 
 
-def _chat_logprobs(entries: Sequence[LogprobEntry]) -> dict[str, Any] | None:
+def _chat_logprobs(entries: Sequence[LogprobEntry]) -> ChatLogprobs | None:
     """Return the log probabilities of content tokens; null where there are none to tell."""
     if not entries:
         return None
     content = [
-        {**_token(entry.chosen), "top_logprobs": [_token(token) for token in entry.top]} for entry in entries
+        ContentLogprob(**_token(entry.chosen), top_logprobs=[_token(token) for token in entry.top])
+        for entry in entries
     ]
-    return {"content": content, "refusal": None}
+    return ChatLogprobs(content=content, refusal=None)
 
 
-def _token(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": _text(token), "logprob": token.logprob, "bytes": list(token.token)}
+def _token(token: TokenLogprob) -> TopLogprob:
+    return TopLogprob(token=_text(token), logprob=token.logprob, bytes=list(token.token))
 
 
 def _text(token: TokenLogprob) -> str:
@@ -164,30 +208,23 @@ def _text(token: TokenLogprob) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.token)
 
 
-def _completion_choice(choice: CompletionDelta | CompletionChoice) -> dict[str, Any]:
-    return {
-        "index": choice.index,
-        "text": choice.text,
-        "logprobs": _completion_logprobs(choice.logprobs),
-        "finish_reason": choice.finish_reason,
-    }
-
-
-def _completion_logprobs(entries: Sequence[LogprobEntry]) -> dict[str, Any] | None:
+def _completion_logprobs(entries: Sequence[LogprobEntry]) -> CompletionLogprobs | None:
     """Return log probabilities as four parallel lists, OpenAI's older form.
 
     A token's own is among the top ones even where it is none of them; a prompt's first token has null.
     """
     if not entries:
         return None
-    return {
-        "tokens": [_text(entry.chosen) for entry in entries],
-        "token_logprobs": [entry.chosen.logprob for entry in entries],
-        "top_logprobs": [
-            None
-            if entry.chosen.logprob is None
-            else {_text(token): token.logprob for token in (*entry.top, entry.chosen)}
-            for entry in entries
-        ],
-        "text_offset": [entry.text_offset for entry in entries],
-    }
+    return CompletionLogprobs(
+        tokens=[_text(entry.chosen) for entry in entries],
+        token_logprobs=[entry.chosen.logprob for entry in entries],
+        top_logprobs=[_top_logprobs(entry) for entry in entries],
+        text_offset=[entry.text_offset for entry in entries],
+    )
+
+
+def _top_logprobs(entry: LogprobEntry) -> dict[str, float] | None:
+    if entry.chosen.logprob is None:
+        return None
+    tokens = (*entry.top, entry.chosen)
+    return {_text(token): token.logprob for token in tokens if token.logprob is not None}

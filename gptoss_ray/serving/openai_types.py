@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
 
 from gptoss_ray.errors import InvalidRequestError
 
@@ -130,6 +131,20 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+class TextPart(TypedDict):
+    """A part of a content that is text."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+
+
+class RefusalPart(TypedDict):
+    """A part of an assistant's content with which it refused."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
 class _Fields(BaseModel):
     """Base: strict types (no number in place of a string), unknown keys ignored."""
 
@@ -162,7 +177,9 @@ class SamplingFields(_Fields):
     seed: int | None = None
     max_tokens: int | None = Field(None, ge=1)
     min_tokens: int | None = None
-    stop: Annotated[list[str], BeforeValidator(_list_of_strings)] = []
+    stop: Annotated[
+        list[str], BeforeValidator(_list_of_strings, json_schema_input_type=str | list[str] | None)
+    ] = []
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
@@ -217,14 +234,22 @@ class ToolCallPart(_Fields):
 
 
 class ChatMessage(_Fields):
-    """One message; content may be a string, null, absent, or a list of text parts."""
+    """One message; content may be a string, null, absent, or a list of text parts.
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | None, BeforeValidator(_join_parts)] = None
+    `function_call` and the role "function", which answers it by `name`, are OpenAI's older form of calls.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[
+        str | None,
+        BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart | RefusalPart] | None),
+    ] = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCallPart] | None = None
     tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
+    name: str | None = None
 
 
 class FunctionDefinition(_Fields):
@@ -282,7 +307,10 @@ class CompletionRequest(SamplingFields):
 
     refused: ClassVar[dict[str, tuple[Any, ...]]] = _REFUSED_IN_COMPLETIONS
 
-    prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
+    prompt: Annotated[
+        list[str | list[int]],
+        BeforeValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+    ]
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
     best_of: int | None = Field(None, ge=1)
@@ -293,7 +321,7 @@ class CompletionRequest(SamplingFields):
         return self.best_of or self.num_choices
 
 
-RequestT = TypeVar("RequestT", bound=SamplingFields)
+RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 def parse_json(kind: type[RequestT], body: bytes) -> RequestT:

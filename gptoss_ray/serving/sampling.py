@@ -41,6 +41,15 @@ def check_counts(request: SamplingFields, limits: LimitsConfig) -> None:
         )
 
 
+def encode_prompt(text: str, model: ServedModel, param: str) -> list[int]:
+    """Return a raw prompt's tokens; harmony's markers become control tokens, as users mean them."""
+    try:
+        return model.encoding.encode_with_special(text)
+    except ValueError as error:
+        message = f"{param} cannot be split into tokens, such as a million spaces in a row; shorten it."
+        raise InvalidRequestError(message, param=param) from error
+
+
 def check_prompt(token_ids: list[int], model: ServedModel, param: str) -> None:
     """Raise InvalidRequestError unless the prompt has tokens, all known, and leaves room for an output."""
     if not token_ids:
@@ -51,7 +60,7 @@ def check_prompt(token_ids: list[int], model: ServedModel, param: str) -> None:
             "of which at least one is for the output. Shorten it.",
             param=param,
         )
-    _check_ids(token_ids, model, param)
+    check_ids(token_ids, model, param)
 
 
 def sampling_params(
@@ -75,7 +84,7 @@ def sampling_params(
     room = model.max_context - num_prompt_tokens
     own_stop_ids = () if request.ignore_eos else model.encoding.stop_token_ids
     stop_ids = request.stop_token_ids or []
-    _check_ids(stop_ids, model, "stop_token_ids")
+    check_ids(stop_ids, model, "stop_token_ids")
     return replace(
         model.default_sampling,
         **given,
@@ -108,11 +117,12 @@ def _logit_bias(bias: dict[str, float], model: ServedModel) -> tuple[tuple[int, 
     if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in bias):
         raise InvalidRequestError("logit_bias has a key that is no token id.", param="logit_bias")
     by_id = {int(key): value for key, value in bias.items()}
-    _check_ids(list(by_id), model, "logit_bias")
+    check_ids(list(by_id), model, "logit_bias")
     return tuple(sorted(by_id.items()))
 
 
-def _check_ids(token_ids: list[int], model: ServedModel, param: str) -> None:
+def check_ids(token_ids: list[int], model: ServedModel, param: str) -> None:
+    """Raise InvalidRequestError where an id is none of the model's."""
     for token_id in token_ids:
         if not 0 <= token_id < model.vocab_size:
             raise InvalidRequestError(

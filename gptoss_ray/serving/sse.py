@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ ResultT = TypeVar("ResultT")
 DONE = b"data: [DONE]\n\n"
 
 
-def data_event(payload: dict[str, Any]) -> bytes:
+def data_event(payload: Mapping[str, object]) -> bytes:
     """Return one event of JSON; its lines end in LF alone, which all clients split on."""
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
     return f"data: {text}\n\n".encode()
@@ -55,7 +55,7 @@ class EventStreamResponse(Response):
     HTTP status of its own; a later error becomes an event. The source is closed in every case.
     """
 
-    def __init__(self, payloads: AsyncGenerator[dict[str, Any], None], *, request_id: str) -> None:
+    def __init__(self, payloads: AsyncGenerator[Mapping[str, object], None], *, request_id: str) -> None:
         super().__init__(
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 
@@ -21,6 +21,7 @@ from gptoss_ray.errors import (
     RequestTooLargeError,
     UnavailableError,
 )
+from gptoss_ray.serving.openai_answers import ErrorDetails, ErrorObject
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +69,12 @@ def as_client_error(error: Exception, request_id: str) -> GptossError:
     )
 
 
-def error_object(error: GptossError) -> dict[str, Any]:
+def error_object(error: GptossError) -> ErrorObject:
     """Return OpenAI's error object: `{"error": {message, type, param, code}}`."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": status_of(error).openai_type,
-            "param": error.param,
-            "code": error.code,
-        }
-    }
+    details = ErrorDetails(
+        message=error.message, type=status_of(error).openai_type, param=error.param, code=error.code
+    )
+    return ErrorObject(error=details)
 
 
 def http_headers(error: GptossError) -> dict[str, str]:

@@ -37,6 +37,8 @@ async def test_a_body_that_is_no_json_object_is_a_400(path, body):
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "no"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].name"),
+        ({"messages": [{"role": "function", "name": "a b", "content": "x"}]}, "messages[0].name"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": 3}, "temperature"),
@@ -86,7 +88,7 @@ async def test_an_unknown_model_is_a_404_that_names_the_served_ones():
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/chat/completions/", "/v1/responses", "/docs", "/openapi.json"]
+    "path", ["/", "/v1", "/v1/chat/completions/", "/v1/responses", "/docs", "/tokenize/"]
 )
 async def test_an_unknown_route_is_a_404(path):
     status, _, error = await send("POST", path)
@@ -94,7 +96,8 @@ async def test_an_unknown_route_is_a_404(path):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", CHAT), ("DELETE", "/v1/models"), ("OPTIONS", COMPLETIONS)]
+    ("method", "path"),
+    [("GET", CHAT), ("DELETE", "/v1/models"), ("OPTIONS", COMPLETIONS), ("POST", "/openapi.json")],
 )
 async def test_a_wrong_method_is_a_405_that_tells_the_right_ones(method, path):
     status, headers, error = await send(method, path)

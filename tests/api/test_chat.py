@@ -233,6 +233,18 @@ async def test_the_prompt_holds_what_the_client_said():
     assert prompt.endswith("<|start|>assistant")
 
 
+async def test_calls_of_openais_older_form_are_understood_in_a_conversation():
+    messages = [
+        {"role": "user", "content": "Weather?", "name": "Ann"},
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}},
+        {"role": "function", "name": "weather", "content": "sunny"},
+    ]
+    assert (
+        "to=functions.weather <|constrain|>json<|message|>{}<|call|>"
+        "<|start|>functions.weather to=assistant<|channel|>commentary<|message|>sunny<|end|>"
+    ) in await prompt_of(messages=messages)
+
+
 async def test_tools_are_hidden_where_the_choice_is_none():
     assert "type weather" in await prompt_of(tools=[WEATHER])
     assert "type weather" not in await prompt_of(tools=[WEATHER], tool_choice="none")

@@ -1,0 +1,119 @@
+"""What `/openapi.json` says is what comes and goes."""
+
+import json
+
+import jsonschema
+import pytest
+
+from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
+from tests.support.ingresses import ANSWER, CALL, MODEL, http_client, make_ingress, tokens
+
+CHAT = "/v1/chat/completions"
+HI = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+WEATHER = {"type": "function", "function": {"name": "weather"}}
+LOGPROBS = {"logprobs": True, "top_logprobs": 2}
+PROMPT = {"model": MODEL, "prompt": "hi"}
+EXCHANGES = [
+    ("POST", CHAT, ANSWER, HI),
+    ("POST", CHAT, CALL, {**HI, **LOGPROBS, "tools": [WEATHER], "n": 2}),
+    ("POST", CHAT, ANSWER, {**HI, "max_tokens": 1}),
+    ("POST", "/v1/completions", "a<|return|>", PROMPT),
+    ("POST", "/v1/completions", "a b", {**PROMPT, "logprobs": 2, "echo": True, "max_tokens": 1}),
+    ("POST", "/v1/completions", "a<|return|>", {**PROMPT, "prompt": [[5, 6], [7]], "stop": "x"}),
+    ("POST", "/tokenize", "", {"prompt": "a", "return_token_strs": True}),
+    ("POST", "/tokenize", "", {"messages": HI["messages"]}),
+    ("POST", "/detokenize", "", {"tokens": [5]}),
+    ("GET", "/tokenizer_info", "", None),
+    ("GET", "/v1/models", "", None),
+    ("GET", "/v1/models/{name}", "", None),
+    ("GET", "/live", "", None),
+    ("GET", "/ready", "", None),
+    ("GET", "/health", "", None),
+    ("GET", "/ping", "", None),
+    ("POST", "/ping", "", None),
+    ("GET", "/version", "", None),
+    ("GET", "/openapi.json", "", None),
+]
+
+
+async def described(**options):
+    headers = {"authorization": "Bearer key"}
+    async with http_client(make_ingress([], **options), headers=headers) as client:
+        return (await client.get("/openapi.json")).json()
+
+
+def check(value, schema, document):
+    """Validate a value; keys that the schema does not name are wrong too."""
+    names = [name for name in document["components"]["schemas"] if not name.endswith("Request")]
+    closed = json.loads(json.dumps(document["components"]))
+    for name in names:
+        if "properties" in closed["schemas"][name]:
+            closed["schemas"][name].setdefault("additionalProperties", False)
+    jsonschema.Draft202012Validator({**schema, "components": closed}).validate(value)
+
+
+@pytest.mark.parametrize(("method", "path", "script", "body"), EXCHANGES)
+async def test_requests_and_answers_are_as_described(method, path, script, body):
+    document = await described()
+    operation = document["paths"][path][method.lower()]
+    async with http_client(make_ingress(tokens(script))) as client:
+        response = await client.request(method, path.replace("{name}", MODEL), json=body)
+    assert response.status_code == 200, response.text
+    check(response.json(), operation["responses"]["200"]["content"]["application/json"]["schema"], document)
+    assert ("requestBody" in operation) == (body is not None)
+    if body is not None:
+        check(body, operation["requestBody"]["content"]["application/json"]["schema"], document)
+
+
+@pytest.mark.parametrize(
+    ("path", "script", "body"),
+    [
+        (CHAT, CALL, {**HI, **LOGPROBS, "tools": [WEATHER], "n": 2}),
+        (CHAT, ANSWER, {**HI, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+        ("/v1/completions", "a b", {**PROMPT, "logprobs": 2, "echo": True, "max_tokens": 1}),
+    ],
+)
+async def test_every_event_of_a_stream_is_as_described(path, script, body):
+    document = await described()
+    content = document["paths"][path]["post"]["responses"]["200"]["content"]
+    async with http_client(make_ingress(tokens(script))) as client:
+        response = await client.post(path, json={**body, "stream": True})
+    *events, done, _ = response.text.split("\n\n")
+    assert done == "data: [DONE]"
+    for event in events:
+        check(json.loads(event.removeprefix("data: ")), content["text/event-stream"]["itemSchema"], document)
+
+
+@pytest.mark.parametrize("body", [{}, {**HI, "n": 0}, {**HI, "model": "gpt-9"}])
+async def test_errors_are_as_described(body):
+    document = await described()
+    async with http_client(make_ingress([])) as client:
+        response = await client.post(CHAT, json=body)
+    error = document["paths"][CHAT]["post"]["responses"]["4XX"]
+    check(response.json(), error["content"]["application/json"]["schema"], document)
+
+
+async def test_every_route_is_described_and_no_other():
+    app = build_fastapi_app(make_ingress([]))
+    served = {
+        (route.path.replace(":path", ""), method)
+        for route in app.routes
+        for method in route.methods - {"HEAD", "OPTIONS"}
+    }
+    paths = (await described())["paths"]
+    assert {(path, method.upper()) for path, methods in paths.items() for method in methods} == served
+    assert {path for _, path, _, _ in EXCHANGES} == paths.keys() - {"/metrics"}
+
+
+async def test_every_field_of_a_request_is_described():
+    schemas = (await described())["components"]["schemas"]
+    for kind in (ChatCompletionRequest, CompletionRequest):
+        assert schemas[kind.__name__]["properties"].keys() == kind.model_fields.keys()
+
+
+async def test_a_key_is_told_of_where_one_is_needed():
+    paths = (await described(api_keys=("key",)))["paths"]
+    public = {path for path, methods in paths.items() if all("security" not in m for m in methods.values())}
+    assert public == {"/health", "/live", "/ready", "/ping"}
+    assert "securitySchemes" not in (await described())["components"]

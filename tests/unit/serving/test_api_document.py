@@ -1,0 +1,60 @@
+"""`docs/api.md` names every field that a client can send and every path."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.openai_types import (
+    ChatCompletionRequest,
+    ChatMessage,
+    CompletionRequest,
+    FunctionDefinition,
+    SamplingFields,
+    StreamOptions,
+    ToolDefinition,
+)
+from gptoss_ray.serving.tokenization import DetokenizeRequest, TokenizeRequest
+from tests.support.ingresses import make_ingress
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
+
+
+def names_in(*headings):
+    """Return the words in code style in these sections."""
+    sections = re.split(r"^#+ ", DOCUMENT, flags=re.MULTILINE)
+    text = "".join(section for section in sections[1:] if section.splitlines()[0] in headings)
+    assert text, headings
+    return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"[\w./{}-]+", code)}
+
+
+BOTH = "Fields of chat and completions"
+
+
+@pytest.mark.parametrize(
+    ("kind", "headings"),
+    [
+        (SamplingFields, (BOTH,)),
+        (StreamOptions, (BOTH,)),
+        (ChatCompletionRequest, (BOTH, "Fields of chat alone")),
+        (ChatMessage, ("Fields of chat alone",)),
+        (ToolDefinition, ("Fields of chat alone",)),
+        (FunctionDefinition, ("Fields of chat alone",)),
+        (CompletionRequest, (BOTH, "Fields of completions alone")),
+        (TokenizeRequest, ("Fields of tokenize and detokenize",)),
+        (DetokenizeRequest, ("Fields of tokenize and detokenize",)),
+    ],
+)
+def test_every_field_is_named(kind, headings):
+    assert kind.model_fields.keys() - names_in(*headings) == set()
+
+
+@pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest])
+def test_every_refused_field_is_named(kind):
+    assert kind.refused.keys() - names_in("Refused") == set()
+
+
+def test_every_path_is_named():
+    paths = {route.path.replace(":path", "") for route in build_fastapi_app(make_ingress([])).routes}
+    assert paths - names_in("HTTP") == set()
