@@ -55,7 +55,9 @@ def chat_request(message: chat_pb2.ChatRequest) -> ChatCompletionRequest:
     return parse_fields(ChatCompletionRequest, fields)
 
 
-def completion_request(message: generation_pb2.GenerateRequest) -> CompletionRequest:
+def completion_request(
+    message: generation_pb2.GenerateRequest, *, streams: bool = False
+) -> CompletionRequest:
     """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
     prompt = message.WhichOneof("prompt")
     if prompt is None:
@@ -63,7 +65,10 @@ def completion_request(message: generation_pb2.GenerateRequest) -> CompletionReq
     fields = _sampling_fields(message.sampling)
     fields["logprobs"] = fields.pop("top_logprobs", None)
     fields["prompt"] = [message.text if prompt == "text" else list(message.token_ids.ids)]
-    return parse_fields(CompletionRequest, {**fields, "model": message.model})
+    fields |= {"model": message.model, "stream": streams, "echo": message.echo}
+    if message.HasField("best_of"):
+        fields["best_of"] = message.best_of
+    return parse_fields(CompletionRequest, fields)
 
 
 def _sampling_fields(sampling: common_pb2.SamplingParams) -> dict[str, Any]:

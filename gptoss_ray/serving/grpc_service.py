@@ -95,7 +95,7 @@ class GrpcMethods(ABC):
         self, request: generation_pb2.GenerateRequest, tenant: str
     ) -> AsyncGenerator[generation_pb2.StreamGenerateResponse, None]:
         """Continue a prompt and answer as tokens are made."""
-        answer = await self.complete(completion_request(request), tenant=tenant)
+        answer = await self.complete(completion_request(request, streams=True), tenant=tenant)
         async with aclosing(answer.events) as events:
             async for event in events:
                 yield stream_generate_response(answer, event)

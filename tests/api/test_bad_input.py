@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gptoss_ray.config import LimitsConfig
-from tests.support.ingresses import ALIAS, ANSWER, MAX_CONTEXT, MODEL, http_client, make_ingress, tokens
+from tests.support.ingresses import ANSWER, MAX_CONTEXT, MODEL, http_client, make_ingress, tokens
 from tests.support.scripted_source import ScriptedSource
 
 CHAT = "/v1/chat/completions"
@@ -132,14 +132,3 @@ async def test_a_fault_of_the_server_is_a_500_without_its_traceback(caplog):
     assert "req-7" in error["message"]
     assert "event=internal_error request_id=req-7" in caplog.text
     assert "/secret/path" in caplog.text
-
-
-@pytest.mark.parametrize("text", [" " * 1_000_000, "a" * 200_000, "\0", "\ufffd\u202e"])
-async def test_hostile_text_is_an_answer_or_a_400(text):
-    for path, fields in (
-        (CHAT, {"messages": [{"role": "user", "content": text}]}),
-        (COMPLETIONS, {"prompt": text}),
-    ):
-        async with http_client(make_ingress(tokens(ANSWER))) as client:
-            response = await client.post(path, json={"model": ALIAS, **fields})
-        assert response.status_code in (200, 400)

@@ -178,6 +178,38 @@ async def test_text_and_token_ids_go_in_and_out():
     assert pieces[-1].usage == by_ids.usage
 
 
+async def test_an_echo_has_the_prompt_and_its_log_probabilities():
+    request = generate_request(MODEL, "Tell:", sampling=sampling(max_tokens=1, top_logprobs=1))
+    request.echo = True
+    async with grpc_server(make_ingress(tokens(" more"))) as target, AsyncClient(target) as client:
+        (choice,) = (await client.generate(request)).choices
+        pieces = [piece async for piece in client.stream_generate(request)]
+    assert choice.text == "Tell: more" == "".join(piece.choice.text for piece in pieces)
+    assert encoding().decode_bytes(choice.token_ids).decode() == " more"
+    first, *others = choice.logprobs
+    assert not first.chosen.HasField("logprob")
+    assert [entry.chosen.logprob for entry in others] == [-0.25] * len(others)
+    assert b"".join(entry.chosen.token for entry in choice.logprobs).decode() == choice.text
+
+
+async def test_the_best_of_several_is_drawn_and_the_stop_string_shown():
+    options = sampling(max_tokens=9, stop=["b"], include_stop_str_in_output=True)
+    request = generate_request(MODEL, "x", sampling=options)
+    request.best_of = 3
+    source = ScriptedSource(tokens("a b c"))
+    async with grpc_server(make_ingress(source)) as target, AsyncClient(target) as client:
+        (choice,) = (await client.generate(request)).choices
+    assert choice.text == "a b"
+    assert len(source.requests) == 3
+
+    async def read(client):
+        return [piece async for piece in client.stream_generate(request)]
+
+    code, details = await failure(source, read)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "best_of" in details
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
