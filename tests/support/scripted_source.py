@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
+from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.errors import GptossError
-from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
+from gptoss_ray.generation import GenerationRequest, TokenOutput
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,6 @@ Step = Sequence[int] | Pause | Endless | GptossError
 """Tokens of one engine step, a pause, or an error to raise."""
 
 Script = Sequence[Step] | Callable[[GenerationRequest], Sequence[Step]]
-
-
-def scripted_logprobs(token_id: int, num_top: int) -> TokenLogprobs:
-    """Return logprobs that a test can foretell: the token first, then id 0 upwards."""
-    others = (other for other in range(num_top + 1) if other != token_id)
-    top = [(token_id, -0.25), *((other, -1.0 - other) for other in others)]
-    return TokenLogprobs(-0.25, tuple(top[:num_top]))
 
 
 @dataclass
@@ -63,15 +57,13 @@ class ScriptedSource:
         self.requests.append(request)
         self.open_ids.add(request.request_id)
         try:
-            position = 0
+            sequence = ScriptedSequence(request, num_cached_tokens=3)
             async for token_ids in self._play(request):
-                room = request.params.max_tokens - position
-                output = _output(request, position, token_ids[:room])
-                position += len(output.token_ids)
+                output = sequence.take(token_ids)
                 yield output
                 if output.finish_reason is not None:
                     return
-            yield TokenOutput(request.request_id, position, finish_reason=FinishReason.LENGTH)
+            yield sequence.end()
         finally:
             self.open_ids.discard(request.request_id)
             self.closed_ids.append(request.request_id)
@@ -105,32 +97,3 @@ def _unrolled(steps: Sequence[Step]) -> Iterator[Sequence[int] | Pause | GptossE
             yield Pause(step.pause_s)
             if step.token_id is not None:
                 yield (step.token_id,)
-
-
-def _prompt_logprobs(request: GenerationRequest) -> tuple[TokenLogprobs | None, ...]:
-    num_top = request.params.prompt_logprobs
-    if num_top is None:
-        return ()
-    return None, *(scripted_logprobs(token_id, num_top) for token_id in request.prompt_token_ids[1:])
-
-
-def _output(request: GenerationRequest, position: int, token_ids: tuple[int, ...]) -> TokenOutput:
-    params = request.params
-    reason = None
-    if token_ids and token_ids[-1] in params.stop_token_ids:
-        reason = FinishReason.STOP
-    elif position + len(token_ids) >= params.max_tokens:
-        reason = FinishReason.LENGTH
-    num_top = params.logprobs
-    logprobs = (
-        () if num_top is None else tuple(scripted_logprobs(token_id, num_top) for token_id in token_ids)
-    )
-    return TokenOutput(
-        request.request_id,
-        position,
-        token_ids,
-        logprobs,
-        prompt_logprobs=_prompt_logprobs(request) if position == 0 else (),
-        num_cached_tokens=3 if position == 0 else 0,
-        finish_reason=reason,
-    )
