@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -170,7 +171,11 @@ class _Handlers:
         return JSONResponse(tokenizer_info(self._ingress.catalog.find(None)))
 
     async def metrics(self) -> Response:
-        """Tell what this ingress replica has measured, in Prometheus's text format."""
+        """Tell what this ingress replica has measured and the ranks report, in Prometheus's text format."""
+        models = list(self._ingress.catalog)
+        stats = await asyncio.gather(*(model.token_source.stats() for model in models))
+        names = [model.name for model in models]
+        self._ingress.metrics.note_ranks(dict(zip(names, stats, strict=True)))
         return Response(self._ingress.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -17,6 +18,9 @@ from prometheus_client import (
 
 from gptoss_ray.errors import GptossError, InternalError
 from gptoss_ray.generation import TokenOutput
+
+if TYPE_CHECKING:
+    from gptoss_ray.ranks.engine_rank import RankStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -85,6 +89,13 @@ class IngressMetrics:
         self.inter_token = self._histogram(
             "inter_token_latency_seconds", "From one output of a choice to the next.", _NEXT_TOKEN_S
         )
+        self.sequences_running = self._gauge(
+            "sequences_running", "Sequences that own KV blocks, by rank of one replica.", "rank"
+        )
+        self.sequences_waiting = self._gauge(
+            "sequences_waiting", "Sequences that wait for a seat or for KV blocks.", "rank"
+        )
+        self.kv_cache_usage = self._gauge("kv_cache_usage_ratio", "Share of KV blocks in use.", "rank")
         self.duration = self._histogram(
             "choice_duration_seconds", "From the request to the end of a choice.", _WHOLE_S
         )
@@ -103,6 +114,19 @@ class IngressMetrics:
         finally:
             gauge.dec()
 
+    def note_ranks(self, ranks: Mapping[str, Sequence[RankStats]]) -> None:
+        """Take what the ranks of each model report now in place of what they reported before."""
+        gauges = {
+            "num_running": self.sequences_running,
+            "num_waiting": self.sequences_waiting,
+            "kv_cache_usage": self.kv_cache_usage,
+        }
+        for field, gauge in gauges.items():
+            gauge.clear()
+            for model, stats in ranks.items():
+                for rank in stats:
+                    gauge.labels(model, str(rank.rank)).set(getattr(rank.engine, field))
+
     def exposition(self) -> bytes:
         """Return all of them in Prometheus's text format."""
         return generate_latest(self._registry)
@@ -110,8 +134,8 @@ class IngressMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gptoss_{name}", text, ("model", *labels), registry=self._registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"gptoss_{name}", text, ("model",), registry=self._registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"gptoss_{name}", text, ("model", *labels), registry=self._registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"gptoss_{name}", text, ("model",), buckets=buckets, registry=self._registry)

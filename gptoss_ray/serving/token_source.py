@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from gptoss_ray.generation import GenerationRequest, TokenOutput
+
+if TYPE_CHECKING:
+    from gptoss_ray.ranks.engine_rank import RankStats
 
 
 class TokenSource(Protocol):
@@ -24,4 +27,8 @@ class TokenSource(Protocol):
 
     async def ready(self) -> bool:
         """Return whether a request sent now would be served; never raises."""
+        ...
+
+    async def stats(self) -> Sequence[RankStats]:
+        """Return the counters of one replica's ranks, none where it does not answer; never raises."""
         ...

@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from gptoss_ray.errors import GptossError, InternalError, OverloadedError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
+from gptoss_ray.ranks.engine_rank import RankStats
 from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
 from gptoss_ray.serving.routed_call import RequestRouted
 
@@ -151,6 +152,13 @@ class RoutedTokenSource:
             return bool(await asyncio.wait_for(self._handle.ready.remote(), READY_TIMEOUT_S))
         except (RayError, RayServeException, asyncio.TimeoutError):
             return False
+
+    async def stats(self) -> list[RankStats]:
+        """See `TokenSource.stats`."""
+        try:
+            return list(await asyncio.wait_for(self._handle.stats.remote(), READY_TIMEOUT_S))
+        except (RayError, RayServeException, asyncio.TimeoutError):
+            return []
 
 
 async def _rank_name(call: DeploymentResponseGenerator[Any]) -> str:

@@ -1,6 +1,9 @@
 from prometheus_client.parser import text_string_to_metric_families
 
+from gptoss_ray.engine.scripted_engine import ScriptedEngine
 from gptoss_ray.errors import UnavailableError
+from gptoss_ray.generation import GenerationRequest
+from gptoss_ray.ranks.engine_rank import RankStats
 from tests.support.ingresses import ANSWER, CALL, MODEL, http_client, make_ingress, tokens
 from tests.support.scripted_source import ScriptedSource
 
@@ -56,3 +59,17 @@ async def test_a_failure_is_counted_by_its_code():
     assert samples["gptoss_failures_total", "unavailable"] == 1
     assert samples["gptoss_choices_in_progress",] == 0
     assert samples["gptoss_generation_tokens_total",] == 3
+
+
+async def test_the_load_of_the_ranks_is_that_of_the_moment():
+    engine = ScriptedEngine(lambda request: range(5))
+    engine.submit(GenerationRequest("r", (1,)))
+    source = ScriptedSource([], rank_stats=[RankStats(1, engine.stats(), 1, 0, 0)])
+    async with http_client(make_ingress(source)) as client:
+        busy = (await client.get("/metrics")).text
+        source.rank_stats = []
+        silent = (await client.get("/metrics")).text
+    assert f'gptoss_sequences_running{{model="{MODEL}",rank="1"}} 1.0' in busy
+    assert f'gptoss_sequences_waiting{{model="{MODEL}",rank="1"}} 0.0' in busy
+    assert f'gptoss_kv_cache_usage_ratio{{model="{MODEL}",rank="1"}} 0.0' in busy
+    assert "gptoss_sequences_running{" not in silent

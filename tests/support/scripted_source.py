@@ -10,6 +10,7 @@ from itertools import repeat
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.errors import GptossError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
+from gptoss_ray.ranks.engine_rank import RankStats
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,21 @@ class ScriptedSource:
         open_ids: Requests that are being played now.
         closed_ids: Requests that came to an end in any way, in order.
         is_ready: What `ready` answers.
+        rank_stats: What `stats` answers.
     """
 
     script: Script
     is_ready: bool = True
+    rank_stats: Sequence[RankStats] = ()
     requests: list[GenerationRequest] = field(default_factory=list)
     open_ids: set[str] = field(default_factory=set)
     closed_ids: list[str] = field(default_factory=list)
 
     async def ready(self) -> bool:
         return self.is_ready
+
+    async def stats(self) -> Sequence[RankStats]:
+        return self.rank_stats
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         self.requests.append(request)
