@@ -38,7 +38,7 @@ def random_prompt(seed, num_tokens):
 
 
 def make_request(seed, *, num_prompt_tokens, max_tokens=24, emitted=(), request_id=None):
-    """Greedy for even seeds, else drawn with filters and penalties; logprobs always."""
+    """Greedy for even seeds, else drawn with filters and penalties; logprobs always, a prompt's for one."""
     params = SamplingParams(
         temperature=float(seed % 2),
         top_p=0.95,
@@ -47,6 +47,7 @@ def make_request(seed, *, num_prompt_tokens, max_tokens=24, emitted=(), request_
         seed=seed,
         max_tokens=max_tokens,
         logprobs=3,
+        prompt_logprobs=2 if seed == 5 else None,
     )
     prompt = random_prompt(seed, num_prompt_tokens)
     return GenerationRequest(request_id or f"r{seed}", prompt, params, emitted)
@@ -106,5 +107,6 @@ def test_resumed_equals_uninterrupted(transformer, lonely, num_emitted):
             )
         )
     answers = run(make_engine(transformer), resumed)
-    for request_id, (tokens, logprobs, finish_reason) in lonely.items():
-        assert answers[request_id].text() == (tokens[num_emitted:], logprobs[num_emitted:], finish_reason)
+    for request_id, (tokens, logprobs, finish_reason, _) in lonely.items():
+        rest = (tokens[num_emitted:], logprobs[num_emitted:], finish_reason, ())
+        assert answers[request_id].text() == rest
