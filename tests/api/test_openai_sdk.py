@@ -101,3 +101,23 @@ def test_errors_become_the_sdks_own(client):
 def test_a_failure_within_a_stream_raises_with_its_message(client):
     with pytest.raises(openai.APIError, match="The replica was lost"):
         list(ask(client, seed=2, stream=True))
+
+
+def test_a_completion_with_its_echo_and_the_best_of_several(client):
+    # Keys as OpenAI's own answers have them, null where a prompt's first token has nothing before it.
+    scored = client.completions.create(
+        model=MODEL, prompt=[5, 6, 7], max_tokens=1, echo=True, logprobs=1, temperature=0, seed=0
+    )
+    logprobs = scored.choices[0].logprobs
+    assert logprobs.token_logprobs == [None, -0.25, -0.25, -0.25]
+    assert "".join(logprobs.tokens) == scored.choices[0].text
+    best = client.completions.create(model=MODEL, prompt="hi", n=2, best_of=3, max_tokens=2, seed=0)
+    assert [choice.index for choice in best.choices] == [0, 1]
+    pieces = client.completions.create(model=MODEL, prompt="hi", echo=True, max_tokens=2, seed=0, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces) == "hi" + best.choices[0].text
+
+
+def test_models_are_listed_and_found_by_a_name_with_a_slash(client):
+    names = [model.id for model in client.models.list()]
+    assert MODEL in names
+    assert client.models.retrieve(MODEL).id == MODEL
