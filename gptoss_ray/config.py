@@ -103,9 +103,9 @@ class LimitsConfig(_Frozen):
     """What a single request may ask for, checked before anything is allocated."""
 
     max_body_bytes: int = Field(8 << 20, ge=1024, description="HTTP body or gRPC message.")
-    max_messages: int = Field(2048, ge=1)
-    max_tools: int = Field(128, ge=0)
-    max_stop_strings: int = Field(16, ge=0)
+    max_messages: int = Field(2048, ge=1, le=16_384)
+    max_tools: int = Field(128, ge=0, le=16_384)
+    max_stop_strings: int = Field(16, ge=0, le=16_384)
     max_choices: int = Field(8, ge=1, le=128, description="Largest n.")
     max_remembered_calls: int = Field(
         16_384, ge=0, description="Tool calls whose reasoning an ingress gives back to clients that drop it."

@@ -25,7 +25,6 @@ from gptoss_ray.serving.sampling import (
 )
 
 DEFAULT_MAX_TOKENS = 16
-MAX_PROMPTS = 128
 
 
 @dataclass
@@ -55,10 +54,6 @@ async def start_completion(
     """
     check_counts(request, limits)
     _check_best_of(request)
-    if len(request.prompt) > MAX_PROMPTS:
-        raise InvalidRequestError(
-            f"prompt has {len(request.prompt)} prompts; send at most {MAX_PROMPTS}.", param="prompt"
-        )
     prompts = await asyncio.to_thread(_encode_prompts, request, model)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
     requests = [

@@ -38,6 +38,7 @@ from gptoss_ray.serving.openai_json import (
 from gptoss_ray.serving.openai_types import (
     ChatCompletionRequest,
     CompletionRequest,
+    RequestT,
     SamplingFields,
     parse_json,
 )
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
     from gptoss_ray.serving.ingress import Ingress
 
 DeltaT = TypeVar("DeltaT")
+
+MAX_BYTES_PARSED_AT_ONCE = 64 << 10
+"""A larger body takes over a millisecond."""
 
 
 def build_fastapi_app(ingress: Ingress, *, echo_request_id: bool = True) -> FastAPI:
@@ -111,18 +115,22 @@ class _Handlers:
 
     async def chat_completions(self, request: Request) -> Response:
         """Answer a chat, as a whole or as events."""
-        parsed = parse_json(ChatCompletionRequest, await self._body(request))
+        parsed = await self._parse(ChatCompletionRequest, request)
         answer = await self._ingress.chat(parsed, tenant=request.state.tenant)
         return await _respond(request, parsed, answer, ChatChunks(answer), chat_completion)
 
     async def completions(self, request: Request) -> Response:
         """Continue a prompt, as a whole or as events."""
-        parsed = parse_json(CompletionRequest, await self._body(request))
+        parsed = await self._parse(CompletionRequest, request)
         answer = await self._ingress.complete(parsed, tenant=request.state.tenant)
         return await _respond(request, parsed, answer, partial(completion_chunk, answer), text_completion)
 
-    async def _body(self, request: Request) -> bytes:
-        return await read_body(request.receive, self._ingress.limits.max_body_bytes)
+    async def _parse(self, kind: type[RequestT], request: Request) -> RequestT:
+        """Read a request; a large one in a thread, so that others' streams go on."""
+        body = await read_body(request.receive, self._ingress.limits.max_body_bytes)
+        if len(body) <= MAX_BYTES_PARSED_AT_ONCE:
+            return parse_json(kind, body)
+        return await asyncio.to_thread(parse_json, kind, body)
 
     async def list_models(self) -> Response:
         """List the served models, each alias too."""
@@ -157,13 +165,13 @@ class _Handlers:
 
     async def tokenize(self, request: Request) -> Response:
         """Turn a prompt, or a chat, into tokens."""
-        parsed = parse_json(TokenizeRequest, await self._body(request))
+        parsed = await self._parse(TokenizeRequest, request)
         model = self._ingress.catalog.find(parsed.model)
         return JSONResponse(await tokenize(parsed, model, created=self._ingress.now()))
 
     async def detokenize(self, request: Request) -> Response:
         """Turn tokens into text."""
-        parsed = parse_json(DetokenizeRequest, await self._body(request))
+        parsed = await self._parse(DetokenizeRequest, request)
         return JSONResponse(await detokenize(parsed, self._ingress.catalog.find(parsed.model)))
 
     async def tokenizer_info(self) -> Response:

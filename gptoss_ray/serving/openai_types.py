@@ -13,7 +13,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
-from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.errors import ContextLengthExceededError, InvalidRequestError
+from gptoss_ray.generation import MAX_LOGIT_BIAS_ENTRIES
+
+MAX_ITEMS = 16_384
+"""Of any list in a request; limits of the configuration are lower. Longer ones are refused unread, because
+reading them would hold up everybody's streams."""
+
+MAX_PROMPTS = 128
+MAX_PROMPT_IDS = 1 << 20
+"""In all prompts of a request together."""
 
 Effort = Literal["low", "medium", "high"]
 RequestEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -71,6 +80,17 @@ def _wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError("wrong_value", "{text}", {"text": message})
 
 
+def at_most(limit: int) -> BeforeValidator:
+    """Return a validator that refuses a longer list or mapping before its items are looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > limit:
+            raise _wrong(f"has {len(value)} items; send at most {limit}")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _list_of_strings(value: Any) -> Any:
     """Turn null, a string or a list of strings into a list without empty strings."""
     strings = [value] if isinstance(value, str) else value or []
@@ -83,6 +103,8 @@ def _join_parts(value: Any) -> Any:
     """Turn a list of text parts into their text."""
     if not isinstance(value, list):
         return value
+    if len(value) > MAX_ITEMS:
+        raise _wrong(f"has {len(value)} parts; send at most {MAX_ITEMS}")
     return "".join(_text_of_part(part, index) for index, part in enumerate(value))
 
 
@@ -118,6 +140,15 @@ def _prompts(value: Any) -> Any:
     """Turn OpenAI's four forms of a prompt into a list of strings and lists of ids."""
     if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
         value = [value]
+    if isinstance(value, list) and len(value) > MAX_PROMPTS:
+        raise _wrong(f"has {len(value)} prompts; send at most {MAX_PROMPTS}")
+    if (
+        isinstance(value, list)
+        and sum(len(item) for item in value if isinstance(item, list)) > MAX_PROMPT_IDS
+    ):
+        raise ContextLengthExceededError(
+            f"prompt has more than {MAX_PROMPT_IDS} token ids; send fewer.", param="prompt"
+        )
     if not isinstance(value, list) or not value or not all(_is_prompt(prompt) for prompt in value):
         raise _wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
     return value
@@ -173,14 +204,16 @@ class SamplingFields(_Fields):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, at_most(MAX_LOGIT_BIAS_ENTRIES)] = None
     seed: int | None = None
     max_tokens: int | None = Field(None, ge=1)
     min_tokens: int | None = None
     stop: Annotated[
-        list[str], BeforeValidator(_list_of_strings, json_schema_input_type=str | list[str] | None)
+        list[str],
+        BeforeValidator(_list_of_strings, json_schema_input_type=str | list[str] | None),
+        at_most(MAX_ITEMS),
     ] = []
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int] | None, at_most(MAX_ITEMS)] = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     n: int | None = Field(None, ge=1)
@@ -246,7 +279,7 @@ class ChatMessage(_Fields):
     ] = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCallPart] | None = None
+    tool_calls: Annotated[list[ToolCallPart] | None, at_most(MAX_ITEMS)] = None
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
     name: str | None = None
@@ -285,13 +318,13 @@ class ChatCompletionRequest(SamplingFields):
 
     refused: ClassVar[dict[str, tuple[Any, ...]]] = _REFUSED_IN_CHAT
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], at_most(MAX_ITEMS)] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     reasoning_effort: RequestEffort | None = None
     reasoning: Reasoning | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[ToolDefinition] | None = None
+    tools: Annotated[list[ToolDefinition] | None, at_most(MAX_ITEMS)] = None
     tool_choice: Annotated[Literal["auto", "none"] | None, _only("auto", "none")] = None
     response_format: ResponseFormat | None = None
 

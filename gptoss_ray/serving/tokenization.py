@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import NotRequired, TypedDict
@@ -12,7 +12,15 @@ from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.harmony.tokenizer_files import TOKEN_ROLES, TOKENIZER_CLASS
 from gptoss_ray.serving.chat_prompt import conversation, render_request
 from gptoss_ray.serving.models import ServedModel
-from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatMessage, RequestEffort, ToolDefinition
+from gptoss_ray.serving.openai_types import (
+    MAX_ITEMS,
+    MAX_PROMPT_IDS,
+    ChatCompletionRequest,
+    ChatMessage,
+    RequestEffort,
+    ToolDefinition,
+    at_most,
+)
 from gptoss_ray.serving.sampling import check_ids, encode_prompt
 
 
@@ -23,8 +31,8 @@ class TokenizeRequest(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1)
-    tools: list[ToolDefinition] | None = None
+    messages: Annotated[list[ChatMessage] | None, at_most(MAX_ITEMS)] = Field(None, min_length=1)
+    tools: Annotated[list[ToolDefinition] | None, at_most(MAX_ITEMS)] = None
     reasoning_effort: RequestEffort | None = None
     add_generation_prompt: bool = True
     return_token_strs: bool | None = None
@@ -36,7 +44,7 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Annotated[list[int], at_most(MAX_PROMPT_IDS)]
 
 
 class Tokenized(TypedDict):
@@ -97,9 +105,12 @@ def _token_ids(request: TokenizeRequest, model: ServedModel, created: int) -> li
 
 async def detokenize(request: DetokenizeRequest, model: ServedModel) -> Detokenized:
     """Return the tokens' text; raise InvalidRequestError for an id that the model does not know."""
-    check_ids(request.tokens, model, "tokens")
-    token_bytes = await asyncio.to_thread(model.encoding.decode_bytes, request.tokens)
-    return Detokenized(prompt=token_bytes.decode("utf-8", "replace"))
+    return Detokenized(prompt=await asyncio.to_thread(_text, request.tokens, model))
+
+
+def _text(token_ids: list[int], model: ServedModel) -> str:
+    check_ids(token_ids, model, "tokens")
+    return model.encoding.decode_bytes(token_ids).decode("utf-8", "replace")
 
 
 def tokenizer_info(model: ServedModel) -> TokenizerInfo:

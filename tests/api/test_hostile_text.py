@@ -97,3 +97,31 @@ async def test_text_is_turned_into_tokens_beside_the_event_loop(monkeypatch):
             await client.post(path, json={"model": ALIAS, **fields})
     assert {name for name, _ in threads} == {"encode", "encode_with_special", "decode_bytes"}
     assert threading.get_ident() not in {thread for _, thread in threads}
+
+
+LONG = 300_000
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user"}] * LONG}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": [{}] * LONG}]}, "messages[0].content"),
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}] * LONG}]}, "messages[0].tool_calls"),
+        (CHAT, {"messages": [{"role": "user"}], "tools": [{}] * LONG}, "tools"),
+        ("/v1/completions", {"prompt": [[5]] * LONG}, "prompt"),
+        ("/v1/completions", {"prompt": [5] * (1 << 20 | 1)}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "stop": ["b"] * LONG}, "stop"),
+        ("/v1/completions", {"prompt": "a", "stop_token_ids": [5] * LONG}, "stop_token_ids"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {str(n): 1 for n in range(LONG)}}, "logit_bias"),
+        ("/tokenize", {"messages": [{}] * LONG}, "messages"),
+        ("/detokenize", {"tokens": [5] * (1 << 20 | 1)}, "tokens"),
+    ],
+)
+async def test_a_list_that_is_far_too_long_is_refused_unread(path, fields, param):
+    async with http_client(make_ingress(tokens(ANSWER))) as client:
+        response = await client.post(path, content=json.dumps({"model": ALIAS, **fields}))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    # Of an item that is wrong the message would tell; nobody looked at any.
+    assert "at most" in error["message"] or "fewer" in error["message"]
