@@ -14,7 +14,7 @@ no_end           `<|start|>` or `<|channel|>` inside a message  the end of that 
 stray_token      other control, reserved or unknown ids         nothing
 foreign_speaker  a message of another speaker, `<|start|>user`  the end of the output
 behind_end       anything behind a stop token                   nothing
-bad_utf8         bytes that are no UTF-8                        U+FFFD
+bad_utf8         bytes that are no UTF-8 (but for a cut end)    U+FFFD
 ===============  =============================================  ============================================
 """
 
@@ -43,6 +43,7 @@ _FUNCTIONS = "functions."
 
 # What stands for bytes that are no UTF-8 until they are counted; text decoded from UTF-8 never holds it.
 _BAD_BYTES = "\udcff"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ERRORS = "gptoss_ray.count_bad_bytes"
 
 
@@ -160,7 +161,7 @@ class StreamParser:
         if self._state is _State.HEADER:
             self._close_header()
         if self._state is _State.CONTENT:
-            self._flush()
+            self._flush(is_cut=True)
         return self._take_deltas()
 
     def _take_deltas(self) -> list[Delta]:
@@ -266,9 +267,11 @@ class StreamParser:
         self._num_held = 0
         self._add_delta(decoded, first_token, num_tokens)
 
-    def _flush(self) -> None:
-        """Give up waiting for the rest of a character."""
+    def _flush(self, *, is_cut: bool = False) -> None:
+        """Give up waiting for the rest of a character; an output that was cut inside it is not malformed."""
         if decoded := self._decoder.decode(b"", final=True):
+            if is_cut:
+                decoded = decoded.replace(_BAD_BYTES, _REPLACEMENT)
             self._add_delta(decoded, self._first_held, self._num_held)
         self._decoder.reset()
         self._num_held = 0
@@ -276,7 +279,7 @@ class StreamParser:
     def _add_delta(self, text: str, first_token: int, num_tokens: int) -> None:
         if num_bad := text.count(_BAD_BYTES):
             self.repairs["bad_utf8"] += num_bad
-            text = text.replace(_BAD_BYTES, "\N{REPLACEMENT CHARACTER}")
+            text = text.replace(_BAD_BYTES, _REPLACEMENT)
         if self._channel == "analysis" and self._recipient is None:
             self.num_reasoning_tokens += num_tokens
         self._deltas.append(

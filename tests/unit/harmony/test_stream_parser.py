@@ -176,6 +176,13 @@ def test_bytes_that_are_no_utf8_are_counted_and_the_models_own_replacement_chara
     assert parser.repairs == {"bad_utf8": 2}
 
 
+def test_an_output_cut_inside_a_character_is_not_malformed(encoding: HarmonyEncoding) -> None:
+    token_ids = encoding.encode_with_special("<|channel|>final<|message|>a⋍")[:-1]
+    messages, parser = parse(encoding, token_ids)
+    assert messages == [("final", None, "a\ufffd")]
+    assert not parser.repairs
+
+
 @pytest.mark.parametrize("output", [output for output in MALFORMED if "reserved" not in output])
 def test_a_small_vocabulary_is_parsed_the_same(output: str, small_encoding: HarmonyEncoding) -> None:
     assert parse(small_encoding, small_encoding.encode_with_special(output))[0] == MALFORMED[output]
