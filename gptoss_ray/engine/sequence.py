@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cached_property
 
+from gptoss_ray.engine.token_constraint import TokenConstraint
 from gptoss_ray.errors import GptossError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
 from gptoss_ray.kvcache.block_table import BlockTable
@@ -22,10 +23,18 @@ class Sequence:
         num_computed_tokens: Leading tokens whose KV is in `blocks`.
         output_counts: How often each token stands in the output.
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission, None before.
+        constraint: Which tokens may come next, as far as the output goes; None: any.
     """
 
-    def __init__(self, request: GenerationRequest, blocks: BlockTable, max_context: int) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        blocks: BlockTable,
+        max_context: int,
+        constraint: TokenConstraint | None = None,
+    ) -> None:
         self.request = request
+        self.constraint = constraint
         self.blocks = blocks
         self.block_hashes = BlockHashes(request.cache_salt, block_size=blocks.block_size)
         self.token_ids = [*request.prompt_token_ids, *request.emitted_token_ids]
@@ -69,6 +78,8 @@ class Sequence:
         """Add a drawn token to the output."""
         self.token_ids.append(token_id)
         self.output_counts[token_id] += 1
+        if self.constraint is not None:
+            self.constraint.advance(token_id)
 
     def finish_reason(self) -> FinishReason | None:
         """Why the output is complete as it stands, None when it is not."""

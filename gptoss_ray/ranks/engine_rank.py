@@ -66,6 +66,7 @@ class EngineRank:
         self._loop: StepLoop | None = None
         self._outbox = SinkOutbox(self._abort_lost)
         self._ended: dict[str, asyncio.Future[GptossError | None]] = {}
+        self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
         self._num_messages = 0
         self._prepared: Transformer | None = None
 
@@ -135,22 +136,30 @@ class EngineRank:
         """
         if self._loop is None:
             return UnavailableError("The model is still loading; try again in a moment.")
-        if request.request_id in self._ended:
-            return InvalidRequestError(
-                f"A request with the id {request.request_id!r} is running; ids are unique."
-            )
-        # A caller that is cancelled sends an abort next: what it then finds must be whole.
-        return await asyncio.shield(self._submit(self._loop, request))
-
-    async def _submit(self, loop: StepLoop, request: GenerationRequest) -> GptossError | None:
         request_id = request.request_id
-        self._ended[request_id] = asyncio.get_running_loop().create_future()
-        self._outbox.open_request(request.sink_id, request_id)
+        if request_id in self._ended or request_id in self._submissions:
+            return InvalidRequestError(f"A request with the id {request_id!r} is running; ids are unique.")
+        # A caller that is cancelled sends an abort next: what it then finds must be whole.
+        submission = asyncio.create_task(self._submit(request))
+        self._submissions[request_id] = submission
+        submission.add_done_callback(lambda _: self._submissions.pop(request_id))
+        return await asyncio.shield(submission)
+
+    async def _submit(self, request: GenerationRequest) -> GptossError | None:
+        engine, loop = self._running()
+        request_id, is_open = request.request_id, False
         try:
-            await asyncio.wrap_future(loop.submit(request))
+            # A grammar is compiled in a thread of its own, not in that of the steps.
+            has_grammar = request.params.grammar is not None
+            constraint = await asyncio.to_thread(engine.prepare, request) if has_grammar else None
+            self._ended[request_id] = asyncio.get_running_loop().create_future()
+            self._outbox.open_request(request.sink_id, request_id)
+            is_open = True
+            await asyncio.wrap_future(loop.submit(request, constraint))
         except Exception as error:
-            del self._ended[request_id]
-            self._outbox.close_request(request.sink_id, request_id)
+            if is_open:
+                del self._ended[request_id]
+                self._outbox.close_request(request.sink_id, request_id)
             if isinstance(error, GptossError):
                 return error
             logger.exception("submit_failed request_id=%s", request_id)
@@ -165,6 +174,8 @@ class EngineRank:
 
     async def abort(self, request_id: str) -> None:
         """End a request; its blocks are free when this returns."""
+        if (submission := self._submissions.get(request_id)) is not None:
+            await asyncio.wait((submission,))
         if self._loop is not None:
             await asyncio.wrap_future(self._loop.abort((request_id,)))
 

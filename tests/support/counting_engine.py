@@ -15,6 +15,7 @@ class CountingEngine:
     """Satisfies `SteppedEngine`; `faults` are raised by the next steps, first to last."""
 
     step_s: float = 0.0
+    prepare_s: float = 0.0
     faults: list[Exception] = field(default_factory=list)
     requests: dict[str, GenerationRequest] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -29,7 +30,12 @@ class CountingEngine:
         self.num_agree_calls += 1
         return self.step_sync.agree(StepDemand(len(self.requests), 0, is_leaving=is_leaving))
 
-    def submit(self, request: GenerationRequest) -> None:
+    def prepare(self, request: GenerationRequest) -> None:
+        if request.params.grammar == "wrong":
+            raise InvalidRequestError("The grammar is wrong.", param="grammar")
+        time.sleep(self.prepare_s)
+
+    def submit(self, request: GenerationRequest, constraint: object = None) -> None:
         if 666 in request.prompt_token_ids:
             raise InvalidRequestError("666 is out of range.", param="prompt")
         self.requests[request.request_id] = request

@@ -1,0 +1,124 @@
+"""Grammar texts to grammar states, by llguidance, which works on the bytes of a vocabulary's tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.harmony.tokenizer_files import FILE_NAME
+from gptoss_ray.harmony.vocabulary import (
+    MIN_NUM_CONTROL_TOKENS,
+    NUM_IDS,
+    PATTERN,
+    SHIPPED_FILE,
+    control_tokens,
+)
+from gptoss_ray.structured.grammar_state import GrammarState
+
+MAX_CACHED_GRAMMARS = 128
+
+# Far below llguidance's own, with which a regular expression of 30 characters can take seconds.
+_LIMITS = LLParserLimits(initial_lexer_fuel=50_000, step_lexer_fuel=50_000, verbose_errors=False)
+
+_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
+_QUOTED_LINE = re.compile(r"^\s*\d+ \| ")
+
+
+class GrammarCompiler:
+    """Compiles grammars for one vocabulary, and keeps the latest; its methods may be called from any thread.
+
+    Making one takes about a second for o200k and holds the GIL: a rank does it before it steps. Compiling
+    takes milliseconds and lets go of the GIL.
+
+    Args:
+        encoding: The vocabulary.
+        vocab_size: Columns of the model's logits, at least the encoding's.
+    """
+
+    def __init__(self, encoding: HarmonyEncoding, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._tokenizer = LLTokenizer.from_tiktoken(  # type: ignore[attr-defined]
+            encoder={encoding.token_bytes(rank): rank for rank in range(encoding.num_ranks)},
+            special_tokens=encoding.special_token_ids,
+            pattern=PATTERN,
+            # The calls' own stop token stands in the grammar.
+            eos_token=[encoding.return_],
+            n_vocab=vocab_size,
+        )
+        self._lock = threading.Lock()
+        self._matchers: OrderedDict[bytes, LLMatcher] = OrderedDict()
+
+    @classmethod
+    def load(cls, folder: Path, vocab_size: int) -> GrammarCompiler | None:
+        """Make one for a checkpoint; None where its vocabulary has more ids than its logits have columns.
+
+        Raises:
+            CheckpointError: tokenizer.json is broken.
+        """
+        if vocab_size < NUM_IDS and not (folder / FILE_NAME).exists():
+            return None  # it would be the shipped vocabulary; spares loading it
+        encoding = HarmonyEncoding.load(folder)
+        return cls(encoding, vocab_size) if encoding.vocab_size <= vocab_size else None
+
+    def compile(self, grammar: str) -> GrammarState:
+        """Return the state of an output that has no token yet.
+
+        Raises:
+            InvalidRequestError: The grammar is malformed, says what cannot be enforced, or is too large.
+        """
+        try:
+            key = hashlib.sha256(grammar.encode()).digest()
+        except UnicodeEncodeError:
+            raise _invalid("it has half of a surrogate pair, which is no character") from None
+        with self._lock:
+            matcher = self._matchers.pop(key, None)
+            if matcher is not None:
+                self._matchers[key] = matcher
+        if matcher is None:
+            matcher = self._compile(grammar)
+            with self._lock:
+                self._matchers[key] = matcher
+                if len(self._matchers) > MAX_CACHED_GRAMMARS:
+                    self._matchers.popitem(last=False)
+        return GrammarState(matcher.deep_copy(), self._vocab_size)
+
+    def _compile(self, grammar: str) -> LLMatcher:
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise _invalid(_reason(matcher.get_error()))
+        return matcher
+
+
+@cache
+def grammar_checker() -> GrammarCompiler:
+    """Return a compiler over a vocabulary of single bytes.
+
+    It accepts and refuses what that of any vocabulary does, is made within a millisecond, and lets an ingress
+    refuse a grammar before it gets to a rank.
+    """
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    num_ids = len(ranks) + MIN_NUM_CONTROL_TOKENS
+    encoding = HarmonyEncoding(ranks, control_tokens(len(ranks), num_ids), source=SHIPPED_FILE)
+    return GrammarCompiler(encoding, num_ids)
+
+
+def _invalid(reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"The output cannot be held to this grammar: {reason}.", param="grammar")
+
+
+def _reason(error: str) -> str:
+    """Return llguidance's message without the places and lines of a text that the client never saw."""
+    lines: list[str] = []
+    for line in error.split("\n"):
+        if _QUOTED_LINE.match(line) or line.startswith("<"):
+            break
+        lines.append(_PLACE.sub("", line).strip())
+    return " ".join(lines)[:300].rstrip(" .")
