@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -12,15 +13,18 @@ from gptoss_ray.parallel.step_sync import LocalStepSync, StepAgreement, StepDema
 
 @dataclass
 class CountingEngine:
-    """Satisfies `SteppedEngine`; `faults` are raised by the next steps, first to last."""
+    """Satisfies `SteppedEngine`; `faults` are raised by the next steps, first to last.
+
+    A request with a grammar is prepared once `may_prepare` is set.
+    """
 
     step_s: float = 0.0
-    prepare_s: float = 0.0
     faults: list[Exception] = field(default_factory=list)
     requests: dict[str, GenerationRequest] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     step_sync: StepSync = field(default_factory=LocalStepSync)
     num_agree_calls: int = 0
+    may_prepare: threading.Event = field(default_factory=threading.Event)
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -33,7 +37,7 @@ class CountingEngine:
     def prepare(self, request: GenerationRequest) -> None:
         if request.params.grammar == "wrong":
             raise InvalidRequestError("The grammar is wrong.", param="grammar")
-        time.sleep(self.prepare_s)
+        assert self.may_prepare.wait(10)
 
     def submit(self, request: GenerationRequest, constraint: object = None) -> None:
         if 666 in request.prompt_token_ids:
