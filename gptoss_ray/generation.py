@@ -14,7 +14,6 @@ from gptoss_ray.errors import GptossError, InvalidRequestError
 
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS_ENTRIES = 1024
-MAX_GRAMMAR_CHARS = 1 << 17
 
 
 class FinishReason(str, Enum):
@@ -78,12 +77,6 @@ class SamplingParams:
         _check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
         if self.logprobs is not None:
             _check_range("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
-        if self.grammar is not None and len(self.grammar) > MAX_GRAMMAR_CHARS:
-            raise InvalidRequestError(
-                f"grammar has {len(self.grammar)} characters, the JSON schemas in it included; send at most "
-                f"{MAX_GRAMMAR_CHARS}.",
-                param="grammar",
-            )
         if len(self.logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
             raise InvalidRequestError(
                 f"logit_bias has {len(self.logit_bias)} entries; send at most {MAX_LOGIT_BIAS_ENTRIES}.",

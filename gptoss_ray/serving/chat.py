@@ -18,6 +18,7 @@ from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, logprob_entry
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatMessage, ToolDefinition
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
+from gptoss_ray.serving.structured_request import described_format, grammar_of_chat
 from gptoss_ray.serving.text_gate import TextGate
 
 
@@ -156,8 +157,10 @@ async def start_chat(
     options = PromptOptions(
         current_date=time.strftime("%Y-%m-%d", time.gmtime(created)),
         reasoning_effort=request.effort,
-        tool_choice=request.tool_choice or "auto",
+        tool_choice="none" if request.tool_choice and request.tool_choice.mode == "none" else "auto",
+        response_format=described_format(request),
     )
+    grammar = await grammar_of_chat(request)
     messages = [_message(message) for message in request.messages]
     tools = [_tool(tool) for tool in request.tools or ()]
     prompt = await asyncio.to_thread(render_chat, model.encoding, messages, tools, options)
@@ -168,6 +171,7 @@ async def start_chat(
         num_prompt_tokens=len(prompt),
         max_tokens=request.max_completion_tokens or request.max_tokens,
         logprobs=_num_logprobs(request),
+        grammar=grammar,
     )
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     usage = Usage(prompt_tokens=len(prompt))

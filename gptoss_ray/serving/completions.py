@@ -17,6 +17,7 @@ from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, logprob_entry
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import CompletionRequest
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
+from gptoss_ray.serving.structured_request import grammar_of_completion
 from gptoss_ray.serving.text_gate import TextGate
 
 DEFAULT_MAX_TOKENS = 16
@@ -129,13 +130,18 @@ async def start_completion(
         raise InvalidRequestError(
             f"prompt has {len(request.prompt)} prompts; send at most {MAX_PROMPTS}.", param="prompt"
         )
+    grammar = await grammar_of_completion(request)
     prompts = await asyncio.to_thread(_encode_prompts, request, model)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
     requests = [
         choice_request
         for number, prompt in enumerate(prompts)
         for choice_request in choice_requests(
-            f"{answer_id}-{number}", prompt, _params(request, model, len(prompt)), request.num_choices, tenant
+            f"{answer_id}-{number}",
+            prompt,
+            _params(request, model, len(prompt), grammar),
+            request.num_choices,
+            tenant,
         )
     ]
     usage = Usage(prompt_tokens=sum(map(len, prompts)))
@@ -151,13 +157,16 @@ async def start_completion(
     return Answer(answer_id, model.name, created, stream_all(streams, usage))
 
 
-def _params(request: CompletionRequest, model: ServedModel, num_prompt_tokens: int) -> SamplingParams:
+def _params(
+    request: CompletionRequest, model: ServedModel, num_prompt_tokens: int, grammar: str | None
+) -> SamplingParams:
     return sampling_params(
         request,
         model,
         num_prompt_tokens=num_prompt_tokens,
         max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
         logprobs=request.logprobs,
+        grammar=grammar,
     )
 
 

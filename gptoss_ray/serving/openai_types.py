@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.serving.structured_types import StructuredFields, ToolChoiceField
 
 Effort = Literal["low", "medium", "high"]
 RequestEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -34,13 +35,8 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "best_of": (1,),
     "echo": (False,),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "include_stop_str_in_output": (False,),
     "prompt_logprobs": (),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
@@ -61,7 +57,6 @@ _REFUSED_IN_CHAT: dict[str, tuple[Any, ...]] = {
 }
 _REFUSED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {
     **_REFUSED,
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
 }
 
@@ -97,23 +92,6 @@ def _text_of_part(part: Any, index: int) -> str:
     return text
 
 
-def _only(*supported: str) -> BeforeValidator:
-    """Return a validator that lets null and the supported strings through."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value not in supported:
-            raise _wrong(f"{value!r} is not supported; use {' or '.join(map(repr, supported))}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _no_strict(value: Any) -> Any:
-    if value:
-        raise _wrong("strict tools are not supported; leave it out")
-    return value
-
-
 def _prompts(value: Any) -> Any:
     """Turn OpenAI's four forms of a prompt into a list of strings and lists of ids."""
     if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
@@ -143,7 +121,7 @@ class StreamOptions(_Fields):
     include_usage: bool | None = None
 
 
-class SamplingFields(_Fields):
+class SamplingFields(_Fields, StructuredFields):
     """What chat and completions share; None is the served model's default."""
 
     refused: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -220,7 +198,7 @@ class FunctionDefinition(_Fields):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Annotated[bool | None, BeforeValidator(_no_strict)] = None
+    strict: bool | None = None
 
 
 class ToolDefinition(_Fields):
@@ -228,12 +206,6 @@ class ToolDefinition(_Fields):
 
     type: Literal["function"]
     function: FunctionDefinition
-
-
-class ResponseFormat(_Fields):
-    """Form of the content; text is the only one."""
-
-    type: Annotated[str, _only("text")]
 
 
 class Reasoning(_Fields):
@@ -254,8 +226,7 @@ class ChatCompletionRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[ToolDefinition] | None = None
-    tool_choice: Annotated[Literal["auto", "none"] | None, _only("auto", "none")] = None
-    response_format: ResponseFormat | None = None
+    tool_choice: ToolChoiceField = None
 
     @property
     def effort(self) -> Effort:

@@ -23,6 +23,9 @@ from gptoss_ray.harmony.vocabulary import (
 )
 from gptoss_ray.structured.grammar_state import GrammarState
 
+MAX_GRAMMAR_CHARS = 1 << 17
+"""Of a grammar's text, in which all of a request's JSON schemas stand."""
+
 MAX_CACHED_GRAMMARS = 128
 
 # Far below llguidance's own, with which a regular expression of 30 characters can take seconds.
@@ -74,6 +77,10 @@ class GrammarCompiler:
         Raises:
             InvalidRequestError: The grammar is malformed, says what cannot be enforced, or is too large.
         """
+        if len(grammar) > MAX_GRAMMAR_CHARS:
+            raise _invalid(
+                f"with its JSON schemas it has {len(grammar)} characters, more than {MAX_GRAMMAR_CHARS}"
+            )
         try:
             key = hashlib.sha256(grammar.encode()).digest()
         except UnicodeEncodeError:
