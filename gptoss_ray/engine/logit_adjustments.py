@@ -36,7 +36,7 @@ def adjust_logits(logits: Logits, sequence: Sequence) -> None:
     """
     params = sequence.request.params
     if sequence.constraint is not None:
-        logits[~sequence.constraint.allowed()] = -np.inf
+        np.copyto(logits, -np.inf, where=~sequence.constraint.allowed())
     _penalize_repetition(logits, sequence, params.repetition_penalty)
     _penalize_output(logits, sequence, params)
     for token_id, bias in params.logit_bias:

@@ -17,7 +17,7 @@ from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.planner.memory import experts_per_rank
 from gptoss_ray.ranks.rank_experts import make_dispatcher
-from gptoss_ray.structured.grammar_compiler import GrammarCompiler
+from gptoss_ray.structured.grammar_compiler import CheckpointGrammars
 
 
 def load_engine(
@@ -43,8 +43,7 @@ def load_engine(
     """
     engine, device = config.engine, config.parallel.device
     reader = CheckpointReader.open(config.checkpoint)
-    grammars = GrammarCompiler.load(reader.folder, reader.config.vocab_size)
-    compile_grammar = None if grammars is None else grammars.compile
+    grammars = CheckpointGrammars(reader.folder, reader.config.vocab_size)
     backend = select_backend(engine, reader.config, device)
     # Native kernels have threads of their own, and those of torch would only be in their way.
     torch.set_num_threads(1 if backend.is_native else engine.num_threads)
@@ -58,7 +57,7 @@ def load_engine(
             transformer,
             engine,
             suppressed_token_ids=suppressed_token_ids,
-            compile_grammar=compile_grammar,
+            compile_grammar=grammars.compile,
         )
     model = reader.config
     exchange = TokenExchange(
@@ -90,5 +89,5 @@ def load_engine(
         step_sync=GroupStepSync(link, config.parallel),
         leave_group=link.leave,
         suppressed_token_ids=suppressed_token_ids,
-        compile_grammar=compile_grammar,
+        compile_grammar=grammars.compile,
     )

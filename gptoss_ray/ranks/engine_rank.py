@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gptoss_ray.config import ServedModelConfig
@@ -31,6 +32,7 @@ LoadEngine = Callable[
 _WARM_UP = GenerationRequest(
     request_id="warm-up", prompt_token_ids=(0, 0), params=SamplingParams(max_tokens=2), sink_id=""
 )
+_FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,11 @@ class EngineRank:
             from gptoss_ray.parallel.group_link import GroupLink  # noqa: PLC0415
 
             self._link = GroupLink(self._rank, self._config.parallel)
-        return load(self._config, self._rank, self._link, suppressed_token_ids, self._note_fraction)
+        engine = load(self._config, self._rank, self._link, suppressed_token_ids, self._note_fraction)
+        # Takes seconds once, in which no Python runs; a model without harmony's vocabulary has no grammars.
+        with suppress(InvalidRequestError):
+            engine.prepare(_FIRST_GRAMMAR)
+        return engine
 
     def _running(self) -> tuple[SteppedEngine, StepLoop]:
         assert self._engine is not None and self._loop is not None, "start comes first"

@@ -101,7 +101,7 @@ def _make_and_check(make: Callable[[], Grammar | None]) -> str | None:
 
 def _of_completion(request: CompletionRequest) -> Grammar | None:
     content = _content(request)
-    return content and Grammar(plain_grammar(content.text), (content,))
+    return Grammar(plain_grammar(content.text), (content,)) if content is not None else None
 
 
 def _of_chat(request: ChatCompletionRequest) -> Grammar | None:

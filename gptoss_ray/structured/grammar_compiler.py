@@ -38,8 +38,8 @@ _QUOTED_LINE = re.compile(r"^\s*\d+ \| ")
 class GrammarCompiler:
     """Compiles grammars for one vocabulary, and keeps the latest; its methods may be called from any thread.
 
-    Making one takes about a second for o200k and holds the GIL: a rank does it before it steps. Compiling
-    takes milliseconds and lets go of the GIL.
+    Making one takes a second or two for o200k and holds the GIL. Compiling takes milliseconds, and lets go of
+    the GIL.
 
     Args:
         encoding: The vocabulary.
@@ -58,18 +58,6 @@ class GrammarCompiler:
         )
         self._lock = threading.Lock()
         self._matchers: OrderedDict[bytes, LLMatcher] = OrderedDict()
-
-    @classmethod
-    def load(cls, folder: Path, vocab_size: int) -> GrammarCompiler | None:
-        """Make one for a checkpoint; None where its vocabulary has more ids than its logits have columns.
-
-        Raises:
-            CheckpointError: tokenizer.json is broken.
-        """
-        if vocab_size < NUM_IDS and not (folder / FILE_NAME).exists():
-            return None  # it would be the shipped vocabulary; spares loading it
-        encoding = HarmonyEncoding.load(folder)
-        return cls(encoding, vocab_size) if encoding.vocab_size <= vocab_size else None
 
     def compile(self, grammar: str) -> GrammarState:
         """Return the state of an output that has no token yet.
@@ -102,6 +90,36 @@ class GrammarCompiler:
         if matcher.is_error():
             raise _invalid(_reason(matcher.get_error()))
         return matcher
+
+
+class CheckpointGrammars:
+    """The compiler for a checkpoint, made for the first grammar: a rank compiles one before it steps.
+
+    Args:
+        folder: The checkpoint.
+        vocab_size: Columns of the model's logits.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        self._folder = folder
+        self._vocab_size = vocab_size
+        self._lock = threading.Lock()
+        self._compiler: GrammarCompiler | None = None
+
+    def compile(self, grammar: str) -> GrammarState:
+        """See `GrammarCompiler.compile`; InvalidRequestError, too, where the model speaks no harmony."""
+        with self._lock:
+            if self._compiler is None:
+                self._compiler = self._make()
+        return self._compiler.compile(grammar)
+
+    def _make(self) -> GrammarCompiler:
+        # Without a tokenizer.json it would be the shipped vocabulary, which takes a second to load.
+        if self._vocab_size >= NUM_IDS or (self._folder / FILE_NAME).exists():
+            encoding = HarmonyEncoding.load(self._folder)
+            if encoding.vocab_size <= self._vocab_size:
+                return GrammarCompiler(encoding, self._vocab_size)
+        raise _invalid(f"the model's {self._vocab_size} tokens are fewer than its vocabulary has")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A `TokenSource` over an engine in this process: random weights behind the real serving code."""
+"""A token source over an engine in this process: random weights behind the real serving code."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from collections.abc import AsyncGenerator
 
 from gptoss_ray.engine.engine import Engine
 from gptoss_ray.generation import GenerationRequest, TokenOutput
+from tests.support.scripted_source import ScriptedSource
 
 
-class EngineSource:
-    """Steps the engine as long as one of its requests is being read."""
+class EngineSource(ScriptedSource):
+    """Steps the engine as long as one of its requests is being read, in place of a script."""
 
     def __init__(self, engine: Engine) -> None:
-        self.requests: list[GenerationRequest] = []
+        super().__init__([])
         self._engine = engine
         self._waiting: dict[str, list[TokenOutput]] = {}
-
-    async def ready(self) -> bool:
-        return True
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         self.requests.append(request)

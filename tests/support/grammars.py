@@ -58,15 +58,27 @@ def parse(encoding: HarmonyEncoding, token_ids) -> Parsed:
     return Parsed(messages, parser.num_repairs, parser.is_done)
 
 
+@cache
+def _ending_ids(encoding: HarmonyEncoding) -> tuple[int, ...]:
+    """Tokens that end a string, an object, a list or a message."""
+    texts = [encoding.encode(text) for text in ('"', "}", "]", '"}', "}]", '"]')]
+    return (*(ids[0] for ids in texts if len(ids) == 1), *encoding.special_token_ids.values())
+
+
 def walk(state, encoding: HarmonyEncoding, rng: Random, max_tokens: int = 4000) -> list[int]:
     """Draw allowed tokens up to a stop token, those that end something more often than chance would."""
     token_ids: list[int] = []
     for _ in range(max_tokens):
-        allowed = np.flatnonzero(state.allowed()).tolist()
-        ending = [id_ for id_ in allowed if id_ >= encoding.num_ranks or encoding.token_bytes(id_) in b'"]}']
-        token_id = rng.choice(ending if ending and rng.random() < 0.25 else allowed)
+        allowed = state.allowed()
+        ending = [id_ for id_ in _ending_ids(encoding) if allowed[id_]]
+        token_id = rng.choice(ending) if ending and rng.random() < 0.25 else _any_of(allowed, rng)
         assert state.advance(token_id)
         token_ids.append(token_id)
         if token_id in encoding.stop_token_ids:
             return token_ids
     raise AssertionError(f"no stop token in {max_tokens} tokens")
+
+
+def _any_of(allowed, rng: Random) -> int:
+    token_ids = np.flatnonzero(allowed)
+    return int(token_ids[rng.randrange(len(token_ids))])

@@ -221,22 +221,22 @@ async def test_a_grammar_that_cannot_be_enforced_is_refused_and_its_id_is_free_a
     assert isinstance(refusal, InvalidRequestError)
     assert refusal.param == "grammar"
     engine.may_prepare.set()
-    assert await rank.submit(held_request("r", "right")) is None
+    assert await rank.submit(held_request("r", "slow")) is None
     assert [output.token_ids for output in await read(rank, "r")] == [(0,), (1,), (2,)]
 
 
 async def test_steps_go_on_while_a_grammar_is_compiled(rank, engine):
-    preparing = asyncio.create_task(rank.submit(held_request("held", "right")))
+    preparing = asyncio.create_task(rank.submit(held_request("held", "slow")))
     assert await rank.submit(request("free", max_tokens=20)) is None
     assert len(await read(rank, "free")) == 20
-    assert await rank.submit(held_request("held", "right")) is not None, "the id is taken"
+    assert await rank.submit(held_request("held", "slow")) is not None, "the id is taken"
     engine.may_prepare.set()
     assert await preparing is None
     assert len(await read(rank, "held")) == 3
 
 
 async def test_an_abort_that_comes_while_a_grammar_is_compiled_ends_the_request(rank, engine):
-    submission = asyncio.create_task(rank.submit(held_request("r", "right", max_tokens=10_000)))
+    submission = asyncio.create_task(rank.submit(held_request("r", "slow", max_tokens=10_000)))
     await asyncio.sleep(0.01)
     submission.cancel()
     abort = asyncio.create_task(rank.abort("r"))

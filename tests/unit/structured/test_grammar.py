@@ -136,7 +136,7 @@ def test_a_free_answer_may_be_any_text_but_no_control_token():
 def test_random_walks_end_in_output_that_parses_without_repair_and_validates(compiler, final, calls):
     schemas = {CITY: CITY_SCHEMA, TREE: TREE_SCHEMA}
     seen = set()
-    for seed in range(12):
+    for seed in range(30):
         token_ids = walk(compiler.compile(chat_grammar(final, calls)), encoding(), Random(seed))
         output = parse(encoding(), token_ids)
         assert output.is_done

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.tokenizer_files import write_tokenizer
 from gptoss_ray.structured import grammar_compiler
 from gptoss_ray.structured.grammar import (
@@ -16,7 +17,7 @@ from gptoss_ray.structured.grammar import (
     plain_grammar,
     regex_rule,
 )
-from gptoss_ray.structured.grammar_compiler import GrammarCompiler, grammar_checker
+from gptoss_ray.structured.grammar_compiler import CheckpointGrammars, GrammarCompiler, grammar_checker
 from tests.support.grammars import CITY_SCHEMA, byte_compiler, byte_encoding
 
 ENCODING = byte_encoding()
@@ -122,12 +123,15 @@ def test_threads_may_compile_at_once():
 
 
 def test_a_checkpoint_whose_vocabulary_does_not_fit_its_logits_has_no_grammars(tmp_path):
-    assert GrammarCompiler.load(tmp_path, 512) is None
-    write_tokenizer(tmp_path, 300)
-    assert GrammarCompiler.load(tmp_path, 310) is None
-    compiler = GrammarCompiler.load(tmp_path, 330)
-    assert compiler is not None
-    assert compiler.compile(of_schema({"const": 5})).allowed()[ord("5") : ord("5") + 1].shape == (1,)
+    grammar = of_schema({"const": 5})
+    for num_ranks, vocab_size in ((None, 512), (300, 310)):
+        if num_ranks is not None:
+            write_tokenizer(tmp_path, num_ranks)
+        with pytest.raises(InvalidRequestError, match=f"{vocab_size} tokens"):
+            CheckpointGrammars(tmp_path, vocab_size).compile(grammar)
+    allowed = CheckpointGrammars(tmp_path, 330).compile(grammar).allowed()
+    encoding = HarmonyEncoding.load(tmp_path)
+    assert [encoding.token_bytes(id_) for id_ in np.flatnonzero(allowed)] == [b"5"]
 
 
 @pytest.mark.timeout(30)
