@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.errors import InvalidRequestError, OverloadedError
 from gptoss_ray.harmony.prompt import ResponseFormat
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest, SamplingFields
 from gptoss_ray.serving.structured_types import ToolChoice
@@ -73,10 +73,12 @@ def described_format(request: ChatCompletionRequest) -> ResponseFormat | None:
 
 
 async def _checked(make: Callable[[], Grammar | None]) -> str | None:
-    checking = asyncio.get_running_loop().run_in_executor(_CHECKERS, _make_and_check, make)
+    checking = _CHECKERS.submit(_make_and_check, make)
     try:
-        return await asyncio.wait_for(checking, MAX_CHECK_S)
+        return await asyncio.wait_for(asyncio.wrap_future(checking), MAX_CHECK_S)
     except asyncio.TimeoutError:
+        if checking.cancelled():
+            raise OverloadedError("Too many grammars wait to be checked; try again in a moment.") from None
         raise InvalidRequestError(
             f"The form demanded of the output took more than {MAX_CHECK_S:g} s to check; simplify it."
         ) from None

@@ -29,6 +29,9 @@ MAX_SCHEMA_DEPTH = 64
 MAX_SCHEMA_KEYS = 500
 """Of one object in a schema's JSON, such as its properties: the time to compile grows with their square."""
 
+MAX_SCHEMA_VALUES = 50_000
+"""In a schema's JSON. More would not fit into a grammar, and writing them out holds the GIL."""
+
 MAX_WHITESPACE = 40
 """Characters of white space in a row between the parts of a JSON value: without a bound, a model that knows
 nothing better goes on with spaces until its tokens are used up."""
@@ -50,7 +53,7 @@ def json_rule(schema: dict[str, Any], *, is_strict: bool, param: str) -> str:
         param: The request field that the schema came from.
 
     Raises:
-        InvalidRequestError: The schema is nested too deeply, or has an object of too many keys.
+        InvalidRequestError: The schema is nested too deeply, or has too many values or keys of an object.
     """
     _check_size(schema, param)
     # Replaces options of that name in the client's schema: they are the compiler's, not JSON schema's.
@@ -118,6 +121,7 @@ def chat_grammar(final: str | None, calls: Mapping[str, str]) -> str:
 def _check_size(schema: dict[str, Any], param: str) -> None:
     """Raise InvalidRequestError where a schema, as JSON, is too deep or too wide to compile in time."""
     level: list[Any] = [schema]
+    num_values = 1
     for _ in range(MAX_SCHEMA_DEPTH):
         objects = [value for value in level if isinstance(value, dict)]
         if any(len(value) > MAX_SCHEMA_KEYS for value in objects):
@@ -127,6 +131,11 @@ def _check_size(schema: dict[str, Any], param: str) -> None:
         lists = [value for value in level if isinstance(value, list)]
         level = [child for value in objects for child in value.values()]
         level += [child for value in lists for child in value]
+        num_values += len(level)
+        if num_values > MAX_SCHEMA_VALUES:
+            raise InvalidRequestError(
+                f"{param} has more than {MAX_SCHEMA_VALUES} values; shorten it.", param=param
+            )
         if not level:
             return
     raise InvalidRequestError(

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.errors import InvalidRequestError, OverloadedError
 from gptoss_ray.serving import structured_request
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest, parse_json
 from gptoss_ray.serving.structured_request import grammar_of_chat, grammar_of_completion
@@ -193,7 +194,16 @@ async def test_a_megabyte_of_schema_is_refused_while_the_event_loop_goes_on():
     assert num_turns > 1
 
 
-async def test_a_check_that_takes_too_long_is_a_refusal(monkeypatch):
-    monkeypatch.setattr(structured_request, "MAX_CHECK_S", 0.01)
-    monkeypatch.setattr(structured_request, "_make_and_check", lambda make: time.sleep(0.2))
-    assert "simplify" in (await refusal(chat_grammar, guided_regex="a")).message
+async def test_a_check_that_takes_too_long_is_a_refusal_and_one_that_never_began_may_be_tried_again(
+    monkeypatch,
+):
+    may_end = threading.Event()
+    monkeypatch.setattr(structured_request, "MAX_CHECK_S", 0.05)
+    monkeypatch.setattr(structured_request, "_CHECKERS", ThreadPoolExecutor(1))
+    monkeypatch.setattr(structured_request, "_make_and_check", lambda make: may_end.wait(10))
+    slow = asyncio.create_task(refusal(chat_grammar, guided_regex="a"))
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError):
+        await chat_grammar(guided_regex="b")
+    assert "simplify" in (await slow).message
+    may_end.set()

@@ -12,6 +12,7 @@ from gptoss_ray.structured.grammar import (
     ANY_TEXT,
     MAX_SCHEMA_DEPTH,
     MAX_SCHEMA_KEYS,
+    MAX_SCHEMA_VALUES,
     MAX_WHITESPACE,
     NO_ARGUMENTS,
     chat_grammar,
@@ -195,10 +196,16 @@ def nested(levels: int) -> dict:
     return schema
 
 
-def test_a_schema_that_is_too_deep_or_too_wide_is_refused_by_its_field():
+def test_a_schema_that_is_too_deep_wide_or_long_is_refused_by_its_field():
     json_rule(nested(MAX_SCHEMA_DEPTH), is_strict=True, param="x")
     wide = {f"p{number}": True for number in range(MAX_SCHEMA_KEYS + 1)}
-    for schema in (nested(MAX_SCHEMA_DEPTH + 1), nested(100_000), {"properties": wide}, {"a": [[wide]]}):
+    for schema in (
+        nested(MAX_SCHEMA_DEPTH + 1),
+        nested(100_000),
+        {"properties": wide},
+        {"a": [[wide]]},
+        {"enum": [[1]] * MAX_SCHEMA_VALUES},
+    ):
         with pytest.raises(InvalidRequestError) as caught:
             json_rule(schema, is_strict=False, param="tools[3]")
         assert caught.value.param == "tools[3]"
