@@ -36,25 +36,41 @@ def chat_request(
     messages: str | Sequence[chat_pb2.Message],
     *,
     tools: Sequence[chat_pb2.Tool] = (),
+    tool_choice: chat_pb2.ToolChoice = chat_pb2.TOOL_CHOICE_UNSPECIFIED,
+    allowed_tools: Sequence[str] = (),
     reasoning_effort: chat_pb2.ReasoningEffort = chat_pb2.REASONING_EFFORT_UNSPECIFIED,
+    response_format: common_pb2.ResponseFormat | None = None,
     sampling: common_pb2.SamplingParams | None = None,
 ) -> chat_pb2.ChatRequest:
     """Return a request to answer a conversation; a string is a conversation of one user message."""
     if isinstance(messages, str):
         messages = [chat_pb2.Message(role=chat_pb2.ROLE_USER, content=messages)]
     return chat_pb2.ChatRequest(
-        model=model, messages=messages, tools=tools, reasoning_effort=reasoning_effort, sampling=sampling
+        model=model,
+        messages=messages,
+        tools=tools,
+        tool_choice=tool_choice,
+        allowed_tools=allowed_tools,
+        reasoning_effort=reasoning_effort,
+        response_format=response_format,
+        sampling=sampling,
     )
 
 
 def generate_request(
-    model: str, prompt: str | Sequence[int], *, sampling: common_pb2.SamplingParams | None = None
+    model: str,
+    prompt: str | Sequence[int],
+    *,
+    response_format: common_pb2.ResponseFormat | None = None,
+    sampling: common_pb2.SamplingParams | None = None,
 ) -> generation_pb2.GenerateRequest:
     """Return a request to continue a prompt of text or of token ids."""
+    request = generation_pb2.GenerateRequest(model=model, response_format=response_format, sampling=sampling)
     if isinstance(prompt, str):
-        return generation_pb2.GenerateRequest(model=model, text=prompt, sampling=sampling)
-    token_ids = generation_pb2.TokenIds(ids=prompt)
-    return generation_pb2.GenerateRequest(model=model, token_ids=token_ids, sampling=sampling)
+        request.text = prompt
+    else:
+        request.token_ids.ids.extend(prompt)
+    return request
 
 
 class _Stubs:

@@ -20,12 +20,15 @@ MAY_IMPORT = {
     "parallel": FOUNDATION,
     "planner": FOUNDATION | {"checkpoint"},
     "harmony": {"errors"},
+    "structured": FOUNDATION | {"harmony"},
     "model": FOUNDATION | {"checkpoint", "kernels", "kvcache", "parallel"},
     "engine": FOUNDATION | {"checkpoint", "kernels", "kvcache", "parallel", "model"},
-    "ranks": FOUNDATION | {"checkpoint", "engine", "kernels", "kvcache", "model", "parallel", "planner"},
+    "ranks": FOUNDATION
+    | {"checkpoint", "engine", "kernels", "kvcache", "model", "parallel", "planner", "structured"},
     "client": {"errors", "protos"},
     "http_client": {"errors"},
-    "serving": FOUNDATION | {"checkpoint", "engine", "ranks", "harmony", "protos", "http_client"},
+    "serving": FOUNDATION
+    | {"checkpoint", "engine", "ranks", "harmony", "structured", "protos", "http_client"},
 }
 TOPS = {"cli", "commands", "bench", "demo_training"}
 ONLY_IN = {
@@ -40,6 +43,7 @@ ONLY_IN = {
     "transformers": set(),
     "openai_harmony": set(),
     "openai": set(),
+    "llguidance": {"structured"},
 }
 MAX_LINES = 500
 

@@ -18,6 +18,7 @@ from gptoss_ray.engine.model_runner import ModelRunner
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.token_constraint import CompileGrammar, TokenConstraint
 from gptoss_ray.errors import ConfigError, GroupBrokenError, InvalidRequestError, OverloadedError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.kvcache.block_pool import BlockPool
@@ -70,6 +71,7 @@ class Engine:
         leave_group: Called when a step cannot be completed here, so that the other ranks do not wait for
             it; None: there are none, and the step may be tried again.
         suppressed_token_ids: Ids that are never drawn (reserved ones of the vocabulary).
+        compile_grammar: Makes the constraint of a grammar; None: requests with one are refused.
 
     Raises:
         ConfigError: The KV memory cannot hold what the configuration promises.
@@ -83,6 +85,7 @@ class Engine:
         step_sync: StepSync | None = None,
         leave_group: Callable[[], None] | None = None,
         suppressed_token_ids: ReadOnlySequence[int] = (),
+        compile_grammar: CompileGrammar | None = None,
     ) -> None:
         model = transformer.config
         self._config = config
@@ -103,6 +106,7 @@ class Engine:
         self._sampler = Sampler(model.vocab_size, suppressed_token_ids)
         self._step_sync = step_sync or LocalStepSync()
         self._leave_group = leave_group
+        self._compile_grammar = compile_grammar
         self._placement = 0
         self._staged: tuple[int, Transformer] | None = None
         self._ended_at_submit: dict[str, TokenOutput] = {}
@@ -131,8 +135,37 @@ class Engine:
         """Whether this rank has anything to do in a step."""
         return bool(self._ended_at_submit or self._scheduler.num_running or self._scheduler.num_waiting)
 
-    def submit(self, request: GenerationRequest) -> None:
+    def prepare(self, request: GenerationRequest) -> TokenConstraint | None:
+        """Return what the request's grammar allows behind its emitted tokens, None where it has none.
+
+        May take long, so that it is better done before `submit`; unlike all else, from any thread.
+
+        Raises:
+            InvalidRequestError: The grammar cannot be enforced, or the emitted tokens do not follow it.
+        """
+        grammar = request.params.grammar
+        if grammar is None:
+            return None
+        if self._compile_grammar is None:
+            raise InvalidRequestError(
+                "The served model has no harmony vocabulary, so its output cannot be held to a grammar.",
+                param="grammar",
+            )
+        check_request(request, vocab_size=self._vocab_size, max_context=self.max_context)
+        constraint = self._compile_grammar(grammar)
+        if not all(map(constraint.advance, request.emitted_token_ids)):
+            raise InvalidRequestError(
+                "emitted_token_ids do not follow the request's grammar; send those that it made.",
+                param="emitted_token_ids",
+            )
+        return constraint
+
+    def submit(self, request: GenerationRequest, constraint: TokenConstraint | None = None) -> None:
         """Queue a request behind all others; its tokens come out of later steps.
+
+        Args:
+            request: What to generate.
+            constraint: As `prepare` returned it for the request; prepared now where it is missing.
 
         Raises:
             InvalidRequestError: The engine could never serve it, or its id is in use.
@@ -146,7 +179,10 @@ class Engine:
                 param="request_id",
             )
         self._check_queue()
-        sequence = Sequence(request, BlockTable(self._pool, self._geometry), self.max_context)
+        if constraint is None:
+            constraint = self.prepare(request)
+        blocks = BlockTable(self._pool, self._geometry)
+        sequence = Sequence(request, blocks, self.max_context, constraint)
         finish_reason = sequence.finish_reason()
         if finish_reason is not None:
             output = sequence.output(sequence.num_output_tokens, finish_reason=finish_reason)

@@ -1,7 +1,7 @@
 """What a request asks to change in the model's logits before a token is drawn.
 
-Order: penalties on the model's own logits, then the bias (so that ±100 stays absolute), then the
-stop tokens that may not come yet.
+Order: what the grammar forbids (nothing later brings it back), penalties on the model's own logits, then
+the bias (so that ±100 stays absolute), then the stop tokens that may not come yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def needs_adjustment(sequence: Sequence) -> bool:
     """Whether `adjust_logits` would change anything for the sequence's next token."""
     params = sequence.request.params
     return (
-        params.repetition_penalty != 1.0
+        sequence.constraint is not None
+        or params.repetition_penalty != 1.0
         or params.presence_penalty != 0.0
         or params.frequency_penalty != 0.0
         or bool(params.logit_bias)
@@ -28,14 +29,29 @@ def needs_adjustment(sequence: Sequence) -> bool:
 
 
 def adjust_logits(logits: Logits, sequence: Sequence) -> None:
-    """Apply penalties, bias and the minimum length to logits [vocab] in place."""
+    """Apply grammar, penalties, bias and the minimum length to logits [vocab] in place.
+
+    Raises:
+        InvalidRequestError: The grammar has no next token.
+    """
     params = sequence.request.params
+    if sequence.constraint is not None:
+        np.copyto(logits, -np.inf, where=~sequence.constraint.allowed())
     _penalize_repetition(logits, sequence, params.repetition_penalty)
     _penalize_output(logits, sequence, params)
     for token_id, bias in params.logit_bias:
         logits[token_id] += bias
     if sequence.num_output_tokens < params.min_tokens:
-        logits[list(params.stop_token_ids)] = -np.inf
+        _forbid_stopping(logits, sequence)
+
+
+def _forbid_stopping(logits: Logits, sequence: Sequence) -> None:
+    """Rule stop tokens out, unless the output is complete by its grammar and can only stop."""
+    stop_token_ids = list(sequence.request.params.stop_token_ids)
+    stopping = logits[stop_token_ids]
+    logits[stop_token_ids] = -np.inf
+    if sequence.constraint is not None and logits.max() == -np.inf:
+        logits[stop_token_ids] = stopping
 
 
 def _penalize_repetition(logits: Logits, sequence: Sequence, penalty: float) -> None:

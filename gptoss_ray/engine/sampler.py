@@ -13,7 +13,7 @@ from gptoss_ray.engine.draw import Floats, draw_token, keyed_uniform, log_normal
 from gptoss_ray.engine.logit_adjustments import adjust_logits, needs_adjustment
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.step_plan import ScheduledChunk
-from gptoss_ray.errors import GptossError, InternalError
+from gptoss_ray.errors import GptossError, InternalError, InvalidRequestError
 from gptoss_ray.generation import TokenLogprobs
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ class Sampler:
         try:
             token_id = self._choose(row, sequence)
             return SampledToken(token_id, self._logprobs(row, token_id, sequence.request.params.logprobs))
+        except InvalidRequestError as error:
+            return error
         except Exception:
             logger.exception("sampling_failed request_id=%s", sequence.request_id)
             return InternalError(

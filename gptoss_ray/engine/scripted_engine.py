@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from gptoss_ray.engine.engine import EngineStats
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
+from gptoss_ray.engine.token_constraint import TokenConstraint
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.parallel.step_sync import LocalStepSync, StepAgreement, StepDemand, StepSync
@@ -49,7 +50,14 @@ class ScriptedEngine:
         """Refuse other experts; a rank stages them only where experts move."""
         raise TypeError(f"a scripted engine cannot use placement {version} of {type(transformer).__name__}")
 
-    def submit(self, request: GenerationRequest) -> None:
+    def prepare(self, request: GenerationRequest) -> None:
+        """See `Engine.prepare`; a script follows a grammar or not, as it was written."""
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        constraint: TokenConstraint | None = None,  # noqa: ARG002
+    ) -> None:
         """Start a request in the next step; raise InvalidRequestError where its id is in use."""
         if request.request_id in self._live:
             raise InvalidRequestError(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 
+from gptoss_ray.engine.token_constraint import TokenConstraint
 from gptoss_ray.errors import GptossError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
 from gptoss_ray.kvcache.block_table import BlockTable
@@ -25,10 +26,18 @@ class Sequence:
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission, None before.
         num_scored_tokens: Leading prompt tokens whose successor's log probability is known; it counts none
             where nobody asked, and what was scored once stays so through a preemption.
+        constraint: Which tokens may come next, as far as the output goes; None: any.
     """
 
-    def __init__(self, request: GenerationRequest, blocks: BlockTable, max_context: int) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        blocks: BlockTable,
+        max_context: int,
+        constraint: TokenConstraint | None = None,
+    ) -> None:
         self.request = request
+        self.constraint = constraint
         self.blocks = blocks
         self.block_hashes = BlockHashes(request.cache_salt, block_size=blocks.block_size)
         self.token_ids = [*request.prompt_token_ids, *request.emitted_token_ids]
@@ -88,6 +97,8 @@ class Sequence:
         """Add a drawn token to the output."""
         self.token_ids.append(token_id)
         self.output_counts[token_id] += 1
+        if self.constraint is not None:
+            self.constraint.advance(token_id)
 
     def finish_reason(self) -> FinishReason | None:
         """Why the output is complete as it stands, None when it is not."""

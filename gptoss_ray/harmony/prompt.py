@@ -12,6 +12,7 @@ Layout and wording are those of openai-harmony, the test oracle. Where we differ
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,21 +65,32 @@ class Tool:
     parameters: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """The form that the final answer is to have: a JSON schema by name."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptOptions:
-    """What the system message says beside its fixed text.
+    """What the system and developer messages say beside their fixed text and the chat's.
 
     Attributes:
         current_date: "YYYY-MM-DD"; hold it still within a conversation, or every prefix-cache hit is lost.
         reasoning_effort: "low", "medium" or "high".
         tool_choice: "none" hides the tools from the model.
         opens_answer: Whether the prompt ends in `<|start|>assistant`, behind which the model goes on.
+        response_format: Described at the end of the developer message.
     """
 
     current_date: str
     reasoning_effort: str = "medium"
     tool_choice: Literal["auto", "none"] = "auto"
     opens_answer: bool = True
+    response_format: ResponseFormat | None = None
 
     def __post_init__(self) -> None:
         if self.reasoning_effort not in REASONING_EFFORTS:
@@ -104,7 +116,8 @@ def render_chat(
     renderer = _Renderer(encoding)
     renderer.system(options, has_tools=bool(tools))
     num_leading = _num_leading_instructions(messages)
-    renderer.developer([message.content or "" for message in messages[:num_leading]], tools)
+    leading = [message.content or "" for message in messages[:num_leading]]
+    renderer.developer(leading, tools, options.response_format)
     last_final = max((i for i, message in enumerate(messages) if _is_final(message)), default=-1)
     for index, message in enumerate(messages[num_leading:], start=num_leading):
         renderer.message(index, message, keep_reasoning=index > last_final)
@@ -146,13 +159,20 @@ class _Renderer:
         self._message("system", text, param="messages")
 
     def developer(
-        self, instructions: Sequence[str], tools: Sequence[Tool], *, param: str = "messages"
+        self,
+        instructions: Sequence[str],
+        tools: Sequence[Tool] = (),
+        response_format: ResponseFormat | None = None,
+        *,
+        param: str = "messages",
     ) -> None:
-        """Write a developer message; none where there are neither instructions nor tools."""
+        """Write a developer message; none where there is nothing to say in it."""
         text = "\n\n".join(filter(None, instructions))
         sections = [f"# Instructions\n\n{text}"] if text else []
         if tools:
             sections.append(_describe_tools(tools))
+        if response_format is not None:
+            sections.append(_describe_format(response_format))
         if sections:
             self._message("developer", "\n\n".join(sections), param=param)
 
@@ -166,7 +186,7 @@ class _Renderer:
         elif message.role == "user":
             self._message("user", message.content or "", param=f"{param}.content")
         elif message.role in ("system", "developer"):
-            self.developer([message.content or ""], (), param=f"{param}.content")
+            self.developer([message.content or ""], param=f"{param}.content")
         else:
             raise InvalidRequestError(
                 f"{param}.role is {message.role!r}; it must be system, developer, user, assistant or tool.",
@@ -249,6 +269,13 @@ def _describe_tools(tools: Sequence[Tool]) -> str:
         lines.append(f"type {tool.name} = ({f'_: {arguments}' if arguments else ''}) => any;\n")
     lines.append("} // namespace functions")
     return "\n".join(lines)
+
+
+def _describe_format(response_format: ResponseFormat) -> str:
+    """Return the developer message's section that tells the form of the answer."""
+    schema = json.dumps(response_format.schema, ensure_ascii=False, separators=(",", ":"))
+    lines = ["# Response Formats\n", f"## {response_format.name}\n"]
+    return "\n".join([*lines, *comment_lines(response_format.description), schema])
 
 
 def _check_name(name: str, param: str) -> None:

@@ -17,6 +17,7 @@ from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.planner.memory import experts_per_rank
 from gptoss_ray.ranks.rank_experts import make_dispatcher
+from gptoss_ray.structured.grammar_compiler import CheckpointGrammars
 
 
 def load_engine(
@@ -42,6 +43,7 @@ def load_engine(
     """
     engine, device = config.engine, config.parallel.device
     reader = CheckpointReader.open(config.checkpoint)
+    grammars = CheckpointGrammars(reader.folder, reader.config.vocab_size)
     backend = select_backend(engine, reader.config, device)
     # Native kernels have threads of their own, and those of torch would only be in their way.
     torch.set_num_threads(1 if backend.is_native else engine.num_threads)
@@ -51,7 +53,12 @@ def load_engine(
 
     if link is None:
         transformer = Transformer.load(reader, engine, device=device, progress=note)
-        return Engine(transformer, engine, suppressed_token_ids=suppressed_token_ids)
+        return Engine(
+            transformer,
+            engine,
+            suppressed_token_ids=suppressed_token_ids,
+            compile_grammar=grammars.compile,
+        )
     model = reader.config
     exchange = TokenExchange(
         link,
@@ -82,4 +89,5 @@ def load_engine(
         step_sync=GroupStepSync(link, config.parallel),
         leave_group=link.leave,
         suppressed_token_ids=suppressed_token_ids,
+        compile_grammar=grammars.compile,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gptoss_ray.config import ServedModelConfig
@@ -31,6 +32,7 @@ LoadEngine = Callable[
 _WARM_UP = GenerationRequest(
     request_id="warm-up", prompt_token_ids=(0, 0), params=SamplingParams(max_tokens=2), sink_id=""
 )
+_FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class EngineRank:
         self._loop: StepLoop | None = None
         self._outbox = SinkOutbox(self._abort_lost)
         self._ended: dict[str, asyncio.Future[GptossError | None]] = {}
+        self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
         self._num_messages = 0
         self._prepared: Transformer | None = None
 
@@ -135,22 +138,30 @@ class EngineRank:
         """
         if self._loop is None:
             return UnavailableError("The model is still loading; try again in a moment.")
-        if request.request_id in self._ended:
-            return InvalidRequestError(
-                f"A request with the id {request.request_id!r} is running; ids are unique."
-            )
-        # A caller that is cancelled sends an abort next: what it then finds must be whole.
-        return await asyncio.shield(self._submit(self._loop, request))
-
-    async def _submit(self, loop: StepLoop, request: GenerationRequest) -> GptossError | None:
         request_id = request.request_id
-        self._ended[request_id] = asyncio.get_running_loop().create_future()
-        self._outbox.open_request(request.sink_id, request_id)
+        if request_id in self._ended or request_id in self._submissions:
+            return InvalidRequestError(f"A request with the id {request_id!r} is running; ids are unique.")
+        # A caller that is cancelled sends an abort next: what it then finds must be whole.
+        submission = asyncio.create_task(self._submit(request))
+        self._submissions[request_id] = submission
+        submission.add_done_callback(lambda _: self._submissions.pop(request_id))
+        return await asyncio.shield(submission)
+
+    async def _submit(self, request: GenerationRequest) -> GptossError | None:
+        engine, loop = self._running()
+        request_id, is_open = request.request_id, False
         try:
-            await asyncio.wrap_future(loop.submit(request))
+            # A grammar is compiled in a thread of its own, not in that of the steps.
+            has_grammar = request.params.grammar is not None
+            constraint = await asyncio.to_thread(engine.prepare, request) if has_grammar else None
+            self._ended[request_id] = asyncio.get_running_loop().create_future()
+            self._outbox.open_request(request.sink_id, request_id)
+            is_open = True
+            await asyncio.wrap_future(loop.submit(request, constraint))
         except Exception as error:
-            del self._ended[request_id]
-            self._outbox.close_request(request.sink_id, request_id)
+            if is_open:
+                del self._ended[request_id]
+                self._outbox.close_request(request.sink_id, request_id)
             if isinstance(error, GptossError):
                 return error
             logger.exception("submit_failed request_id=%s", request_id)
@@ -165,6 +176,8 @@ class EngineRank:
 
     async def abort(self, request_id: str) -> None:
         """End a request; its blocks are free when this returns."""
+        if (submission := self._submissions.get(request_id)) is not None:
+            await asyncio.wait((submission,))
         if self._loop is not None:
             await asyncio.wrap_future(self._loop.abort((request_id,)))
 
@@ -247,7 +260,11 @@ class EngineRank:
             from gptoss_ray.parallel.group_link import GroupLink  # noqa: PLC0415
 
             self._link = GroupLink(self._rank, self._config.parallel)
-        return load(self._config, self._rank, self._link, suppressed_token_ids, self._note_fraction)
+        engine = load(self._config, self._rank, self._link, suppressed_token_ids, self._note_fraction)
+        # Takes seconds once, in which no Python runs; a model without harmony's vocabulary has no grammars.
+        with suppress(InvalidRequestError):
+            engine.prepare(_FIRST_GRAMMAR)
+        return engine
 
     def _running(self) -> tuple[SteppedEngine, StepLoop]:
         assert self._engine is not None and self._loop is not None, "start comes first"

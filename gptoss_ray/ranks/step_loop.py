@@ -21,6 +21,7 @@ from gptoss_ray.parallel.lockstep import FIRST_PHASE, Event, Phase, agreed, next
 from gptoss_ray.parallel.step_sync import StepAgreement
 
 if TYPE_CHECKING:
+    from gptoss_ray.engine.token_constraint import TokenConstraint
     from gptoss_ray.model.transformer import Transformer
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,19 @@ STEP_DEADLINE_FACTOR = 10.0
 
 
 class SteppedEngine(Protocol):
-    """What the loop needs of an engine; only the loop's thread touches it."""
+    """What the loop needs of an engine; only the loop's thread touches it, but for `prepare`."""
 
     @property
     def heartbeat_s(self) -> float | None:
         """Longest wait before `agree` is called again; None: a rank alone, for which nobody waits."""
         ...
 
-    def submit(self, request: GenerationRequest) -> None:
-        """Queue a request; raises a GptossError where it is refused."""
+    def prepare(self, request: GenerationRequest) -> TokenConstraint | None:
+        """Do what may take long before `submit`, in any thread; GptossError where the request is refused."""
+        ...
+
+    def submit(self, request: GenerationRequest, constraint: TokenConstraint | None = None) -> None:
+        """Queue a request with what `prepare` returned; raises a GptossError where it is refused."""
         ...
 
     def abort(self, request_id: str) -> bool:
@@ -126,9 +131,9 @@ class StepLoop:
         """Meet the other ranks now, as one of them has got a request; without it they wait a heartbeat."""
         self._inbox.put(_Call(lambda: True, Event.WOKEN))
 
-    def submit(self, request: GenerationRequest) -> Future[None]:
+    def submit(self, request: GenerationRequest, constraint: TokenConstraint | None = None) -> Future[None]:
         """Hand a request to the engine before its next step; the future raises where it is refused."""
-        return self._call(lambda: self._submit(request), Event.SUBMITTED)
+        return self._call(lambda: self._submit(request, constraint), Event.SUBMITTED)
 
     def abort(self, request_ids: Iterable[str]) -> Future[None]:
         """Abort those of the requests that still live; each ends with `FinishReason.ABORT`."""
@@ -263,10 +268,10 @@ class StepLoop:
 
     # Calls
 
-    def _submit(self, request: GenerationRequest) -> None:
+    def _submit(self, request: GenerationRequest, constraint: TokenConstraint | None) -> None:
         if self._group_error is not None:
             raise _lost_rank_error()
-        self._engine.submit(request)
+        self._engine.submit(request, constraint)
         self._live[request.request_id] = _LiveRequest(request.sink_id, len(request.emitted_token_ids))
 
     def _abort(self, request_ids: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
+from gptoss_ray.serving.structured_request import grammar_of_chat
 from gptoss_ray.serving.text_gate import TextGate
 
 Remember = Callable[[list[str], str], None]
@@ -181,6 +182,7 @@ async def start_chat(
     """
     check_counts(request, limits)
     check_sizes(request, limits)
+    grammar = await grammar_of_chat(request)
     messages = conversation(request, partial(reasoning.find, tenant))
     prompt = await asyncio.to_thread(render_request, request, messages, model.encoding, created=created)
     check_prompt(prompt, model, "messages")
@@ -190,6 +192,7 @@ async def start_chat(
         num_prompt_tokens=len(prompt),
         max_tokens=request.max_completion_tokens or request.max_tokens,
         logprobs=_num_logprobs(request),
+        grammar=grammar,
     )
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     usage = Usage(prompt_tokens=len(prompt))

@@ -10,6 +10,7 @@ from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.prompt import Message, PromptOptions, Tool, ToolCall, render_chat
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatMessage, ToolDefinition
+from gptoss_ray.serving.structured_request import described_format
 
 Recall = Callable[[Iterable[str]], str | None]
 """Call ids to what the model thought before these calls, None where that is not known."""
@@ -46,8 +47,9 @@ def render_request(
     options = PromptOptions(
         current_date=time.strftime("%Y-%m-%d", time.gmtime(created)),
         reasoning_effort=request.effort,
-        tool_choice=request.tool_choice or "auto",
+        tool_choice="none" if request.tool_choice and request.tool_choice.mode == "none" else "auto",
         opens_answer=opens_answer,
+        response_format=described_format(request),
     )
     tools = [_tool(tool) for tool in request.tools or ()]
     return render_chat(encoding, messages, tools, options)

@@ -23,6 +23,7 @@ from gptoss_ray.serving.sampling import (
     encode_prompt,
     sampling_params,
 )
+from gptoss_ray.serving.structured_request import grammar_of_completion
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -54,13 +55,18 @@ async def start_completion(
     """
     check_counts(request, limits)
     _check_best_of(request)
+    grammar = await grammar_of_completion(request)
     prompts = await asyncio.to_thread(_encode_prompts, request, model)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
     requests = [
         choice_request
         for number, prompt in enumerate(prompts)
         for choice_request in choice_requests(
-            f"{answer_id}-{number}", prompt, _params(request, model, len(prompt)), request.num_drawn, tenant
+            f"{answer_id}-{number}",
+            prompt,
+            _params(request, model, len(prompt), grammar),
+            request.num_drawn,
+            tenant,
         )
     ]
     usage = Usage(prompt_tokens=sum(map(len, prompts)))
@@ -114,7 +120,9 @@ def _check_best_of(request: CompletionRequest) -> None:
         )
 
 
-def _params(request: CompletionRequest, model: ServedModel, num_prompt_tokens: int) -> SamplingParams:
+def _params(
+    request: CompletionRequest, model: ServedModel, num_prompt_tokens: int, grammar: str | None
+) -> SamplingParams:
     return sampling_params(
         request,
         model,
@@ -123,6 +131,7 @@ def _params(request: CompletionRequest, model: ServedModel, num_prompt_tokens: i
         # The best of several is found by them.
         logprobs=0 if request.logprobs is None and request.best_of else request.logprobs,
         prompt_logprobs=request.logprobs if request.echo else None,
+        grammar=grammar,
     )
 
 

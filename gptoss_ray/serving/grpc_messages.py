@@ -32,6 +32,7 @@ _TOOL_CHOICES = {
     chat_pb2.TOOL_CHOICE_UNSPECIFIED: None,
     chat_pb2.TOOL_CHOICE_AUTO: "auto",
     chat_pb2.TOOL_CHOICE_NONE: "none",
+    chat_pb2.TOOL_CHOICE_REQUIRED: "required",
 }
 _FINISH_REASONS = {
     None: common_pb2.FINISH_REASON_UNSPECIFIED,
@@ -45,10 +46,11 @@ def chat_request(message: chat_pb2.ChatRequest) -> ChatCompletionRequest:
     """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
     fields = {
         **_sampling_fields(message.sampling),
+        **_form_fields(message.response_format),
         "model": message.model,
         "messages": [_message(item, f"messages[{index}]") for index, item in enumerate(message.messages)],
         "tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(message.tools)],
-        "tool_choice": _known(_TOOL_CHOICES, message.tool_choice, "tool_choice"),
+        "tool_choice": _tool_choice(message),
         "reasoning_effort": _known(_EFFORTS, message.reasoning_effort, "reasoning_effort"),
     }
     fields["logprobs"] = "top_logprobs" in fields
@@ -62,7 +64,7 @@ def completion_request(
     prompt = message.WhichOneof("prompt")
     if prompt is None:
         raise InvalidRequestError("prompt is missing; send text or token_ids.", param="prompt")
-    fields = _sampling_fields(message.sampling)
+    fields = _sampling_fields(message.sampling) | _form_fields(message.response_format)
     fields["logprobs"] = fields.pop("top_logprobs", None)
     fields["prompt"] = [message.text if prompt == "text" else list(message.token_ids.ids)]
     fields |= {"model": message.model, "stream": streams, "echo": message.echo}
@@ -81,6 +83,38 @@ def _sampling_fields(sampling: common_pb2.SamplingParams) -> dict[str, Any]:
     }
 
 
+def _form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
+    """Return the form of the answer in the fields of HTTP."""
+    form = wanted.WhichOneof("form")
+    if form is None or (form == "json_object" and not wanted.json_object):
+        return {}
+    if form == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if form == "json_schema":
+        schema = wanted.json_schema
+        json_schema = {
+            "name": schema.name,
+            "description": schema.description,
+            "schema": _json(schema.schema_json, "response_format.json_schema.schema_json"),
+            "strict": schema.strict,
+        }
+        return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    extras: dict[str, Any] = {
+        "regex": {"regex": wanted.regex},
+        "choices": {"choice": list(wanted.choices.texts)},
+        "lark": {"grammar": wanted.lark},
+    }
+    return {"structured_outputs": extras[form]}
+
+
+def _tool_choice(message: chat_pb2.ChatRequest) -> Any:
+    mode = _known(_TOOL_CHOICES, message.tool_choice, "tool_choice")
+    if not message.allowed_tools:
+        return mode
+    tools = [{"type": "function", "function": {"name": name}} for name in message.allowed_tools]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode or "auto", "tools": tools}}
+
+
 def _message(message: chat_pb2.Message, path: str) -> dict[str, Any]:
     calls = [
         {"id": call.id, "function": {"name": call.name, "arguments": call.arguments_json}}
@@ -97,13 +131,21 @@ def _message(message: chat_pb2.Message, path: str) -> dict[str, Any]:
 
 
 def _tool(tool: chat_pb2.Tool, path: str) -> dict[str, Any]:
-    try:
-        parameters = from_json(tool.parameters_json) if tool.parameters_json else None
-    except ValueError as error:
-        param = f"{path}.parameters_json"
-        raise InvalidRequestError(f"{param} is not valid JSON: {error}.", param=param) from None
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": _json(tool.parameters_json, f"{path}.parameters_json"),
+        "strict": tool.strict,
+    }
     return {"type": "function", "function": function}
+
+
+def _json(text: str, param: str) -> Any:
+    """Return the value of a JSON text, None of an empty one; raise InvalidRequestError naming the field."""
+    try:
+        return from_json(text) if text else None
+    except ValueError as error:
+        raise InvalidRequestError(f"{param} is not valid JSON: {error}.", param=param) from None
 
 
 def _known(names: dict[Any, Any], value: int, path: str) -> Any:

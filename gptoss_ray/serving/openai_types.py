@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from gptoss_ray.errors import ContextLengthExceededError, InvalidRequestError
 from gptoss_ray.generation import MAX_LOGIT_BIAS_ENTRIES
-
-MAX_ITEMS = 16_384
-"""Of any list in a request; limits of the configuration are lower. Longer ones are refused unread, because
-reading them would hold up everybody's streams."""
+from gptoss_ray.serving.request_fields import MAX_ITEMS, RequestFields, at_most, wrong
+from gptoss_ray.serving.structured_types import StructuredFields, ToolChoiceField
 
 MAX_PROMPTS = 128
 MAX_PROMPT_IDS = 1 << 20
@@ -42,12 +40,7 @@ _TEXT_OF_PART = {"text": "text", "input_text": "text", "output_text": "text", "r
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": (),
     "bad_words": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "prompt_logprobs": (),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
@@ -70,32 +63,15 @@ _REFUSED_IN_CHAT: dict[str, tuple[Any, ...]] = {
 }
 _REFUSED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {
     **_REFUSED,
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
 }
-
-
-def _wrong(message: str) -> PydanticCustomError:
-    """Return a field validator's error; the message may hold braces of its own."""
-    return PydanticCustomError("wrong_value", "{text}", {"text": message})
-
-
-def at_most(limit: int) -> BeforeValidator:
-    """Return a validator that refuses a longer list or mapping before its items are looked at."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, list | dict) and len(value) > limit:
-            raise _wrong(f"has {len(value)} items; send at most {limit}")
-        return value
-
-    return BeforeValidator(check)
 
 
 def _list_of_strings(value: Any) -> Any:
     """Turn null, a string or a list of strings into a list without empty strings."""
     strings = [value] if isinstance(value, str) else value or []
     if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
-        raise _wrong("must be a string or a list of strings")
+        raise wrong("must be a string or a list of strings")
     return [text for text in strings if text]
 
 
@@ -104,7 +80,7 @@ def _join_parts(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     if len(value) > MAX_ITEMS:
-        raise _wrong(f"has {len(value)} parts; send at most {MAX_ITEMS}")
+        raise wrong(f"has {len(value)} parts; send at most {MAX_ITEMS}")
     return "".join(_text_of_part(part, index) for index, part in enumerate(value))
 
 
@@ -113,27 +89,10 @@ def _text_of_part(part: Any, index: int) -> str:
     key = _TEXT_OF_PART.get(kind) if isinstance(kind, str) else None
     text = part.get(key) if key else None
     if not isinstance(text, str):
-        raise _wrong(
+        raise wrong(
             f"part {index} has type {kind!r}; only parts of type 'text' that hold a text are supported"
         )
     return text
-
-
-def _only(*supported: str) -> BeforeValidator:
-    """Return a validator that lets null and the supported strings through."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value not in supported:
-            raise _wrong(f"{value!r} is not supported; use {' or '.join(map(repr, supported))}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _no_strict(value: Any) -> Any:
-    if value:
-        raise _wrong("strict tools are not supported; leave it out")
-    return value
 
 
 def _prompts(value: Any) -> Any:
@@ -141,7 +100,7 @@ def _prompts(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
         value = [value]
     if isinstance(value, list) and len(value) > MAX_PROMPTS:
-        raise _wrong(f"has {len(value)} prompts; send at most {MAX_PROMPTS}")
+        raise wrong(f"has {len(value)} prompts; send at most {MAX_PROMPTS}")
     if (
         isinstance(value, list)
         and sum(len(item) for item in value if isinstance(item, list)) > MAX_PROMPT_IDS
@@ -150,7 +109,7 @@ def _prompts(value: Any) -> Any:
             f"prompt has more than {MAX_PROMPT_IDS} token ids; send fewer.", param="prompt"
         )
     if not isinstance(value, list) or not value or not all(_is_prompt(prompt) for prompt in value):
-        raise _wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
+        raise wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
     return value
 
 
@@ -176,20 +135,14 @@ class RefusalPart(TypedDict):
     refusal: str
 
 
-class _Fields(BaseModel):
-    """Base: strict types (no number in place of a string), unknown keys ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class StreamOptions(_Fields):
+class StreamOptions(RequestFields):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class SamplingFields(_Fields):
+class SamplingFields(StructuredFields):
     """What chat and completions share; None is the served model's default."""
 
     refused: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -212,7 +165,7 @@ class SamplingFields(_Fields):
         list[str],
         BeforeValidator(_list_of_strings, json_schema_input_type=str | list[str] | None),
         at_most(MAX_ITEMS),
-    ] = []
+    ] = Field(default_factory=list)
     stop_token_ids: Annotated[list[int] | None, at_most(MAX_ITEMS)] = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
@@ -251,14 +204,14 @@ class SamplingFields(_Fields):
         )
 
 
-class FunctionCall(_Fields):
+class FunctionCall(RequestFields):
     """Name and arguments (JSON text) of a call in an assistant's message."""
 
     name: str
     arguments: str
 
 
-class ToolCallPart(_Fields):
+class ToolCallPart(RequestFields):
     """A call in an assistant's message."""
 
     id: str
@@ -266,7 +219,7 @@ class ToolCallPart(_Fields):
     function: FunctionCall
 
 
-class ChatMessage(_Fields):
+class ChatMessage(RequestFields):
     """One message; content may be a string, null, absent, or a list of text parts.
 
     `function_call` and the role "function", which answers it by `name`, are OpenAI's older form of calls.
@@ -285,29 +238,23 @@ class ChatMessage(_Fields):
     name: str | None = None
 
 
-class FunctionDefinition(_Fields):
+class FunctionDefinition(RequestFields):
     """A function that the model may call."""
 
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Annotated[bool | None, BeforeValidator(_no_strict)] = None
+    strict: bool | None = None
 
 
-class ToolDefinition(_Fields):
+class ToolDefinition(RequestFields):
     """A tool that the model may call."""
 
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class ResponseFormat(_Fields):
-    """Form of the content; text is the only one."""
-
-    type: Annotated[str, _only("text")]
-
-
-class Reasoning(_Fields):
+class Reasoning(RequestFields):
     """The Responses API's way to say how much to think."""
 
     effort: RequestEffort | None = None
@@ -325,8 +272,7 @@ class ChatCompletionRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: Annotated[list[ToolDefinition] | None, at_most(MAX_ITEMS)] = None
-    tool_choice: Annotated[Literal["auto", "none"] | None, _only("auto", "none")] = None
-    response_format: ResponseFormat | None = None
+    tool_choice: ToolChoiceField = None
 
     @property
     def effort(self) -> Effort:

@@ -71,18 +71,20 @@ def sampling_params(
     max_tokens: int | None,
     logprobs: int | None,
     prompt_logprobs: int | None = None,
+    grammar: str | None = None,
 ) -> SamplingParams:
     """Return how a request's tokens are drawn, with its defaults, seed and limits resolved.
 
     `max_tokens` is cut to what the context leaves; None takes all of that. A seed is drawn where the
-    client gave none, because a request must be repeatable from its own fields (law 1).
+    client gave none, because a request must be repeatable from its own fields (law 1). A grammar says where
+    the output ends, so `ignore_eos` means nothing beside one.
 
     Raises:
         InvalidRequestError: A field is out of range; `param` names it.
     """
     given = {name: value for name in _PLAIN_FIELDS if (value := getattr(request, name)) is not None}
     room = model.max_context - num_prompt_tokens
-    own_stop_ids = () if request.ignore_eos else model.encoding.stop_token_ids
+    own_stop_ids = () if request.ignore_eos and grammar is None else model.encoding.stop_token_ids
     stop_ids = request.stop_token_ids or []
     check_ids(stop_ids, model, "stop_token_ids")
     return replace(
@@ -94,6 +96,7 @@ def sampling_params(
         logit_bias=_logit_bias(request.logit_bias or {}, model),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        grammar=grammar,
     )
 
 

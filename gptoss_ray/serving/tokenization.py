@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from gptoss_ray.errors import InvalidRequestError
@@ -13,21 +13,18 @@ from gptoss_ray.harmony.tokenizer_files import TOKEN_ROLES, TOKENIZER_CLASS
 from gptoss_ray.serving.chat_prompt import conversation, render_request
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import (
-    MAX_ITEMS,
     MAX_PROMPT_IDS,
     ChatCompletionRequest,
     ChatMessage,
     RequestEffort,
     ToolDefinition,
-    at_most,
 )
+from gptoss_ray.serving.request_fields import MAX_ITEMS, RequestFields, at_most
 from gptoss_ray.serving.sampling import check_ids, encode_prompt
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(RequestFields):
     """POST /tokenize: a raw prompt as completions take it, or messages as chats do."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     model: str | None = None
     prompt: str | None = None
@@ -38,10 +35,8 @@ class TokenizeRequest(BaseModel):
     return_token_strs: bool | None = None
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(RequestFields):
     """POST /detokenize."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     model: str | None = None
     tokens: Annotated[list[int], at_most(MAX_PROMPT_IDS)]

@@ -49,7 +49,7 @@ async def test_a_body_that_is_no_json_object_is_a_400(path, body):
         ({"n": 99}, "n"),
         ({"stop": ["x"] * 99}, "stop"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -12,7 +13,10 @@ from gptoss_ray.parallel.step_sync import LocalStepSync, StepAgreement, StepDema
 
 @dataclass
 class CountingEngine:
-    """Satisfies `SteppedEngine`; `faults` are raised by the next steps, first to last."""
+    """Satisfies `SteppedEngine`; `faults` are raised by the next steps, first to last.
+
+    A request with the grammar "slow" is prepared once `may_prepare` is set.
+    """
 
     step_s: float = 0.0
     faults: list[Exception] = field(default_factory=list)
@@ -20,6 +24,7 @@ class CountingEngine:
     counts: dict[str, int] = field(default_factory=dict)
     step_sync: StepSync = field(default_factory=LocalStepSync)
     num_agree_calls: int = 0
+    may_prepare: threading.Event = field(default_factory=threading.Event)
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -29,7 +34,12 @@ class CountingEngine:
         self.num_agree_calls += 1
         return self.step_sync.agree(StepDemand(len(self.requests), 0, is_leaving=is_leaving))
 
-    def submit(self, request: GenerationRequest) -> None:
+    def prepare(self, request: GenerationRequest) -> None:
+        if request.params.grammar == "wrong":
+            raise InvalidRequestError("The grammar is wrong.", param="grammar")
+        assert request.params.grammar != "slow" or self.may_prepare.wait(10)
+
+    def submit(self, request: GenerationRequest, constraint: object = None) -> None:
         if 666 in request.prompt_token_ids:
             raise InvalidRequestError("666 is out of range.", param="prompt")
         self.requests[request.request_id] = request

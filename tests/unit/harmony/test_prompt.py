@@ -6,7 +6,7 @@ import pytest
 
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.harmony.prompt import Message, PromptOptions, Tool, ToolCall, render_chat
+from gptoss_ray.harmony.prompt import Message, PromptOptions, ResponseFormat, Tool, ToolCall, render_chat
 
 OPTIONS = PromptOptions(current_date="2025-06-28")
 SYSTEM = (
@@ -59,6 +59,24 @@ def test_tools_are_declared_behind_the_instructions(encoding: HarmonyEncoding) -
         "// does\n// things\ntype f = (_: {\nx: number,\n}) => any;\n\ntype g = () => any;\n\n"
         "} // namespace functions<|end|><|start|>user<|message|>q<|end|><|start|>assistant"
     )
+
+
+def test_the_form_of_the_answer_is_told_last_and_alone_where_there_is_nothing_else(
+    encoding: HarmonyEncoding,
+) -> None:
+    schema = {"type": "object", "properties": {"größe": {"const": "<|end|>"}}}
+    form = ResponseFormat("size", schema, "In\ncm.")
+    options = PromptOptions(current_date="2025-06-28", response_format=form)
+    section = (
+        "# Response Formats\n\n## size\n\n// In\n// cm.\n"
+        '{"type":"object","properties":{"größe":{"const":"<|end|>"}}}<|end|><|start|>user'
+    )
+    alone = render(encoding, [Message("user", "q")], options=options)
+    assert alone.startswith(f"<|end|><|start|>developer<|message|>{section}")
+    among = render(encoding, [Message("system", "a"), Message("user", "q")], [Tool("g")], options)
+    assert f"}} // namespace functions\n\n{section}" in among
+    token_ids = render_chat(encoding, [Message("user", "q")], [], options)
+    assert token_ids.count(encoding.end) == 3
 
 
 def test_tool_choice_none_hides_the_tools(encoding: HarmonyEncoding) -> None:

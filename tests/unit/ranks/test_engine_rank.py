@@ -209,3 +209,39 @@ async def test_the_end_of_a_stream_aborts_its_requests(rank, engine):
     await stream.aclose()
     await asyncio.wait_for(rank.wait_ended("x"), 5)
     assert not engine.requests
+
+
+def held_request(request_id: str, grammar: str, max_tokens: int = 3) -> GenerationRequest:
+    params = SamplingParams(max_tokens=max_tokens, grammar=grammar)
+    return GenerationRequest(request_id, (1,), params, sink_id="a")
+
+
+async def test_a_grammar_that_cannot_be_enforced_is_refused_and_its_id_is_free_again(rank, engine):
+    refusal = await rank.submit(held_request("r", "wrong"))
+    assert isinstance(refusal, InvalidRequestError)
+    assert refusal.param == "grammar"
+    engine.may_prepare.set()
+    assert await rank.submit(held_request("r", "slow")) is None
+    assert [output.token_ids for output in await read(rank, "r")] == [(0,), (1,), (2,)]
+
+
+async def test_steps_go_on_while_a_grammar_is_compiled(rank, engine):
+    preparing = asyncio.create_task(rank.submit(held_request("held", "slow")))
+    assert await rank.submit(request("free", max_tokens=20)) is None
+    assert len(await read(rank, "free")) == 20
+    assert await rank.submit(held_request("held", "slow")) is not None, "the id is taken"
+    engine.may_prepare.set()
+    assert await preparing is None
+    assert len(await read(rank, "held")) == 3
+
+
+async def test_an_abort_that_comes_while_a_grammar_is_compiled_ends_the_request(rank, engine):
+    submission = asyncio.create_task(rank.submit(held_request("r", "slow", max_tokens=10_000)))
+    await asyncio.sleep(0.01)
+    submission.cancel()
+    abort = asyncio.create_task(rank.abort("r"))
+    await asyncio.sleep(0.01)
+    engine.may_prepare.set()
+    await abort
+    await asyncio.wait_for(rank.wait_ended("r"), 5)
+    assert engine.requests == {}

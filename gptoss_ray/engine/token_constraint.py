@@ -1,0 +1,28 @@
+"""What the engine knows of grammars: which tokens may come next, and that it tells which one came.
+
+The engine speaks no harmony; `structured/` makes these for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class TokenConstraint(Protocol):
+    """The constraint of one output; nothing but `advance` changes what it allows."""
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Return which tokens may come next [vocab], at least one; InvalidRequestError where none may."""
+        ...
+
+    def advance(self, token_id: int) -> bool:
+        """Take a token into account; False where it was not allowed."""
+        ...
+
+
+CompileGrammar = Callable[[str], TokenConstraint]
+"""From the text of a grammar to the constraint of an output without tokens; called from any thread."""

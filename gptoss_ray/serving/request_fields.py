@@ -1,0 +1,34 @@
+"""What the types of all requests share: strict fields, refusals in plain words, bounds of lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
+
+MAX_ITEMS = 16_384
+"""Of any list in a request; limits of the configuration are lower. Longer ones are refused unread, because
+reading them would hold up everybody's streams."""
+
+
+class RequestFields(BaseModel):
+    """Base: strict types (no number in place of a string), unknown keys ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+def wrong(message: str) -> PydanticCustomError:
+    """Return a field validator's error; the message may hold braces of its own."""
+    return PydanticCustomError("wrong_value", "{text}", {"text": message})
+
+
+def at_most(limit: int) -> BeforeValidator:
+    """Return a validator that refuses a longer list or mapping before its items are looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > limit:
+            raise wrong(f"has {len(value)} items; send at most {limit}")
+        return value
+
+    return BeforeValidator(check)
