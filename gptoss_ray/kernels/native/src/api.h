@@ -78,6 +78,11 @@ typedef struct {
 } gr_attention_args;
 GR_EXPORT int gr_attention(gr_context *, const gr_attention_args *);
 
+// A whole attention layer: hidden bf16 [T, H], written over, = hidden + out(attention(qkv(rms_norm(hidden)))). Of
+// `args`, qkv and out are not used.
+GR_EXPORT int gr_attention_layer(gr_context *, const gr_matrix *qkv, const gr_matrix *out, const float *norm_weight,
+                                 float eps, const gr_attention_args *args, uint16_t *hidden);
+
 // --- mixture of experts ---
 // normed bf16 [T, H] = rms_norm(x); gate logits in float32; the k largest (equal ones: lowest id first) in descending
 // order: ids int64 [T, k], weights float32 [T, k] = softmax over the k chosen.
@@ -91,6 +96,14 @@ GR_EXPORT int gr_experts(gr_context *, const gr_matrix *gate_up, const gr_matrix
 // out bf16 [T, H] = hidden + sum over k of weights[:, k] * slots[:, k], in slot order, float32, rounded once. out may be hidden.
 GR_EXPORT int gr_combine(gr_context *, const uint16_t *hidden, const uint16_t *slots /*[T, k, H]*/, const float *weights,
                          int64_t t, int64_t k, int64_t h, uint16_t *out);
+
+// A whole layer of which all experts are here, expert e at index e: hidden bf16 [T, H], written over, = hidden + the
+// weighted sum of the k chosen experts of rms_norm(hidden): gr_gate, gr_experts and gr_combine in one. num_rows int64
+// [E], written: how many rows chose each expert.
+GR_EXPORT int gr_mixture(gr_context *, const float *norm_weight, float eps, const float *gate_weight /*[E, H]*/,
+                         const float *gate_bias /*[E]*/, const gr_matrix *gate_up, const gr_matrix *down,
+                         int64_t num_experts, int64_t k, float alpha, float limit, int64_t t, int64_t *num_rows,
+                         uint16_t *hidden);
 
 // --- ceilings of the machine, for `bench kernels` ---
 GR_EXPORT int gr_measure_read(gr_context *, const void *data, size_t num_bytes, uint64_t *checksum);  // reads all of it once
