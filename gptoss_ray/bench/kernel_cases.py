@@ -26,6 +26,7 @@ from gptoss_ray.kernels.kernels import (
 )
 from gptoss_ray.kernels.native.native_kernels import NativeKernels
 from gptoss_ray.kernels.reference_kernels import ReferenceKernels
+from gptoss_ray.kvcache.kv_cache import KVCache
 
 AnyKernels = NativeKernels | ReferenceKernels
 """Both offer the parts of a layer, too, which are measured one by one."""
@@ -152,8 +153,11 @@ class _AttentionCache:
         self._block_size = block_size
         token_bytes = kv_bytes(1, model.num_key_value_heads, model.head_dim)
         num_blocks = -(-max(longest, cycle_bytes // token_bytes) // block_size)
-        shape = (num_blocks, model.num_key_value_heads, block_size, model.head_dim)
-        self._keys, self._values = _activations(*shape), _activations(*shape)
+        shape = (block_size, model.num_key_value_heads, model.head_dim)
+        cache = KVCache(num_blocks, *shape, layer_types=["full_attention"], dtype=torch.bfloat16)
+        self._keys, self._values = cache.keys(0), cache.values(0)
+        for part in (self._keys, self._values):
+            part.copy_(_activations(*part.shape))
         self._sinks = torch.zeros(model.num_attention_heads)
         self._num_blocks = num_blocks
 

@@ -181,7 +181,8 @@ class Kernels(Protocol):
             hidden: Residual stream.
             weights: Of the layer.
             plan: Of this step and this kind of layer.
-            keys: [num_blocks, kv_heads, block_size, D], written and read; so are values.
+            keys: [num_blocks, kv_heads, block_size, D], written and read in an order of the kernels' own; so
+                are values.
             values: Of the same shape.
         """
 

@@ -29,7 +29,8 @@ from typing import Protocol
 from torch import Tensor
 
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.model.mapped_memory import HUGE_PAGE_BYTES, forget_file, huge_memory
+from gptoss_ray.huge_memory import HUGE_PAGE_BYTES, huge_memory
+from gptoss_ray.model.mapped_memory import forget_file
 from gptoss_ray.model.packed_file import ALIGNMENT, DamagedPartError, map_part, write_part
 from gptoss_ray.model.packed_identity import PackedIdentity
 

@@ -290,13 +290,13 @@ def test_a_file_that_the_disk_cannot_read_is_built_again(store, monkeypatch, cap
 
 def test_where_the_kernel_cannot_read_in_a_mapping_pages_come_when_touched(store, monkeypatch):
     store.get("a", Build())
-    monkeypatch.setattr("gptoss_ray.model.mapped_memory._madvise", lambda: None)
+    monkeypatch.setattr("gptoss_ray.model.mapped_memory.find_madvise", lambda: None)
     assert_equal(store.get("a", never), tensors_of_a_part())
 
     def old_kernel(address, num_bytes, advice):
         return -1 if advice > 20 else 0
 
-    monkeypatch.setattr("gptoss_ray.model.mapped_memory._madvise", lambda: old_kernel)
+    monkeypatch.setattr("gptoss_ray.model.mapped_memory.find_madvise", lambda: old_kernel)
     monkeypatch.setattr("ctypes.get_errno", lambda: errno.EINVAL)
     assert_equal(store.get("a", never), tensors_of_a_part())
 

@@ -72,7 +72,8 @@ typedef struct {
   const int64_t *sequence_index;  // [T] row of block_table
   const int64_t *slot_mapping;    // [T] block id * block_size + offset, where k and v are written
   const int32_t *block_table;     // [S, table_stride] by position / block_size
-  uint16_t *keys, *values;     // bf16 [num_blocks, kv_heads, block_size, D]
+  uint16_t *keys;              // bf16 [num_blocks, kv_heads, block_size / 16, D / 2 pairs, 16 slots, 2]
+  uint16_t *values;            // bf16 [num_blocks, kv_heads, block_size, D]
   const float *sinks;          // float32 [heads]: an extra logit per head that gives no value
   uint16_t *out;               // bf16 [T, heads * D]
 } gr_attention_args;
