@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptoss_ray.huge_memory import MADV_HUGEPAGE, find_madvise
+from gptoss_ray.huge_memory import HUGE_PAGE_BYTES, MADV_HUGEPAGE, find_madvise
+from gptoss_ray.model.page_scan import huge_bytes
 
 # Linux, include/uapi/asm-generic/mman-common.h; the mmap module lacks the last one.
 _MADV_WILLNEED, _MADV_POPULATE_READ = 3, 22
@@ -46,6 +47,47 @@ def read_in(mapped: Tensor) -> None:
     if problem != errno.EINVAL:
         raise OSError(problem, os.strerror(problem))
     madvise(address, num_bytes, _MADV_WILLNEED)  # before Linux 5.14
+
+
+class FileMapper:
+    """Maps files and brings them into memory, as huge pages where the kernel can.
+
+    A file that lies in the system's cache in small pages, as after it was copied, stays in these however it
+    is mapped. So it is dropped from there and read again; once that was in vain (another process maps it, or
+    the file system knows no huge pages), no other file is read twice.
+    """
+
+    def __init__(self) -> None:
+        self._tries_again = True
+
+    def map(self, path: Path) -> Tensor:
+        """Return the whole file, uint8; OSError if it cannot be mapped or read."""
+        mapped = _map_whole(path)
+        if not (self._tries_again and _lies_in_small_pages(mapped)):
+            return mapped
+        del mapped
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            forget_file(file)
+        finally:
+            os.close(file)
+        mapped = _map_whole(path)
+        self._tries_again = not _lies_in_small_pages(mapped)
+        return mapped
+
+
+def _map_whole(path: Path) -> Tensor:
+    # All of it at once: a small read before would fill memory with small pages.
+    mapped = map_file(path, path.stat().st_size)
+    read_in(mapped)
+    return mapped
+
+
+def _lies_in_small_pages(mapped: Tensor) -> bool:
+    """Whether most of what could lie in huge pages does not, as far as the system tells."""
+    possible = mapped.numel() // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    found = huge_bytes(mapped.data_ptr(), mapped.numel()) if possible else None
+    return found is not None and found < possible // 2
 
 
 def forget_file(file: int) -> bool:

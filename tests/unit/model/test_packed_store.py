@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.model import packed_file, packed_store
+from gptoss_ray.model import packed_store
 from gptoss_ray.model.packed_identity import PackedIdentity
 from gptoss_ray.model.packed_store import InMemoryStore, PackedStore
 from tests.support.packed_parts import IDENTITY, are_equal, fill, tensors_of_a_part
@@ -282,7 +282,7 @@ def test_a_file_that_the_disk_cannot_read_is_built_again(store, monkeypatch, cap
         raise OSError(errno.EFAULT, "Bad address")
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed_file, "read_in", fail)
+        patch.setattr("gptoss_ray.model.mapped_memory.read_in", fail)
         assert store._load("a") is None
     assert "Bad address" in caplog.text
     assert_equal(store.get("a", never), tensors_of_a_part())
