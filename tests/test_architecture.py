@@ -7,10 +7,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gptoss_ray"
 
-FOUNDATION = {"config", "errors", "generation", "yaml_document"}
+FOUNDATION = {"config", "errors", "generation", "huge_memory", "yaml_document"}
 MAY_IMPORT = {
     "errors": set(),
     "generation": {"errors"},
+    "huge_memory": set(),
     "yaml_document": {"errors"},
     "config": {"errors"},
     "protos": set(),

@@ -32,7 +32,7 @@ class ContextFiller(Transformer):
         Streams that began with the same token would choose the same experts, and share their weights.
         """
         shape = (batch.num_tokens, self.config.num_key_value_heads, self.config.head_dim)
-        generator = torch.Generator().manual_seed(int(batch.slot_mapping_full.sum()))
+        generator = torch.Generator().manual_seed(int(batch.slot_mapping_full.sum() + batch.token_ids.sum()))
         noise = torch.randn(2, *shape, generator=generator).to(self.dtype)
         for layer in range(self.config.num_layers):
             is_sliding = self.config.is_sliding(layer)

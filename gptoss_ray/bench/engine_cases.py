@@ -65,12 +65,12 @@ def _num_blocks(engine: EngineConfig, case: DecodeCase, num_steps: int) -> int:
 
 
 class EngineUnderTest:
-    """An engine that nobody else uses, and requests with random tokens for it."""
+    """An engine that nobody else uses, and requests with random tokens (of `seed`) for it."""
 
-    def __init__(self, engine: Engine, model: ModelConfig) -> None:
+    def __init__(self, engine: Engine, model: ModelConfig, *, seed: int = 0) -> None:
         self.engine = engine
         self._model = model
-        self._random = np.random.default_rng(0)
+        self._random = np.random.default_rng(seed)
         self._num_requests = 0
 
     def prefill(self, num_tokens: int) -> float:

@@ -18,13 +18,18 @@ from gptoss_ray.kernels.kernels import (
     ExpertTable,
     Gate,
     HeadShape,
-    Kernels,
     Matrix,
     Mxfp4,
     Norm,
     StoredMatrix,
     SwiGLU,
 )
+from gptoss_ray.kernels.native.native_kernels import NativeKernels
+from gptoss_ray.kernels.reference_kernels import ReferenceKernels
+from gptoss_ray.kvcache.kv_cache import KVCache
+
+AnyKernels = NativeKernels | ReferenceKernels
+"""Both offer the parts of a layer, too, which are measured one by one."""
 
 _PREFILL_CHUNK = 512
 # Of 1024 keys each, half a GB.
@@ -66,7 +71,7 @@ class KernelCase:
 
 
 def expert_cases(
-    kernels: Kernels, model: ModelConfig, rows: Sequence[int], cycle_bytes: int
+    kernels: AnyKernels, model: ModelConfig, rows: Sequence[int], cycle_bytes: int
 ) -> Iterator[KernelCase]:
     """Yield the experts that one token chooses, each with so many rows."""
     num_chosen = model.num_experts_per_token
@@ -89,7 +94,7 @@ def expert_cases(
 
 
 def dense_cases(
-    kernels: Kernels, model: ModelConfig, dense: DenseFormat, rows: Sequence[int], cycle_bytes: int
+    kernels: AnyKernels, model: ModelConfig, dense: DenseFormat, rows: Sequence[int], cycle_bytes: int
 ) -> Iterator[KernelCase]:
     """Yield the dense matrices: norm and qkv, attention's output and residual, norm and unembedding."""
     hidden = model.hidden_size
@@ -123,7 +128,7 @@ def _cycled(
 
 
 def attention_cases(
-    kernels: Kernels, model: ModelConfig, contexts: Sequence[int], cycle_bytes: int, block_size: int
+    kernels: AnyKernels, model: ModelConfig, contexts: Sequence[int], cycle_bytes: int, block_size: int
 ) -> Iterator[KernelCase]:
     """Yield one decoded row behind each context, and a chunk of a prompt, on full and on sliding layers."""
     cache = _AttentionCache(kernels, model, max(*contexts, _PREFILL_CHUNK), cycle_bytes, block_size)
@@ -141,15 +146,18 @@ class _AttentionCache:
     """Keys and values of several sequences, in blocks that follow each other."""
 
     def __init__(
-        self, kernels: Kernels, model: ModelConfig, longest: int, cycle_bytes: int, block_size: int
+        self, kernels: AnyKernels, model: ModelConfig, longest: int, cycle_bytes: int, block_size: int
     ) -> None:
         self._kernels = kernels
         self._heads = HeadShape(model.num_attention_heads, model.num_key_value_heads, model.head_dim)
         self._block_size = block_size
         token_bytes = kv_bytes(1, model.num_key_value_heads, model.head_dim)
         num_blocks = -(-max(longest, cycle_bytes // token_bytes) // block_size)
-        shape = (num_blocks, model.num_key_value_heads, block_size, model.head_dim)
-        self._keys, self._values = _activations(*shape), _activations(*shape)
+        shape = (block_size, model.num_key_value_heads, model.head_dim)
+        cache = KVCache(num_blocks, *shape, layer_types=["full_attention"], dtype=torch.bfloat16)
+        self._keys, self._values = cache.keys(0), cache.values(0)
+        for part in (self._keys, self._values):
+            part.copy_(_activations(*part.shape))
         self._sinks = torch.zeros(model.num_attention_heads)
         self._num_blocks = num_blocks
 
@@ -195,7 +203,7 @@ class _AttentionCache:
         return self._kernels.plan_attention(rows, self._heads, self._block_size)
 
 
-def small_cases(kernels: Kernels, model: ModelConfig, rows: Sequence[int]) -> Iterator[KernelCase]:
+def small_cases(kernels: AnyKernels, model: ModelConfig, rows: Sequence[int]) -> Iterator[KernelCase]:
     """Yield what has few weights: norm and gate, and the sum over experts."""
     hidden, num_experts, num_chosen = model.hidden_size, model.num_experts, model.num_experts_per_token
     norm = Norm(torch.ones(hidden), model.rms_norm_eps)
@@ -233,14 +241,14 @@ def _activations(*shape: int) -> Tensor:
     return torch.randn(shape).to(torch.bfloat16)
 
 
-def _matrices(kernels: Kernels, n: int, k: int, num_copies: int, *, is_wide: bool) -> list[Matrix]:
+def _matrices(kernels: AnyKernels, n: int, k: int, num_copies: int, *, is_wide: bool) -> list[Matrix]:
     """Return equal matrices, each in memory of its own."""
     values = (torch.randn(_NUM_VALUES) * k**-0.5).to(torch.bfloat16)
     weight = values.repeat(-(-n * k // _NUM_VALUES))[: n * k].view(n, k)
     return [_packed(kernels, weight, (n, k), is_wide=is_wide) for _ in range(num_copies)]
 
 
-def _expert_tables(kernels: Kernels, model: ModelConfig, num_copies: int) -> list[ExpertTable]:
+def _expert_tables(kernels: AnyKernels, model: ModelConfig, num_copies: int) -> list[ExpertTable]:
     """Return tables of the experts that a token chooses; all experts are equal, in memory of their own."""
     hidden, inner = model.hidden_size, model.intermediate_size
     shapes = (2 * inner, hidden), (hidden, inner)
@@ -264,7 +272,7 @@ def _random_mxfp4(n: int, k: int) -> Mxfp4:
 
 
 def _packed(
-    kernels: Kernels, weight: StoredMatrix, shape: tuple[int, int], *, is_wide: bool = False
+    kernels: AnyKernels, weight: StoredMatrix, shape: tuple[int, int], *, is_wide: bool = False
 ) -> Matrix:
     bias = torch.zeros(shape[0], dtype=torch.bfloat16)
     return kernels.matrix(kernels.pack(weight, bias, is_wide=is_wide), shape, is_wide=is_wide)

@@ -2,8 +2,7 @@
 
 A kernel's time cannot be below the bytes it must read over the reading ceiling, nor below its operations over
 the arithmetic ceiling; `percent_of_ceiling` is the larger of the two over the time it took. Weights and keys
-are cycled over more memory than caches hold. Calls go through `Kernels`, as the model makes them, so the cost
-of a call from Python is part of every figure.
+are cycled over more memory than caches hold. The cost of a call from Python is part of every figure.
 """
 
 from __future__ import annotations

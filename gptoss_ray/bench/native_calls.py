@@ -12,18 +12,19 @@ from contextlib import contextmanager
 
 from gptoss_ray.kernels.native.library import NativeLibrary
 
-_EXPERTS = "gr_experts"
 _WATCHED = (
     "gr_linear",
     "gr_norm_linear",
     "gr_linear_add",
     "gr_attention",
+    "gr_attention_layer",
     "gr_gate",
-    _EXPERTS,
+    "gr_experts",
     "gr_combine",
+    "gr_mixture",
 )
-# Places of arguments of gr_experts: see src/api.h.
-_NUM_EXPERTS, _NUM_ROWS = 3, 4
+# Where these have num_experts and num_rows among their arguments: see src/api.h.
+_COUNTS = {"gr_experts": (3, 4), "gr_mixture": (7, 12)}
 
 
 class NativeCalls:
@@ -40,8 +41,8 @@ class NativeCalls:
             began = time.perf_counter()
             result = function(*args)
             self._seconds += time.perf_counter() - began
-            if name == _EXPERTS:
-                self._num_experts.append(_num_busy(args[_NUM_EXPERTS], args[_NUM_ROWS]))
+            if name in _COUNTS:
+                self._num_experts.append(_num_busy(*(args[place] for place in _COUNTS[name])))
             return result
 
         return call

@@ -21,6 +21,7 @@ _PARALLEL = ParallelConfig()
 bench_app = typer.Typer(help="Measure kernels, an engine, or a running server.", no_args_is_help=True)
 bench_app.command()(bench_speed.kernels)
 bench_app.command()(bench_speed.engine)
+bench_app.command("ep-throughput")(bench_speed.ep_throughput)
 
 Url = Annotated[str, typer.Option(help="HTTP address of the server.")]
 ApiKey = Annotated[str, typer.Option(envvar="GPTOSS_RAY_API_KEY", help="Key of the server.")]

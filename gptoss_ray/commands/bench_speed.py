@@ -101,15 +101,9 @@ def engine(
     Contexts of decode steps are noise that is written to the KV cache directly, not read as prompts.
     """
     from gptoss_ray.bench.engine import EngineBench, run  # noqa: PLC0415  (torch takes seconds to import)
-    from gptoss_ray.bench.synthetic_folder import default_cache, synthetic_folder  # noqa: PLC0415
+    from gptoss_ray.bench.synthetic_folder import default_cache  # noqa: PLC0415
 
-    if checkpoint is None:
-        with byte_progress(f"writing a random {shape}") as progress:
-            checkpoint = synthetic_folder(shape, layers, progress=progress)
-    elif layers is not None:
-        raise ConfigError(
-            "a given checkpoint has its own number of layers; leave out --layers.", param="layers"
-        )
+    checkpoint = _checkpoint(checkpoint, shape, layers)
     bench = EngineBench(
         checkpoint=checkpoint,
         engine=EngineConfig(
@@ -129,6 +123,59 @@ def engine(
     report = run(bench, _note)
     _print_tables(report.tables())
     _write_json(json_file, {"shape": shape, "dense": dense, **report.to_json()})
+
+
+def ep_throughput(
+    shape: Shape = "gpt-oss-20b",
+    layers: Annotated[
+        int | None, typer.Option(help="Number of layers, if not the model's own.", min=1)
+    ] = None,
+    dense: Annotated[
+        Literal["bfloat16", "int8"], typer.Option(help="Weights of attention and unembedding.")
+    ] = "bfloat16",
+    threads: Threads = None,
+    ranks: Annotated[int, typer.Option(help="Processes that share the experts.", min=2)] = 2,
+    streams: Annotated[int, typer.Option(help="Streams that decode together, over all ranks.", min=1)] = 16,
+    context: Annotated[int, typer.Option(help="Tokens behind each stream.", min=1)] = 128,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder of a checkpoint; one of the shape is made if not given.")
+    ] = None,
+    packed: Annotated[
+        Path | None, typer.Option(help="Folder that keeps packed weights; one in the cache if not given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Repeats.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Decode steps of a round.", min=2)] = 24,
+    json_file: JsonFile = None,
+) -> None:
+    """One rank with all threads against ranks that share the experts and the threads, in turns."""
+    from gptoss_ray.bench.ep_throughput import EPThroughputBench, run  # noqa: PLC0415
+    from gptoss_ray.bench.synthetic_folder import default_cache  # noqa: PLC0415
+
+    engine = EngineConfig(
+        dense_weights=dense,
+        num_threads=threads or _num_cpus(),
+        packed_weights=str(packed or default_cache() / "packed"),
+    )
+    folder = _checkpoint(checkpoint, shape, layers)
+    bench = EPThroughputBench(folder, engine, ranks, streams, context, rounds, steps)
+    arrangements = run(bench, _note)
+    rows = [arrangement.row(arrangements[0]) for arrangement in arrangements]
+    _print_tables({f"{streams} streams of {shape}, {dense} dense weights": rows})
+    _write_json(json_file, {"shape": shape, "dense": dense, "context": context, "results": rows})
+
+
+def _checkpoint(given: Path | None, shape: str, layers: int | None) -> Path:
+    """Return the folder that was given, or that of a random checkpoint; ConfigError where both are asked."""
+    from gptoss_ray.bench.synthetic_folder import synthetic_folder  # noqa: PLC0415
+
+    if given is None:
+        with byte_progress(f"writing a random {shape}") as progress:
+            return synthetic_folder(shape, layers, progress=progress)
+    if layers is not None:
+        raise ConfigError(
+            "a given checkpoint has its own number of layers; leave out --layers.", param="layers"
+        )
+    return given
 
 
 def _decode_cases(streams: Sequence[int], context: int, long_context: int) -> Iterable[DecodeCase]:

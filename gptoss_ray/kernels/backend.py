@@ -15,7 +15,8 @@ from gptoss_ray.errors import ConfigError
 from gptoss_ray.kernels.native.library import NativeLibrary, find_library
 
 if TYPE_CHECKING:
-    from gptoss_ray.kernels.kernels import Kernels
+    from gptoss_ray.kernels.native.native_kernels import NativeKernels
+    from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 
 # Raised whenever a change of the reference kernels changes the bits of their results.
 _REFERENCE_VERSION = 2
@@ -72,7 +73,9 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
     return Backend("torch-reference", problem, str(_REFERENCE_VERSION))
 
 
-def make_kernels(backend: Backend, engine: EngineConfig, *, unpacks_mxfp4: bool) -> Kernels:
+def make_kernels(
+    backend: Backend, engine: EngineConfig, *, unpacks_mxfp4: bool
+) -> NativeKernels | ReferenceKernels:
     """Return a rank's kernels, with threads of their own where they are native.
 
     Args:

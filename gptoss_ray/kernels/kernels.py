@@ -60,6 +60,23 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class AttentionWeights:
+    """Of one layer: the norm before it, q, k and v one below the other, its output, and its sinks.
+
+    Attributes:
+        norm: [H].
+        qkv: [(heads + 2 · kv_heads) · D, H].
+        out: [H, heads · D].
+        sinks: float32 [heads], an extra logit per head that takes weight and gives no value.
+    """
+
+    norm: Norm
+    qkv: Matrix
+    out: Matrix
+    sinks: Tensor
+
+
+@dataclass(frozen=True)
 class Gate:
     """Chooses experts in float32, so that rounding does not: weight float32 [E, H], bias float32 [E]."""
 
@@ -149,26 +166,24 @@ class Kernels(Protocol):
     def norm_linear(self, x: Tensor, norm: Norm, matrix: Matrix) -> Tensor:
         """Return norm(x) @ W.T + bias: x [T, K] → [T, N]; the norm is rounded before."""
 
-    def linear_add(self, x: Tensor, matrix: Matrix, residual: Tensor) -> Tensor:
-        """Return residual [T, N] + x [T, K] @ W.T + bias. `residual` may be written over."""
-
     def plan_attention(self, rows: AttentionRows, heads: HeadShape, block_size: int) -> AttentionPlan:
         """Work out once a step what the layers of one kind share."""
 
-    def attention(
-        self, qkv: Tensor, plan: AttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
+    def attention_layer(
+        self, hidden: Tensor, weights: AttentionWeights, plan: AttentionPlan, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """Rotate q and k, write k and v to their slots, then attend.
+        """Return hidden [T, H] + out(attention(qkv(norm(hidden)))); `hidden` may be written over.
+
+        q and k are rotated, k and v written to their slots, then each row attends; scores are scaled by
+        1 / sqrt(D). norm, qkv and attention are rounded.
 
         Args:
-            qkv: [T, (heads + 2 · kv_heads) · D].
+            hidden: Residual stream.
+            weights: Of the layer.
             plan: Of this step and this kind of layer.
-            keys: [num_blocks, kv_heads, block_size, D], written and read; so are values.
+            keys: [num_blocks, kv_heads, block_size, D], written and read in an order of the kernels' own; so
+                are values.
             values: Of the same shape.
-            sinks: float32 [heads], an extra logit per head that takes weight and gives no value.
-
-        Returns:
-            [T, heads · D]. Scores are scaled by 1 / sqrt(D).
         """
 
     def gate(self, x: Tensor, norm: Norm, gate: Gate) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,4 +213,10 @@ class Kernels(Protocol):
         """Return hidden [T, H] + Σ_k weights[:, k] · slots[:, k], in slot order, rounded once.
 
         slots [T, k, H], weights float32 [T, k]. `hidden` may be written over.
+        """
+
+    def mixture(self, hidden: Tensor, norm: Norm, gate: Gate, table: ExpertTable, swiglu: SwiGLU) -> Tensor:
+        """Return what `gate`, `experts` and `combine` make of hidden [T, H] where all experts are here.
+
+        `table` holds expert e at place e. `hidden` may be written over.
         """

@@ -20,6 +20,7 @@ from gptoss_ray.kernels.attention_plan import AttentionPiece, plan_attention
 from gptoss_ray.kernels.kernels import (
     AttentionPlan,
     AttentionRows,
+    AttentionWeights,
     Expert,
     ExpertTable,
     Gate,
@@ -126,7 +127,7 @@ class ReferenceKernels:
         return _linear(normed, matrix)[: len(x)]
 
     def linear_add(self, x: Tensor, matrix: Matrix, residual: Tensor) -> Tensor:
-        """Multiply, round, add."""
+        """Return residual [T, N] + x [T, K] @ W.T + bias: multiply, round, add."""
         return residual + _linear(pad_rows(x), matrix)[: len(x)]
 
     def plan_attention(
@@ -146,7 +147,10 @@ class ReferenceKernels:
     def attention(
         self, qkv: Tensor, plan: AttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
     ) -> Tensor:
-        """Queries stay in float32, keys and values are rounded to the dtype of the cache."""
+        """Attend with qkv [T, (heads + 2 · kv_heads) · D] → [T, heads · D].
+
+        Queries stay in float32, keys and values are rounded to the dtype of the cache.
+        """
         plan = cast(ReferenceAttentionPlan, plan)
         heads = plan.heads
         num_rotated = heads.num_heads + heads.num_kv_heads
@@ -158,6 +162,14 @@ class ReferenceKernels:
         attended = qkv.new_empty(len(qkv), heads.num_heads * heads.head_dim)
         paged_attention(q, keys, values, plan.pieces, sinks, attended)
         return attended
+
+    def attention_layer(
+        self, hidden: Tensor, weights: AttentionWeights, plan: AttentionPlan, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """One part after the other."""
+        qkv = self.norm_linear(hidden, weights.norm, weights.qkv)
+        attended = self.attention(qkv, plan, keys, values, weights.sinks)
+        return self.linear_add(attended, weights.out, hidden)
 
     def gate(self, x: Tensor, norm: Norm, gate: Gate) -> tuple[Tensor, Tensor, Tensor]:
         """The gate multiplies the rounded norm in float32."""
@@ -187,6 +199,16 @@ class ReferenceKernels:
     def combine(self, hidden: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
         """Add in float32."""
         return (hidden + weighted_slot_sum(slots, weights)).to(hidden.dtype)
+
+    def mixture(self, hidden: Tensor, norm: Norm, gate: Gate, table: ExpertTable, swiglu: SwiGLU) -> Tensor:
+        """Rows are grouped by expert, those of an expert in token order."""
+        normed, weights, expert_ids = self.gate(hidden, norm, gate)
+        chosen = expert_ids.flatten()
+        slots = chosen.argsort(stable=True)
+        num_rows = chosen.bincount(minlength=len(gate.weight)).tolist()
+        grouped = self.experts(normed[slots // gate.experts_per_token], num_rows, table, swiglu)
+        results = torch.empty_like(grouped).index_copy_(0, slots, grouped)
+        return self.combine(hidden, results.view(*expert_ids.shape, hidden.shape[1]), weights)
 
     def _matrix_dtype(self, is_wide: bool) -> torch.dtype:
         return torch.float32 if is_wide else self._dtype

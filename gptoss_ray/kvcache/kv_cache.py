@@ -8,9 +8,12 @@ models have as many full as window layers, so nothing is wasted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+
+from gptoss_ray.huge_memory import huge_memory
 
 SLIDING = "sliding_attention"
 
@@ -42,9 +45,7 @@ class KVCache:
         self.block_size = block_size
         self._storage_index = _storage_indices(layer_types)
         shape = (max(self._storage_index) + 1, num_blocks, num_kv_heads, block_size, head_dim)
-        # Zeros, not empty: a masked slot has weight 0, and 0 x NaN would still be NaN.
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        self._keys, self._values = (_zeros(shape, dtype, torch.device(device)) for _ in range(2))
 
     def keys(self, layer: int) -> torch.Tensor:
         """Keys of a layer, a view [num_blocks, num_kv_heads, block_size, head_dim]."""
@@ -53,6 +54,13 @@ class KVCache:
     def values(self, layer: int) -> torch.Tensor:
         """Values of a layer, a view [num_blocks, num_kv_heads, block_size, head_dim]."""
         return self._values[self._storage_index[layer]]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros, not empty: a masked slot has weight 0, and 0 x NaN would still be NaN."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return huge_memory(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
 
 
 def bytes_per_block(

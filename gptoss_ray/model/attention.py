@@ -7,30 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_ray.kernels.kernels import Matrix, Norm, StoredMatrix
+from gptoss_ray.kernels.kernels import AttentionWeights, StoredMatrix
 from gptoss_ray.model.step_context import StepContext
 from gptoss_ray.model.weight_loader import WeightLoader
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Weights of a layer's attention.
+    """A layer's attention.
 
     Attributes:
         layer: Its index, which names its part of the KV cache.
         is_sliding: Whether it sees only a window.
-        norm: Before it.
-        qkv: The q, k and v projections, one below the other: [(heads + 2 · kv_heads) · D, H].
-        out: [H, heads · D].
-        sinks: float32 [heads].
+        weights: And the norm before it.
     """
 
     layer: int
     is_sliding: bool
-    norm: Norm
-    qkv: Matrix
-    out: Matrix
-    sinks: Tensor
+    weights: AttentionWeights
 
     @classmethod
     def load(cls, loader: WeightLoader, layer: int) -> Attention:
@@ -49,18 +43,11 @@ class Attention:
         qkv_width = query_width + 2 * config.num_key_value_heads * config.head_dim
         shapes = {"qkv": (qkv_width, config.hidden_size), "out": (config.hidden_size, query_width)}
         matrices = loader.matrices(name, shapes, {"qkv": read_qkv, "out": read_out})
-        return cls(
-            layer=layer,
-            is_sliding=config.is_sliding(layer),
-            norm=loader.norm(f"{name}.norm"),
-            sinks=loader.read(f"{name}.sinks"),
-            **matrices,
-        )
+        norm, sinks = loader.norm(f"{name}.norm"), loader.read(f"{name}.sinks")
+        return cls(layer, config.is_sliding(layer), AttentionWeights(norm=norm, sinks=sinks, **matrices))
 
     def forward(self, hidden: Tensor, step: StepContext) -> Tensor:
         """Write the tokens' K and V to the cache, attend, and add to the residual stream: [T, H] → [T, H]."""
-        qkv = step.kernels.norm_linear(hidden, self.norm, self.qkv)
         plan = step.sliding if self.is_sliding else step.full
         keys, values = step.kv_cache.keys(self.layer), step.kv_cache.values(self.layer)
-        attended = step.kernels.attention(qkv, plan, keys, values, self.sinks)
-        return step.kernels.linear_add(attended, self.out, hidden)
+        return step.kernels.attention_layer(hidden, self.weights, plan, keys, values)

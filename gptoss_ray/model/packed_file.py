@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gptoss_ray.checkpoint.safetensors_file import TORCH_DTYPES, Header, format_header, parse_header
-from gptoss_ray.model.mapped_memory import map_file, read_in
+from gptoss_ray.model.mapped_memory import FileMapper
 
 ALIGNMENT = 64
 _PADDING = "__padding_"
@@ -65,10 +65,13 @@ def write_part(file: int, tensors: Mapping[str, Tensor], part: str, identity: st
     _write_all(file, [header, *chunks])
 
 
-def map_part(path: Path, part: str, identity: str, *, check_contents: bool = True) -> dict[str, Tensor]:
+def map_part(
+    mapper: FileMapper, path: Path, part: str, identity: str, *, check_contents: bool = True
+) -> dict[str, Tensor]:
     """Return the tensors of a file as views of its mapping, read into memory.
 
     Args:
+        mapper: Of all files of a store.
         path: The file.
         part: The name it must carry.
         identity: The identity it must carry.
@@ -81,9 +84,7 @@ def map_part(path: Path, part: str, identity: str, *, check_contents: bool = Tru
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
-        # The whole file first, then its header: a small read before would fill memory with small pages.
-        mapped = map_file(path, path.stat().st_size)
-        read_in(mapped)
+        mapped = mapper.map(path)
     except OSError as error:
         raise DamagedPartError(f"cannot be read ({error.strerror})") from None
     header = parse_header(path.name, mapped.numpy().data)

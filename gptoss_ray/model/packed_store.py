@@ -29,7 +29,8 @@ from typing import Protocol
 from torch import Tensor
 
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.model.mapped_memory import HUGE_PAGE_BYTES, forget_file, huge_memory
+from gptoss_ray.huge_memory import HUGE_PAGE_BYTES, huge_memory
+from gptoss_ray.model.mapped_memory import FileMapper, forget_file
 from gptoss_ray.model.packed_file import ALIGNMENT, DamagedPartError, map_part, write_part
 from gptoss_ray.model.packed_identity import PackedIdentity
 
@@ -91,6 +92,7 @@ class PackedStore:
     def __init__(self, folder: Path, identity: PackedIdentity) -> None:
         self.folder = folder
         self._identity = identity.digest
+        self._mapper = FileMapper()
         self._ahead: dict[str, Future[dict[str, Tensor]]] = {}
 
     @classmethod
@@ -166,7 +168,7 @@ class PackedStore:
             return None
 
     def _map(self, name: str) -> dict[str, Tensor]:
-        return map_part(self._path(name), name, self._identity)
+        return map_part(self._mapper, self._path(name), name, self._identity)
 
     def _save(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Write a part and return it as the file has it."""
@@ -180,7 +182,7 @@ class PackedStore:
             finally:
                 os.close(file)
             # Under the temporary name nobody replaces it meanwhile.
-            mapped = map_part(temporary, name, self._identity, check_contents=False)
+            mapped = map_part(self._mapper, temporary, name, self._identity, check_contents=False)
             temporary.replace(path)
         except DamagedPartError as error:
             raise self._cannot_be_written(str(error)) from None

@@ -19,12 +19,12 @@ from gptoss_ray.model.attention import Attention
 from gptoss_ray.model.expert_shard import ExpertShard
 from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.host_memory import host_memory_bytes
-from gptoss_ray.model.moe import MoE
+from gptoss_ray.model.moe import DispatchedMoE, MoE, load_moe
 from gptoss_ray.model.packed_parts import open_store, part_bytes
 from gptoss_ray.model.rotary_embedding import RotaryEmbedding
 from gptoss_ray.model.step_context import StepContext
 from gptoss_ray.model.weight_loader import WeightLoader
-from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher, TokenDispatcher
+from gptoss_ray.parallel.token_dispatcher import TokenDispatcher
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,7 +99,6 @@ class Transformer:
         """
         config, engine = reader.config, engine or EngineConfig()
         expert_ids = expert_ids or [range(config.num_experts)] * config.num_layers
-        dispatchers = dispatchers or [LocalTokenDispatcher(config.num_experts)] * config.num_layers
         num_parts = config.num_layers + 1
 
         backend = select_backend(engine, config, device)
@@ -114,7 +113,7 @@ class Transformer:
         def load_layer(layer: int) -> TransformerLayer:
             attention = Attention.load(loader, layer)
             experts = ExpertShard.load(loader, layer, expert_ids[layer])
-            moe = MoE.load(loader, layer, experts, dispatchers[layer])
+            moe = load_moe(loader, layer, experts, dispatchers[layer] if dispatchers else None)
             if progress is not None:
                 progress(layer + 1, num_parts)
             return TransformerLayer(attention, moe)
@@ -147,7 +146,9 @@ class Transformer:
     def with_layer(self, index: int, experts: ExpertShard, dispatcher: TokenDispatcher) -> Transformer:
         """Return this network with other experts in one layer; all other weights are shared with it."""
         layers = list(self.layers)
-        moe = replace(layers[index].moe, experts=experts, dispatcher=dispatcher)
+        moe = layers[index].moe
+        assert isinstance(moe, DispatchedMoE), "a rank alone has nothing to swap"
+        moe = replace(moe, experts=experts, dispatcher=dispatcher)
         layers[index] = replace(layers[index], moe=moe)
         return replace(self, layers=tuple(layers))
 
@@ -159,7 +160,7 @@ class Transformer:
         """
         max_num_tokens = batch.num_tokens if batch.max_num_tokens is None else batch.max_num_tokens
         for layer in self.layers:
-            layer.moe.dispatcher.begin_step(max_num_tokens)
+            layer.moe.begin_step(max_num_tokens)
         step = StepContext.of(batch, kv_cache, self.config, self.rotary_embedding, self.kernels)
         hidden = self.embedding[batch.token_ids]
         for layer in self.layers:

@@ -66,10 +66,11 @@ class WeightLoader:
             for name, read in reads.items():
                 packed = self.kernels.pack(*read(), is_wide=is_wide)
                 tensors |= {f"{name}.{key}": tensor for key, tensor in packed.items()}
+            # Before the store copies what was made: of the unembedding all three would take 2 GB.
+            self.reader.release()
             return tensors
 
         tensors = self.store.get(part, build)
-        self.reader.release()
         return {
             name: self.kernels.matrix(_of_matrix(tensors, name), shape, is_wide=is_wide)
             for name, shape in shapes.items()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.model.moe import DispatchedMoE
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher, TokenExchange
 from gptoss_ray.parallel.expert_placement import LayerPlacement, copy_table
@@ -55,6 +56,6 @@ def with_swap(transformer: Transformer, checkpoint: str, swap: LayerSwap) -> Tra
 
 def _dispatchers(transformer: Transformer) -> Iterator[AllToAllTokenDispatcher]:
     for layer in transformer.layers:
-        dispatcher = layer.moe.dispatcher
-        assert isinstance(dispatcher, AllToAllTokenDispatcher), "a rank alone has nothing to swap"
-        yield dispatcher
+        assert isinstance(layer.moe, DispatchedMoE), "a rank alone has nothing to swap"
+        assert isinstance(layer.moe.dispatcher, AllToAllTokenDispatcher)
+        yield layer.moe.dispatcher

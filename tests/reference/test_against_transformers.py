@@ -131,7 +131,7 @@ def test_rotation_agrees_far_behind_the_original_context(tmp_path):
 
 def without_sinks(monkeypatch, transformer: Transformer) -> Transformer:
     for layer in transformer.layers:
-        layer.attention.sinks.fill_(-1e30)
+        layer.attention.weights.sinks.fill_(-1e30)
     return transformer
 
 
@@ -140,7 +140,11 @@ def with_epsilon(monkeypatch, transformer: Transformer) -> Transformer:
         return dataclasses.replace(part, norm=dataclasses.replace(part.norm, eps=1e-2))
 
     layers = tuple(
-        dataclasses.replace(layer, attention=norm(layer.attention), moe=norm(layer.moe))
+        dataclasses.replace(
+            layer,
+            attention=dataclasses.replace(layer.attention, weights=norm(layer.attention.weights)),
+            moe=norm(layer.moe),
+        )
         for layer in transformer.layers
     )
     final_norm = dataclasses.replace(transformer.final_norm, eps=1e-2)
@@ -233,8 +237,8 @@ MUTATIONS = {
     "swiglu interleave": with_swiglu(swiglu_of_interleaved_rows),
     "swiglu alpha": with_swiglu(swiglu_with_plain_silu),
     "gate bias": without_biases(lambda layer: [layer.moe.gate.bias]),
-    "qkv bias": without_biases(lambda layer: [layer.attention.qkv.bias]),
-    "out bias": without_biases(lambda layer: [layer.attention.out.bias]),
+    "qkv bias": without_biases(lambda layer: [layer.attention.weights.qkv.bias]),
+    "out bias": without_biases(lambda layer: [layer.attention.weights.out.bias]),
     "gate_up bias": without_biases(expert_biases("gate_up")),
     "down bias": without_biases(expert_biases("down")),
 }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
-from gptoss_ray.kernels.native.arguments import contiguous, sizes
+from gptoss_ray.kernels.kernels import AttentionPlan, AttentionRows, HeadShape
+from gptoss_ray.kernels.native.arguments import address, contiguous, sizes
 from gptoss_ray.kernels.native.library import CAttention
 
 
@@ -68,6 +68,23 @@ class NativeAttentionPlan:
         )
         place = ctypes.addressof(arguments)
         return cls(num_tokens, heads, block_size, arguments, place, tuple(tensors.values()))
+
+    def point_at(self, keys: Tensor, values: Tensor, sinks: Tensor) -> None:
+        """Fill in what one layer has of its own; ValueError where it does not fit the plan."""
+        arguments, heads = self.arguments, self.heads
+        num_blocks = keys.shape[0] if keys.dim() else 0
+        cache_shape = (num_blocks, heads.num_kv_heads, self.block_size, heads.head_dim)
+        arguments.num_blocks = num_blocks
+        arguments.keys = address("keys", keys, torch.bfloat16, cache_shape)
+        arguments.values = address("values", values, torch.bfloat16, cache_shape)
+        arguments.sinks = address("sinks", sinks, torch.float32, (heads.num_heads,))
+
+
+def native_plan(plan: AttentionPlan) -> NativeAttentionPlan:
+    """Return the plan as what it is; ValueError if other kernels made it."""
+    if isinstance(plan, NativeAttentionPlan):
+        return plan
+    raise ValueError(f"plan is a {type(plan).__name__}; it must be one of NativeKernels.plan_attention")
 
 
 def _window(window: int | None) -> int:

@@ -73,9 +73,11 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gr_norm_linear": (c_int, (_P, _P, _P, _P, c_float, _N, _P, c_int)),
     "gr_linear_add": (c_int, (_P, _P, _P, _P, _N, _P)),
     "gr_attention": (c_int, (_P, _P)),
+    "gr_attention_layer": (c_int, (_P, _P, _P, _P, c_float, _P, _P)),
     "gr_gate": (c_int, (_P, _P, _P, c_float, _P, _P, _N, _N, _N, _N, _P, _P, _P)),
     "gr_experts": (c_int, (_P, _P, _P, _N, _P, _P, c_float, c_float, _P)),
     "gr_combine": (c_int, (_P, _P, _P, _P, _N, _N, _N, _P)),
+    "gr_mixture": (c_int, (_P, _P, c_float, _P, _P, _P, _P, _N, _N, c_float, c_float, _N, _P, _P)),
     "gr_measure_read": (c_int, (_P, _P, c_size_t, POINTER(c_uint64))),
     "gr_measure_dots": (c_int, (_P, _N, _P)),
 }

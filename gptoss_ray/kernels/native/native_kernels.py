@@ -16,6 +16,7 @@ from torch import Tensor
 from gptoss_ray.kernels.kernels import (
     AttentionPlan,
     AttentionRows,
+    AttentionWeights,
     Expert,
     ExpertTable,
     Gate,
@@ -26,11 +27,11 @@ from gptoss_ray.kernels.kernels import (
     SwiGLU,
 )
 from gptoss_ray.kernels.native.arguments import activations, address, contiguous, sizes
-from gptoss_ray.kernels.native.attention_arguments import NativeAttentionPlan
+from gptoss_ray.kernels.native.attention_arguments import NativeAttentionPlan, native_plan
 from gptoss_ray.kernels.native.context import NativeContext, usable_cpus
 from gptoss_ray.kernels.native.library import NativeLibrary
 from gptoss_ray.kernels.native.packed import LAYOUT_VERSION, Format, PackedMatrix, packed
-from gptoss_ray.kernels.native.packed_experts import PackedExperts
+from gptoss_ray.kernels.native.packed_experts import PackedExperts, native_table
 from gptoss_ray.kernels.native.packing import Packer
 
 _BF16, _F32, _I64 = torch.bfloat16, torch.float32, torch.int64
@@ -126,7 +127,7 @@ class NativeKernels:
         return out
 
     def linear_add(self, x: Tensor, matrix: Matrix, residual: Tensor) -> Tensor:
-        """Written over `residual`; the sum is rounded once."""
+        """Return residual [T, N] + x [T, K] @ W.T + bias, rounded once, written over `residual`."""
         weights = packed("matrix", matrix)
         n, k = weights.shape
         x = activations("x", x, k)
@@ -147,29 +148,44 @@ class NativeKernels:
     def attention(
         self, qkv: Tensor, plan: AttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
     ) -> Tensor:
-        """Rotated queries, and keys and values, are rounded to bfloat16; weights stay in float32."""
-        if not isinstance(plan, NativeAttentionPlan):
-            raise ValueError(
-                f"plan is a {type(plan).__name__}; it must be one of NativeKernels.plan_attention"
-            )
+        """Rotate, write k and v, attend: qkv [T, (heads + 2 · kv_heads) · D] → [T, heads · D].
+
+        Rotated queries, and keys and values, are rounded to bfloat16; weights stay in float32.
+        """
+        plan = native_plan(plan)
         heads = plan.heads
         num_rows, head_dim = plan.num_tokens, heads.head_dim
         width = (heads.num_heads + 2 * heads.num_kv_heads) * head_dim
         qkv = contiguous("qkv", qkv, _BF16, (num_rows, width))
-        num_blocks = keys.shape[0] if keys.dim() else 0
-        cache_shape = (num_blocks, heads.num_kv_heads, plan.block_size, head_dim)
-        arguments = plan.arguments
-        arguments.num_blocks = num_blocks
-        arguments.keys = address("keys", keys, _BF16, cache_shape)
-        arguments.values = address("values", values, _BF16, cache_shape)
-        arguments.sinks = address("sinks", sinks, _F32, (heads.num_heads,))
-        arguments.qkv = qkv.data_ptr()
         out = torch.empty((num_rows, heads.num_heads * head_dim), dtype=_BF16)
-        arguments.out = out.data_ptr()
+        plan.point_at(keys, values, sinks)
+        plan.arguments.qkv, plan.arguments.out = qkv.data_ptr(), out.data_ptr()
         context = self.context
         if num_rows and context.functions.gr_attention(context.handle, plan.address):
             context.fail()
         return out
+
+    def attention_layer(
+        self, hidden: Tensor, weights: AttentionWeights, plan: AttentionPlan, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """All in one call, written over `hidden`."""
+        plan = native_plan(plan)
+        qkv, out = packed("qkv", weights.qkv), packed("out", weights.out)
+        hidden_size = qkv.shape[1]
+        hidden = contiguous("hidden", hidden, _BF16, (plan.num_tokens, hidden_size))
+        plan.point_at(keys, values, weights.sinks)
+        context = self.context
+        if plan.num_tokens and context.functions.gr_attention_layer(
+            context.handle,
+            qkv.address,
+            out.address,
+            address("norm.weight", weights.norm.weight, _F32, (hidden_size,)),
+            weights.norm.eps,
+            plan.address,
+            hidden.data_ptr(),
+        ):
+            context.fail()
+        return hidden
 
     def gate(self, x: Tensor, norm: Norm, gate: Gate) -> tuple[Tensor, Tensor, Tensor]:
         """Norm, round, choose in one call; of equal logits the lowest expert comes first."""
@@ -212,10 +228,7 @@ class NativeKernels:
         self, rows: Tensor, num_rows_per_expert: Sequence[int], table: ExpertTable, swiglu: SwiGLU
     ) -> Tensor:
         """All experts in one call, so that few rows of many experts keep all threads busy."""
-        if not isinstance(table, PackedExperts):
-            raise ValueError(
-                f"table is a {type(table).__name__}; it must be one of NativeKernels.expert_table"
-            )
+        table = native_table(table)
         # A rank without experts of this layer gets no rows, but of the right width.
         width = table.hidden_size if table.experts else rows.shape[-1]
         rows = activations("rows", rows, width)
@@ -262,3 +275,31 @@ class NativeKernels:
         ):
             context.fail()
         return out
+
+    def mixture(self, hidden: Tensor, norm: Norm, gate: Gate, table: ExpertTable, swiglu: SwiGLU) -> Tensor:
+        """All in one call, written over `hidden`; of equal logits the lowest expert comes first."""
+        table = native_table(table)
+        num_experts, hidden_size = len(table.experts), table.hidden_size
+        weight = address("gate.weight", gate.weight, _F32, (num_experts, hidden_size))
+        bias = address("gate.bias", gate.bias, _F32, (num_experts,))
+        hidden = contiguous("hidden", hidden, _BF16, (hidden.shape[0], hidden_size))
+        num_rows = hidden.shape[0]
+        context = self.context
+        if num_rows and context.functions.gr_mixture(
+            context.handle,
+            address("norm.weight", norm.weight, _F32, (hidden_size,)),
+            norm.eps,
+            weight,
+            bias,
+            table.gate_up,
+            table.down,
+            num_experts,
+            gate.experts_per_token,
+            swiglu.alpha,
+            swiglu.limit,
+            num_rows,
+            table.num_rows,
+            hidden.data_ptr(),
+        ):
+            context.fail()
+        return hidden

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gptoss_ray.kernels.kernels import Expert
+from gptoss_ray.kernels.kernels import Expert, ExpertTable
 from gptoss_ray.kernels.native.library import CMatrix
 from gptoss_ray.kernels.native.packed import PackedMatrix, packed
 
@@ -20,13 +20,22 @@ class PackedExperts:
         hidden_size: H.
         gate_up: Address of an array of CMatrix, one per expert; so is `down`.
         down: Of the same length.
+        num_rows: Address of as many int64, for `num_rows_per_expert`.
     """
 
     experts: tuple[Expert, ...]
     hidden_size: int
     gate_up: int
     down: int
-    _arrays: tuple[object, object] = field(repr=False)
+    num_rows: int
+    _arrays: tuple[ctypes.Array[CMatrix], ctypes.Array[CMatrix], ctypes.Array[ctypes.c_int64]] = field(
+        repr=False
+    )
+
+    @property
+    def num_rows_per_expert(self) -> list[int]:
+        """How many rows chose each expert in the last `mixture`."""
+        return list(self._arrays[2])
 
     @classmethod
     def of(cls, experts: Sequence[Expert]) -> PackedExperts:
@@ -39,9 +48,16 @@ class PackedExperts:
             shapes = pair[0].shape, pair[1].shape
             if shapes != wanted:
                 raise ValueError(f"expert {index} has matrices {shapes}; all of a layer need {wanted}")
-        arrays = (_array(gate_up), _array(down))
+        arrays = (_array(gate_up), _array(down), (ctypes.c_int64 * len(down))())
         places = [ctypes.addressof(array) for array in arrays]
-        return cls(tuple(experts), hidden_size, places[0], places[1], arrays)
+        return cls(tuple(experts), hidden_size, places[0], places[1], places[2], arrays)
+
+
+def native_table(table: ExpertTable) -> PackedExperts:
+    """Return the table as what it is; ValueError if other kernels made it."""
+    if isinstance(table, PackedExperts):
+        return table
+    raise ValueError(f"table is a {type(table).__name__}; it must be one of NativeKernels.expert_table")
 
 
 def _array(matrices: Sequence[PackedMatrix]) -> ctypes.Array[CMatrix]:

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from gptoss_ray.model.mapped_memory import HUGE_PAGE_BYTES, huge_memory, map_file, read_in
+from gptoss_ray.huge_memory import HUGE_PAGE_BYTES
+from gptoss_ray.model import mapped_memory
+from gptoss_ray.model.mapped_memory import FileMapper, forget_file, map_file, read_in
+from gptoss_ray.model.page_scan import huge_bytes
 from tests.support.resident_memory import mapped_kib
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what is resident")
-
-
-def huge_pages_allowed():
-    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return setting.exists() and "[never]" not in setting.read_text()
 
 
 @linux_only
@@ -48,34 +45,60 @@ def test_an_empty_file_is_read_in(tmp_path):
     read_in(map_file(path, 0))
 
 
-@pytest.mark.parametrize("num_bytes", [1, 4095, HUGE_PAGE_BYTES, 3 * HUGE_PAGE_BYTES + 7])
-def test_huge_memory_is_zero_writable_and_begins_on_a_huge_page(num_bytes):
-    memory = huge_memory(num_bytes)
-    assert memory.shape == (num_bytes,)
-    assert not memory.any()
-    if sys.platform == "linux":
-        assert memory.data_ptr() % HUGE_PAGE_BYTES == 0
-    memory.fill_(7)
-    assert memory.sum() == 7 * num_bytes
+def forget(path):
+    with path.open("rb") as file:
+        forget_file(file.fileno())
+
+
+def share_in_huge_pages(tensor):
+    found = huge_bytes(tensor.data_ptr(), tensor.numel())
+    return None if found is None else found / tensor.numel()
+
+
+def large_file(path, num_huge_pages=8):
+    path.write_bytes(bytes([7]) * (num_huge_pages * HUGE_PAGE_BYTES))
+    return path
 
 
 @linux_only
-@pytest.mark.skipif(not huge_pages_allowed(), reason="the system allows no huge pages")
-def test_huge_memory_lies_in_huge_pages():
-    before = huge_kib_of_this_process()
-    memory = huge_memory(8 * HUGE_PAGE_BYTES + 5)
-    memory.fill_(1)
-    # Not all of them: the system may have run out of contiguous memory.
-    assert huge_kib_of_this_process() - before >= HUGE_PAGE_BYTES >> 10
+def test_a_file_that_lies_in_memory_in_small_pages_is_mapped_in_huge_ones(tmp_path):
+    path = large_file(tmp_path / "file")
+    forget(path)
+    fresh = map_file(path, path.stat().st_size)
+    read_in(fresh)
+    if not share_in_huge_pages(fresh):
+        pytest.skip("the file system here has no huge pages, or the kernel does not tell")
+    del fresh
+    forget(path)
+    path.read_bytes()
+    small = map_file(path, path.stat().st_size)
+    read_in(small)
+    assert share_in_huge_pages(small) == 0
+    del small
+    mapped = FileMapper().map(path)
+    assert share_in_huge_pages(mapped) > 0.5
+    assert (mapped == 7).all()
 
 
-def huge_kib_of_this_process():
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:"))
+@pytest.mark.parametrize(("huge_bytes_found", "num_read_again"), [(0, 1), (None, 0), (1 << 30, 0)])
+def test_files_are_read_again_only_until_that_is_in_vain(
+    tmp_path, monkeypatch, huge_bytes_found, num_read_again
+):
+    forgotten = []
+    monkeypatch.setattr(mapped_memory, "huge_bytes", lambda address, num_bytes: huge_bytes_found)
+    monkeypatch.setattr(mapped_memory, "forget_file", forgotten.append)
+    mapper = FileMapper()
+    for number in range(3):
+        assert (mapper.map(large_file(tmp_path / str(number), 1)) == 7).all()
+    assert len(forgotten) == num_read_again
 
 
-def test_other_systems_get_plain_memory(monkeypatch, tmp_path):
+def test_a_file_of_less_than_a_huge_page_is_mapped_as_it_is(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"123")
+    assert FileMapper().map(path).tolist() == [49, 50, 51]
+
+
+def test_a_system_that_does_not_tell_of_huge_pages_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    memory = huge_memory(HUGE_PAGE_BYTES + 1)
-    assert memory.shape == (HUGE_PAGE_BYTES + 1,)
-    assert not memory.any()
+    assert huge_bytes(0, 4096) is None

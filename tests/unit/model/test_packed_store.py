@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.model import packed_file, packed_store
+from gptoss_ray.model import packed_store
 from gptoss_ray.model.packed_identity import PackedIdentity
 from gptoss_ray.model.packed_store import InMemoryStore, PackedStore
 from tests.support.packed_parts import IDENTITY, are_equal, fill, tensors_of_a_part
@@ -282,7 +282,7 @@ def test_a_file_that_the_disk_cannot_read_is_built_again(store, monkeypatch, cap
         raise OSError(errno.EFAULT, "Bad address")
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed_file, "read_in", fail)
+        patch.setattr("gptoss_ray.model.mapped_memory.read_in", fail)
         assert store._load("a") is None
     assert "Bad address" in caplog.text
     assert_equal(store.get("a", never), tensors_of_a_part())
@@ -290,13 +290,13 @@ def test_a_file_that_the_disk_cannot_read_is_built_again(store, monkeypatch, cap
 
 def test_where_the_kernel_cannot_read_in_a_mapping_pages_come_when_touched(store, monkeypatch):
     store.get("a", Build())
-    monkeypatch.setattr("gptoss_ray.model.mapped_memory._madvise", lambda: None)
+    monkeypatch.setattr("gptoss_ray.model.mapped_memory.find_madvise", lambda: None)
     assert_equal(store.get("a", never), tensors_of_a_part())
 
     def old_kernel(address, num_bytes, advice):
         return -1 if advice > 20 else 0
 
-    monkeypatch.setattr("gptoss_ray.model.mapped_memory._madvise", lambda: old_kernel)
+    monkeypatch.setattr("gptoss_ray.model.mapped_memory.find_madvise", lambda: old_kernel)
     monkeypatch.setattr("ctypes.get_errno", lambda: errno.EINVAL)
     assert_equal(store.get("a", never), tensors_of_a_part())
 

@@ -12,8 +12,8 @@ from gptoss_ray.config import EngineConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.model.transformer import Transformer
-from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher
 from tests.support.backends import EACH_BACKEND, EACH_BFLOAT16_BACKEND, NATIVE, TORCH, needs_native
+from tests.support.local_token_dispatcher import LocalTokenDispatcher
 from tests.support.paged import PagedSequences, Piece, whole_logits
 from tests.support.threads import torch_threads
 

@@ -13,7 +13,8 @@ from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.model.expert_shard import ExpertShard
 from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher, TokenExchange, padded_bytes
 from gptoss_ray.parallel.expert_placement import LayerPlacement, contiguous, copy_table
-from gptoss_ray.parallel.token_dispatcher import LocalTokenDispatcher, TokenDispatcher
+from gptoss_ray.parallel.token_dispatcher import TokenDispatcher
+from tests.support.local_token_dispatcher import LocalTokenDispatcher
 from tests.support.thread_collectives import ThreadCollectives, ThreadLink, run_ranks
 
 E, K, D = 8, 4, 32

@@ -15,6 +15,7 @@
 #include "arguments.h"
 #include "attention_check.h"
 #include "isa.h"
+#include "layers.h"
 #include "pack.h"
 #include "thread_pool.h"
 
@@ -209,6 +210,32 @@ int gr_attention(gr_context* context, const gr_attention_args* args) {
   });
 }
 
+int gr_attention_layer(gr_context* context, const gr_matrix* qkv, const gr_matrix* out,
+                       const float* norm_weight, float eps, const gr_attention_args* args,
+                       uint16_t* hidden) {
+  return guarded(__func__, context, [&] {
+    check_matrix(qkv);
+    check_matrix(out);
+    require_pointer(norm_weight, "norm_weight");
+    require_pointer(args, "args");
+    require_size(args->num_tokens, 0, "num_tokens");
+    if (args->num_tokens == 0) return;
+    require_pointer(hidden, "hidden");
+    gr::AttentionLayerArgs layer = {qkv, out, norm_weight, eps, *args, hidden};
+    gr_attention_args& attention = layer.attention;
+    const int64_t t = attention.num_tokens;
+    attention.qkv = gr::scratch_rows(context->pool, gr::Scratch::kQkv, t, qkv->n);
+    attention.out = gr::scratch_rows(context->pool, gr::Scratch::kAttended, t, out->k);
+    const char* const problem = gr::attention_problem(attention);
+    require(problem == nullptr, "%s", problem == nullptr ? "" : problem);
+    const int64_t num_heads = attention.num_heads + 2 * attention.num_kv_heads;
+    check_is(qkv->n, num_heads * attention.head_dim, "qkv.n");
+    check_is(out->k, attention.num_heads * attention.head_dim, "out.k");
+    check_is(out->n, qkv->k, "out.n");
+    gr::attention_layer(context->kernels, context->pool, layer);
+  });
+}
+
 int gr_gate(gr_context* context, const uint16_t* x, const float* norm_weight, float eps,
             const float* gate_weight, const float* gate_bias, int64_t t, int64_t h, int64_t e,
             int64_t k, uint16_t* normed, float* weights, int64_t* ids) {
@@ -241,7 +268,8 @@ int gr_experts(gr_context* context, const gr_matrix* gate_up, const gr_matrix* d
     require_pointer(gate_up, "gate_up");
     require_pointer(down, "down");
     require_pointer(num_rows, "num_rows");
-    if (check_experts(gate_up, down, num_experts, num_rows) == 0) return;
+    check_experts(gate_up, down, num_experts);
+    if (check_num_rows(num_rows, num_experts) == 0) return;
     require_pointer(x, "x");
     require_pointer(out, "out");
     context->kernels.experts(context->pool,
@@ -260,7 +288,32 @@ int gr_combine(gr_context* context, const uint16_t* hidden, const uint16_t* slot
     require_pointer(slots, "slots");
     require_pointer(weights, "weights");
     require_pointer(out, "out");
-    context->kernels.combine(context->pool, hidden, slots, weights, t, k, h, out);
+    context->kernels.combine(context->pool, hidden, slots, weights, nullptr, t, k, h, out);
+  });
+}
+
+int gr_mixture(gr_context* context, const float* norm_weight, float eps, const float* gate_weight,
+               const float* gate_bias, const gr_matrix* gate_up, const gr_matrix* down,
+               int64_t num_experts, int64_t k, float alpha, float limit, int64_t t,
+               int64_t* num_rows, uint16_t* hidden) {
+  return guarded(__func__, context, [&] {
+    require_size(num_experts, 1, "num_experts");
+    require_size(k, 1, "k");
+    require(k <= num_experts, "k is %lld, but there are only %lld experts",
+            static_cast<long long>(k), static_cast<long long>(num_experts));
+    require_size(t, 0, "t");
+    require_pointer(norm_weight, "norm_weight");
+    require_pointer(gate_weight, "gate_weight");
+    require_pointer(gate_bias, "gate_bias");
+    require_pointer(gate_up, "gate_up");
+    require_pointer(down, "down");
+    require_pointer(num_rows, "num_rows");
+    check_experts(gate_up, down, num_experts);
+    if (t == 0) return;
+    require_pointer(hidden, "hidden");
+    gr::mixture(context->kernels, context->pool,
+                {norm_weight, eps, gate_weight, gate_bias, gate_up, down, num_experts, k, alpha,
+                 limit, t, num_rows, hidden});
   });
 }
 

@@ -72,11 +72,17 @@ typedef struct {
   const int64_t *sequence_index;  // [T] row of block_table
   const int64_t *slot_mapping;    // [T] block id * block_size + offset, where k and v are written
   const int32_t *block_table;     // [S, table_stride] by position / block_size
-  uint16_t *keys, *values;     // bf16 [num_blocks, kv_heads, block_size, D]
+  uint16_t *keys;              // bf16 [num_blocks, kv_heads, block_size / 16, D / 2 pairs, 16 slots, 2]
+  uint16_t *values;            // bf16 [num_blocks, kv_heads, block_size, D]
   const float *sinks;          // float32 [heads]: an extra logit per head that gives no value
   uint16_t *out;               // bf16 [T, heads * D]
 } gr_attention_args;
 GR_EXPORT int gr_attention(gr_context *, const gr_attention_args *);
+
+// A whole attention layer: hidden bf16 [T, H], written over, = hidden + out(attention(qkv(rms_norm(hidden)))). Of
+// `args`, qkv and out are not used.
+GR_EXPORT int gr_attention_layer(gr_context *, const gr_matrix *qkv, const gr_matrix *out, const float *norm_weight,
+                                 float eps, const gr_attention_args *args, uint16_t *hidden);
 
 // --- mixture of experts ---
 // normed bf16 [T, H] = rms_norm(x); gate logits in float32; the k largest (equal ones: lowest id first) in descending
@@ -91,6 +97,14 @@ GR_EXPORT int gr_experts(gr_context *, const gr_matrix *gate_up, const gr_matrix
 // out bf16 [T, H] = hidden + sum over k of weights[:, k] * slots[:, k], in slot order, float32, rounded once. out may be hidden.
 GR_EXPORT int gr_combine(gr_context *, const uint16_t *hidden, const uint16_t *slots /*[T, k, H]*/, const float *weights,
                          int64_t t, int64_t k, int64_t h, uint16_t *out);
+
+// A whole layer of which all experts are here, expert e at index e: hidden bf16 [T, H], written over, = hidden + the
+// weighted sum of the k chosen experts of rms_norm(hidden): gr_gate, gr_experts and gr_combine in one. num_rows int64
+// [E], written: how many rows chose each expert.
+GR_EXPORT int gr_mixture(gr_context *, const float *norm_weight, float eps, const float *gate_weight /*[E, H]*/,
+                         const float *gate_bias /*[E]*/, const gr_matrix *gate_up, const gr_matrix *down,
+                         int64_t num_experts, int64_t k, float alpha, float limit, int64_t t, int64_t *num_rows,
+                         uint16_t *hidden);
 
 // --- ceilings of the machine, for `bench kernels` ---
 GR_EXPORT int gr_measure_read(gr_context *, const void *data, size_t num_bytes, uint64_t *checksum);  // reads all of it once

@@ -66,16 +66,18 @@ inline void check_matrix(const gr_matrix* matrix) {
   if (format != GR_BF16) require_aligned(matrix->scales, "matrix.scales");
 }
 
+inline void check_is(int64_t size, int64_t expected, const char* name) {
+  require(size == expected, "%s is %lld, but must be %lld", name, static_cast<long long>(size),
+          static_cast<long long>(expected));
+}
+
 inline void check_same(int64_t size, int64_t expected, const char* name, int64_t expert) {
   require(size == expected, "%s of expert %lld is %lld, but must be %lld", name,
           static_cast<long long>(expert), static_cast<long long>(size),
           static_cast<long long>(expected));
 }
 
-// Returns the sum of num_rows.
-inline int64_t check_experts(const gr_matrix* gate_up, const gr_matrix* down, int64_t num_experts,
-                             const int64_t* num_rows) {
-  int64_t total = 0;
+inline void check_experts(const gr_matrix* gate_up, const gr_matrix* down, int64_t num_experts) {
   for (int64_t e = 0; e < num_experts; ++e) {
     check_matrix(&gate_up[e]);
     check_matrix(&down[e]);
@@ -83,6 +85,13 @@ inline int64_t check_experts(const gr_matrix* gate_up, const gr_matrix* down, in
     check_same(down[e].n, gate_up[0].k, "down.n", e);
     check_same(down[e].k, down[0].k, "down.k", e);
     check_same(gate_up[e].n, 2 * down[0].k, "gate_up.n", e);
+  }
+}
+
+// Returns the sum of num_rows.
+inline int64_t check_num_rows(const int64_t* num_rows, int64_t num_experts) {
+  int64_t total = 0;
+  for (int64_t e = 0; e < num_experts; ++e) {
     require_size(num_rows[e], 0, "num_rows");
     total += num_rows[e];
     require_size(total, 0, "the sum of num_rows");

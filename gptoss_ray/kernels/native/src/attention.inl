@@ -64,8 +64,10 @@ static inline void write_keys_and_values(ThreadPool& pool, const gr_attention_ar
       for (int64_t head = 0; head < kv_heads; ++head) {
         const int64_t to = (slot / args.block_size * kv_heads + head) * args.block_size;
         const int64_t offset = (to + slot % args.block_size) * head_dim;
-        rotate_head(k + head * head_dim, args.cos + angles, args.sin + angles, head_dim,
-                    args.keys + offset);
+        const int64_t lane = slot % kGroupKeys;
+        uint16_t rotated[kMaxHeadDim];
+        rotate_head(k + head * head_dim, args.cos + angles, args.sin + angles, head_dim, rotated);
+        store_key(rotated, head_dim, lane, args.keys + offset - lane * head_dim);
         memcpy(args.values + offset, v + head * head_dim, static_cast<size_t>(head_dim) * 2);
       }
     }
@@ -103,7 +105,7 @@ static inline void for_tasks(const AttentionWork& work, const Fn& fn) {
 static inline int64_t thread_size(const AttentionWork& work) {
   const int64_t query_size = work.heads * work.args.head_dim / 2;
   return 2 * kTileRows * work.state_size + kTileRows * query_size +
-         kStepKeys * work.args.head_dim / 2 + kStepKeys * work.heads;
+         kStepKeys * work.heads;
 }
 
 // Does one task with the memory [thread_size] of a thread.
@@ -112,10 +114,8 @@ static inline void attend(const AttentionWork& work, const AttentionTask& task, 
   float* const totals = memory;
   float* const parts = totals + kTileRows * work.state_size;
   float* const queries = parts + kTileRows * work.state_size;
-  float* const keys = queries + kTileRows * work.heads * args.head_dim / 2;
-  float* const weights = keys + kStepKeys * args.head_dim / 2;
-  const TileBuffers buffers{reinterpret_cast<uint16_t*>(queries), reinterpret_cast<uint16_t*>(keys),
-                            weights};
+  float* const weights = queries + kTileRows * work.heads * args.head_dim / 2;
+  const TileBuffers buffers{reinterpret_cast<uint16_t*>(queries), weights};
   const Tile tile = task.tile;
   KeyRange splits{INT64_MAX, 0};
   for (int64_t r = 0; r < tile.num_rows; ++r) {

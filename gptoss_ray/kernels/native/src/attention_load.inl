@@ -4,7 +4,6 @@
 #pragma once
 
 #include "softmax_state.inl"
-#include "transpose_pairs.inl"
 
 namespace gr::GR_NAMESPACE {
 
@@ -22,7 +21,6 @@ struct Tile {
 // What a thread needs while it works on a tile.
 struct TileBuffers {
   uint16_t* queries;  // [kTileRows, D / 2 pairs, G, 2]
-  uint16_t* keys;     // [kStepGroups, D / 2 pairs, 16 keys, 2]
   float* weights;     // [G, kStepKeys]
 };
 
@@ -59,6 +57,14 @@ static inline void rotate_head(const uint16_t* x, const float* cos, const float*
   }
 }
 
+// Writes a key [D] to its group of 16, which lie side by side: a register holds the same pair of
+// all.
+static inline void store_key(const uint16_t* key, int64_t head_dim, int64_t lane, uint16_t* group) {
+  for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
+    memcpy(group + (pair * kGroupKeys + lane) * 2, key + pair * 2, 2 * sizeof *key);
+  }
+}
+
 // Rotates the queries of a tile's rows for one KV head into buffers.queries.
 static inline void load_queries(const gr_attention_args& args, Tile tile, int64_t kv_head,
                                 const TileBuffers& buffers) {
@@ -78,7 +84,7 @@ static inline void load_queries(const gr_attention_args& args, Tile tile, int64_
   }
 }
 
-// Where a group's keys or values [16, D] lie: those from `position` on of the row's sequence.
+// Where a group's keys or values lie, 16 · D of each: those from `position` on of the row's sequence.
 static inline int64_t group_offset(const gr_attention_args& args, int64_t row, int64_t kv_head,
                                    int64_t position) {
   const int32_t* table = args.block_table + args.sequence_index[row] * args.table_stride;
@@ -99,9 +105,10 @@ static inline unsigned groups_seen(const KeyRange* seen, int64_t num_rows, int64
   return groups;
 }
 
-// The values of a step, by group: [16, D] each.
-struct StepValues {
-  const uint16_t* groups[kStepGroups];
+// The keys [D / 2 pairs, 16 keys, 2] and values [16, D] of a step, by group.
+struct StepCache {
+  const uint16_t* keys[kStepGroups];
+  const uint16_t* values[kStepGroups];
 };
 
 static inline void prefetch_step(const gr_attention_args& args, int64_t row, int64_t kv_head,
@@ -117,22 +124,17 @@ static inline void prefetch_step(const gr_attention_args& args, int64_t row, int
   }
 }
 
-// Lays the keys of the step at `begin` out by pairs in buffers.keys, and finds its values.
-static inline StepValues load_step(const gr_attention_args& args, int64_t row, int64_t kv_head,
-                                   int64_t begin, unsigned groups, const TileBuffers& buffers) {
-  StepValues values{};
-  const int64_t num_pairs = args.head_dim / 2;
+// Finds the keys and values of the step at `begin`.
+static inline StepCache find_step(const gr_attention_args& args, int64_t row, int64_t kv_head,
+                                  int64_t begin, unsigned groups) {
+  StepCache step{};
   for (int64_t group = 0; group < kStepGroups; ++group) {
     if (!(groups >> group & 1)) continue;
     const int64_t offset = group_offset(args, row, kv_head, begin + group * kGroupKeys);
-    values.groups[group] = args.values + offset;
-    uint16_t* keys = buffers.keys + group * kGroupKeys * args.head_dim;
-    for (int64_t pair = 0; pair < num_pairs; pair += kTransposedPairs) {
-      transpose_pairs(args.keys + offset + pair * 2, args.head_dim, num_pairs - pair,
-                      keys + pair * 2 * kGroupKeys);
-    }
+    step.keys[group] = args.keys + offset;
+    step.values[group] = args.values + offset;
   }
-  return values;
+  return step;
 }
 
 }  // namespace gr::GR_NAMESPACE

@@ -55,7 +55,7 @@ static inline void score_group(const uint16_t* queries, const uint16_t* keys, in
 // sums [HEADS, 16 · COLUMNS of D] = sums · factors + weights [HEADS, kStepKeys] @ values, for the
 // keys `seen` alone: other slots may hold what is no number, and 0 · NaN is NaN.
 template <int HEADS, int COLUMNS>
-static inline void add_values(const StepValues& values, KeyRange seen, int64_t column,
+static inline void add_values(const StepCache& step, KeyRange seen, int64_t column,
                               const float* weights, const float* factors, int64_t head_dim,
                               float* sums) {
   F32 totals[HEADS][COLUMNS];
@@ -68,7 +68,7 @@ static inline void add_values(const StepValues& values, KeyRange seen, int64_t c
   for (int64_t key = seen.begin; key < seen.end;) {
     const int64_t group = key / kGroupKeys;
     const int64_t group_end = smaller(seen.end, (group + 1) * kGroupKeys);
-    const uint16_t* x = values.groups[group] + key % kGroupKeys * head_dim + column;
+    const uint16_t* x = step.values[group] + key % kGroupKeys * head_dim + column;
     for (; key < group_end; ++key, x += head_dim) {
       F32 value[COLUMNS];
       for (int i = 0; i < COLUMNS; ++i) value[i] = load_bf16(x + kLanes * i);
@@ -122,14 +122,14 @@ static inline void weigh_scores(KeyRange seen, int64_t heads, const SoftmaxState
 }
 
 // One row meets the keys `seen` of a step, counted from its begin.
-static inline void meet_step(const gr_attention_args& args, const StepValues& values, KeyRange seen,
+static inline void meet_step(const gr_attention_args& args, const StepCache& step, KeyRange seen,
                              const uint16_t* queries, const TileBuffers& buffers,
                              const SoftmaxState& state) {
   const int64_t heads = state.heads, head_dim = state.head_dim;
   const F32 scale = set(1.0f / __builtin_sqrtf(static_cast<float>(args.head_dim)));
   for (int64_t key = seen.begin / kGroupKeys * kGroupKeys; key < seen.end; key += kGroupKeys) {
     for_runs<kHeadsAtOnce>(0, heads, [&](auto count, int64_t head) {
-      score_group<decltype(count)::kValue>(queries + 2 * head, buffers.keys + key * head_dim, heads,
+      score_group<decltype(count)::kValue>(queries + 2 * head, step.keys[key / kGroupKeys], heads,
                                            head_dim, scale,
                                            buffers.weights + head * kStepKeys + key);
     });
@@ -140,7 +140,7 @@ static inline void meet_step(const gr_attention_args& args, const StepValues& va
     const float* weights = buffers.weights + head * kStepKeys;
     for_runs<kColumnsAtOnce>(0, head_dim / kLanes, [&](auto num_columns, int64_t i) {
       add_values<decltype(num_heads)::kValue, decltype(num_columns)::kValue>(
-          values, seen, i * kLanes, weights, factors + head, head_dim,
+          step, seen, i * kLanes, weights, factors + head, head_dim,
           state.values(head) + i * kLanes);
     });
   });
@@ -161,11 +161,11 @@ static inline void meet_split(const gr_attention_args& args, Tile tile, int64_t 
     if (groups == 0) continue;
     const int64_t next = begin + kStepKeys;
     prefetch_step(args, tile.first_row, kv_head, next, groups_seen(seen, tile.num_rows, next));
-    const StepValues values = load_step(args, tile.first_row, kv_head, begin, groups, buffers);
+    const StepCache step = find_step(args, tile.first_row, kv_head, begin, groups);
     for (int64_t r = 0; r < tile.num_rows; ++r) {
       const KeyRange keys = seen[r].within(begin, next).minus(begin);
       if (keys.empty()) continue;
-      meet_step(args, values, keys, buffers.queries + r * query_size, buffers, states[r]);
+      meet_step(args, step, keys, buffers.queries + r * query_size, buffers, states[r]);
     }
   }
 }

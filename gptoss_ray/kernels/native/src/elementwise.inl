@@ -197,15 +197,19 @@ static void swiglu_rows(ThreadPool& pool, const uint16_t* gate_up, int64_t t, in
 }
 
 static void combine(ThreadPool& pool, const uint16_t* hidden, const uint16_t* slots,
-                    const float* weights, int64_t t, int64_t k, int64_t h, uint16_t* out) {
+                    const float* weights, const int64_t* places, int64_t t, int64_t k, int64_t h,
+                    uint16_t* out) {
+  const auto row_of = [=](int64_t slot) {
+    return slots + (places == nullptr ? slot : places[slot]) * h;
+  };
   for_row_pieces(pool, t, k * h, [=](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const uint16_t* x = slots + row * k * h;
+      const int64_t first = row * k;
       for (int64_t i = 0; i < h; i += kLanes) {
         // Products and sums are rounded apart, as in torch: the bits are the reference's.
-        F32 total = mul(load_bf16(x + i), set(weights[row * k]));
-        for (int64_t slot = 1; slot < k; ++slot) {
-          total = add(total, mul(load_bf16(x + slot * h + i), set(weights[row * k + slot])));
+        F32 total = mul(load_bf16(row_of(first) + i), set(weights[first]));
+        for (int64_t slot = first + 1; slot < first + k; ++slot) {
+          total = add(total, mul(load_bf16(row_of(slot) + i), set(weights[slot])));
         }
         store_bf16(out + row * h + i, add(load_bf16(hidden + row * h + i), total));
       }

@@ -55,9 +55,9 @@ struct KernelTable {
   // gate_up bf16 [t, 2 h] = gates, then ups -> out bf16 [t, h].
   void (*swiglu_rows)(ThreadPool&, const uint16_t* gate_up, int64_t t, int64_t h, float alpha,
                       float limit, uint16_t* out);
-  // As gr_combine; out may be hidden.
+  // As gr_combine; out may be hidden. places [t, k]: which row of slots is each slot's; null: its own.
   void (*combine)(ThreadPool&, const uint16_t* hidden, const uint16_t* slots, const float* weights,
-                  int64_t t, int64_t k, int64_t h, uint16_t* out);
+                  const int64_t* places, int64_t t, int64_t k, int64_t h, uint16_t* out);
 };
 
 #if defined(__x86_64__)
@@ -85,7 +85,8 @@ static void gate(ThreadPool& pool, const uint16_t* x, const float* norm_weight, 
 static void swiglu_rows(ThreadPool& pool, const uint16_t* gate_up, int64_t t, int64_t h,
                         float alpha, float limit, uint16_t* out);
 static void combine(ThreadPool& pool, const uint16_t* hidden, const uint16_t* slots,
-                    const float* weights, int64_t t, int64_t k, int64_t h, uint16_t* out);
+                    const float* weights, const int64_t* places, int64_t t, int64_t k, int64_t h,
+                    uint16_t* out);
 
 constexpr KernelTable kTable = {linear,        experts, measure_dots, measure_read, attention,
                                 rms_norm_rows, gate,    swiglu_rows,  combine};

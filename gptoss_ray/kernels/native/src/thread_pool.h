@@ -21,6 +21,11 @@ enum class Scratch {
   kAttentionTasks,
   kAttentionThreads,
   kElementwise,
+  kQkv,
+  kAttended,
+  kRouting,  // which expert takes which row
+  kGroupedRows,
+  kExpertRows,
   kCount
 };
 

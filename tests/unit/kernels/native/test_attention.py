@@ -106,6 +106,17 @@ class Sequences:
         return torch.einsum("hp,phd->hd", weights, v).flatten()
 
 
+def by_pair(keys: Tensor) -> Tensor:
+    """Native keys as they lie in the cache: [num_blocks, kv_heads, block_size / 16, D / 2, 16 slots, 2]."""
+    num_blocks, kv_heads, block_size, head_dim = keys.shape
+    return keys.view(num_blocks, kv_heads, block_size // 16, head_dim // 2, 16, 2)
+
+
+def by_slot(keys: Tensor) -> Tensor:
+    """Native keys as the reference keeps them: [num_blocks, kv_heads, block_size, D]."""
+    return by_pair(keys).permute(0, 1, 2, 4, 3, 5).reshape(keys.shape)
+
+
 def bits(x: Tensor) -> Tensor:
     return x.view(torch.int16)
 
@@ -140,7 +151,7 @@ def test_rows_around_the_borders_of_the_pieces_that_keys_are_reduced_in(kernels,
 def test_the_cache_has_the_bits_of_the_reference_and_results_are_close(kernels, window):
     sequences = Sequences([90, 200], HeadShape(16, 2, 64), window=window, block_size=32)
     out = sequences.attend_to_all(kernels)
-    keys, values = sequences.keys, sequences.values
+    keys, values = by_slot(sequences.keys), sequences.values
     sequences.keys, sequences.values = sequences.new_cache(0), sequences.new_cache(0)
     reference = sequences.attend(ReferenceKernels(BF16), range(len(sequences.rows)))
     was_written = ~keys.isnan()
@@ -206,8 +217,9 @@ def test_keys_behind_the_row_and_before_its_window_do_not_matter(kernels, rubbis
     for row in (70, 77, 80):
         blocks = sequences.table[0].long()
         hidden = [p for p in range(100) if not row - 30 < p <= row]
-        cells = (blocks[[p // 16 for p in hidden]], slice(None), [p % 16 for p in hidden])
-        sequences.keys[cells], sequences.values[cells] = rubbish, rubbish
+        at, slots = blocks[[p // 16 for p in hidden]], [p % 16 for p in hidden]
+        by_pair(sequences.keys)[at, :, 0, :, slots] = rubbish
+        sequences.values[at, :, slots] = rubbish
         assert torch.equal(sequences.attend(kernels, [row]), before[[row]])
         sequences.attend_to_all(kernels)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
+from gptoss_ray.kernels.kernels import AttentionRows, AttentionWeights, HeadShape, Matrix, Norm
 from gptoss_ray.kernels.native.native_kernels import NativeKernels
 from tests.support.wrong_tensors import assert_each_wrong_tensor_is_refused, random, wrong_tensors
 
-T = 3
+T, H = 3, 64
 HEADS = HeadShape(num_heads=4, num_kv_heads=2, head_dim=16)
 BLOCK_SIZE, NUM_BLOCKS = 16, 8
 QKV = (HEADS.num_heads + 2 * HEADS.num_kv_heads) * HEADS.head_dim
@@ -42,6 +42,30 @@ def test_attention(kernels: NativeKernels):
     scattered = cache().transpose(0, 1).contiguous().transpose(0, 1)
     with pytest.raises(ValueError, match=r"keys is .*not contiguous"):
         kernels.attention(random(T, QKV), plan, scattered, cache(), arguments["sinks"])
+
+
+def attention_weights(kernels: NativeKernels) -> AttentionWeights:
+    def matrix(n: int, k: int) -> Matrix:
+        return kernels.matrix(kernels.pack(random(n, k)), (n, k))
+
+    width = HEADS.num_heads * HEADS.head_dim
+    sinks = torch.zeros(HEADS.num_heads)
+    return AttentionWeights(Norm(torch.ones(H), 1e-5), matrix(QKV, H), matrix(H, width), sinks)
+
+
+def test_attention_layer(kernels: NativeKernels):
+    plan, weights = kernels.plan_attention(ROWS, HEADS, BLOCK_SIZE), attention_weights(kernels)
+
+    def call(hidden: Tensor, norm: Tensor, keys: Tensor, values: Tensor, sinks: Tensor) -> Tensor:
+        changed = replace(weights, norm=Norm(norm, 1e-5), sinks=sinks)
+        return kernels.attention_layer(hidden, changed, plan, keys, values)
+
+    arguments = {"hidden": random(T, H), "norm": weights.norm.weight, "keys": cache(), "values": cache()}
+    assert_each_wrong_tensor_is_refused(call, {**arguments, "sinks": weights.sinks})
+    for name in ("qkv", "out"):
+        swapped = replace(weights, **{name: kernels.matrix(kernels.pack(random(32, H)), (32, H))})
+        with pytest.raises(ValueError, match=rf"{name}\."):
+            kernels.attention_layer(random(T, H), swapped, plan, cache(), cache())
 
 
 @pytest.mark.parametrize("name", ["positions", "sequence_index", "slot_mapping", "block_table", "cos", "sin"])
