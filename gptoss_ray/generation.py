@@ -44,9 +44,12 @@ class SamplingParams:
         min_tokens: Stop tokens cannot be drawn before so many output tokens.
         stop_token_ids: Drawing one ends the sequence with `FinishReason.STOP`; it is part of the output.
         logprobs: None for no log probabilities, else how many alternatives to report beside the drawn
-            token's own (0 to 20). They are of the model's distribution before penalties and temperature.
+            token's own (0 to 20). They are of the model's distribution before grammar, penalties and
+            temperature.
         prompt_logprobs: The same for the tokens of the prompt. Such a prompt is computed whole: cached
             prefixes keep no logits.
+        grammar: What the output is held to from its first token to the stop token, as llguidance reads it;
+            None for any output. Control tokens stand in it by name.
     """
 
     temperature: float = 1.0

@@ -36,7 +36,7 @@ class ResponseFormat(RequestFields):
 
 
 class StructuredOutputs(RequestFields):
-    """vLLM's form of the same; exactly one of the fields."""
+    """vLLM's form of the same; at most one of the fields."""
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None

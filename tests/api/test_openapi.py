@@ -12,13 +12,24 @@ from tests.support.ingresses import ANSWER, CALL, MODEL, http_client, make_ingre
 CHAT = "/v1/chat/completions"
 HI = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 WEATHER = {"type": "function", "function": {"name": "weather"}}
+STRICT = {"type": "function", "function": {"name": "weather", "strict": True}}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+JSON_OBJECT = {"type": "json_object"}
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}
 LOGPROBS = {"logprobs": True, "top_logprobs": 2}
 PROMPT = {"model": MODEL, "prompt": "hi"}
 EXCHANGES = [
     ("POST", CHAT, ANSWER, HI),
     ("POST", CHAT, CALL, {**HI, **LOGPROBS, "tools": [WEATHER], "n": 2}),
     ("POST", CHAT, ANSWER, {**HI, "max_tokens": 1}),
+    ("POST", CHAT, ANSWER, {**HI, "tools": [STRICT], "tool_choice": "auto", "response_format": JSON_OBJECT}),
+    ("POST", CHAT, ANSWER, {**HI, "tools": [WEATHER], "tool_choice": NAMED, "guided_json": SCHEMA}),
+    ("POST", CHAT, CALL, {**HI, "tools": [WEATHER], "tool_choice": ALLOWED, "response_format": JSON_SCHEMA}),
     ("POST", "/v1/completions", "a<|return|>", PROMPT),
+    ("POST", "/v1/completions", "a<|return|>", {**PROMPT, "guided_json": '{"type": "object"}'}),
+    ("POST", "/v1/completions", "a<|return|>", {**PROMPT, "structured_outputs": {"choice": ["a", "b"]}}),
     ("POST", "/v1/completions", "a b", {**PROMPT, "logprobs": 2, "echo": True, "max_tokens": 1}),
     ("POST", "/v1/completions", "a<|return|>", {**PROMPT, "prompt": [[5, 6], [7]], "stop": "x"}),
     ("POST", "/tokenize", "", {"prompt": "a", "return_token_strs": True}),

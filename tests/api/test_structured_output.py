@@ -92,6 +92,38 @@ async def test_a_completion_is_one_of_the_choices_or_matches_the_regex(source):
     assert choice["finish_reason"] == "stop"
 
 
+async def test_the_best_of_several_with_an_echo_are_each_held_to_the_form_and_the_prompt_is_scored(source):
+    form = {"guided_regex": "[a-f]{4}[0-9]{3}", "max_tokens": 20, "seed": 3}
+    drawn = await ask(source, COMPLETIONS, **form, n=4)
+    best = await ask(source, COMPLETIONS, **form, n=2, best_of=4, echo=True, logprobs=2)
+    assert len(source.requests) == 8
+    for choice in best:
+        assert re.fullmatch("hi[a-f]{4}[0-9]{3}", choice["text"])
+        assert choice["text"].removeprefix("hi") in {other["text"] for other in drawn}
+        assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+    free = await ask(source, COMPLETIONS, echo=True, logprobs=2, max_tokens=1)
+    num_prompt_tokens = len(encoding().encode("hi"))
+    for name in ("token_logprobs", "top_logprobs"):
+        of_prompt = free[0]["logprobs"][name][:num_prompt_tokens]
+        assert [choice["logprobs"][name][:num_prompt_tokens] for choice in best] == [of_prompt] * 2
+
+
+async def test_a_json_completion_is_one_object_also_behind_an_echo(source):
+    for echo, start in ((False, ""), (True, "hi")):
+        for choice in await ask(
+            source, COMPLETIONS, response_format=SCHEMA_FORMAT, echo=echo, max_tokens=500
+        ):
+            assert choice["finish_reason"] == "stop"
+            jsonschema.validate(json.loads(choice["text"].removeprefix(start)), CITY_SCHEMA)
+
+
+async def test_a_stop_string_inside_the_form_ends_the_answer_and_may_be_shown(source):
+    fields = {"guided_regex": "[a-f]{4}=[0-9]{3}", "stop": "=", "max_tokens": 20}
+    (choice,) = await ask(source, COMPLETIONS, **fields, include_stop_str_in_output=True)
+    assert re.fullmatch("[a-f]{4}=", choice["text"])
+    assert choice["finish_reason"] == "stop"
+
+
 async def test_ignore_eos_means_nothing_where_the_grammar_says_where_the_answer_ends(source):
     (choice,) = await ask(source, CHAT, response_format=SCHEMA_FORMAT, ignore_eos=True, min_tokens=100)
     assert choice["finish_reason"] == "stop"

@@ -103,6 +103,17 @@ def test_logprobs_are_of_the_models_own_distribution_not_of_what_the_grammar_lef
     assert any(entry.top[0][0] not in b"0123456789" for entry in answer.logprobs)
 
 
+def test_the_log_probabilities_of_a_prompt_know_no_grammar():
+    params = {"max_tokens": 4, "prompt_logprobs": 3}
+    grammar = plain_grammar(regex_rule("[0-9]{12}"))
+    held, free = (
+        run(make_engine(), [make_request("r", text, **params)])["r"].prompt_logprobs
+        for text in (grammar, None)
+    )
+    assert len(held) == len(b"prompt of r")
+    assert held == free
+
+
 def test_neighbours_with_and_without_a_grammar_do_not_change_each_other():
     free = [make_request(f"free-{n}", max_tokens=60) for n in range(4)]
     held = [make_request(f"held-{n}", (JSON_ANSWER, REQUIRED)[n % 2]) for n in range(4)]
@@ -153,10 +164,10 @@ def test_sampling_alone_does_not_advance_a_grammar(monkeypatch):
     commit = engine._scheduler.commit
     faults = [RuntimeError("between sampling and commit")] * 3
 
-    def failing_commit(plan, draws):
+    def failing_commit(plan, draws, scores):
         if faults:
             raise faults.pop()
-        return commit(plan, draws)
+        return commit(plan, draws, scores)
 
     monkeypatch.setattr(engine._scheduler, "commit", failing_commit)
     for _ in range(3):

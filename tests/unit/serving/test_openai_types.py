@@ -80,6 +80,12 @@ def refused(parse, **fields):
         ),
         ("structured_outputs", {"choice": []}, "structured_outputs.choice"),
         ("guided_regex", 5, "guided_regex"),
+        ("guided_choice", ["a"] * 16_385, "guided_choice"),
+        (
+            "tool_choice",
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{}] * 16_385}},
+            "tool_choice",
+        ),
         ("functions", [{"name": "f"}], "functions"),
         ("best_of", 2, "best_of"),
         ("echo", True, "echo"),
