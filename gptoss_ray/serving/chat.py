@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -208,7 +209,27 @@ async def start_chat(
             choice_requests(answer_id, prompt, params, request.num_choices, tenant)
         )
     ]
-    return Answer(answer_id, model.name, created, usage, stream_all(streams, usage))
+    events = stream_all(streams, usage)
+    if len(streams) > 1:
+        events = _start_in_order(events)
+    return Answer(answer_id, model.name, created, usage, events)
+
+
+async def _start_in_order(
+    events: AsyncGenerator[ChatDelta | Usage, None],
+) -> AsyncGenerator[ChatDelta | Usage, None]:
+    """Yield the events, and an empty delta first of each choice that a later one would overtake.
+
+    The openai SDK's accumulator numbers the choices in the order in which they start.
+    """
+    num_started = 0
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, ChatDelta):
+                for index in range(num_started, event.index):
+                    yield ChatDelta(index)
+                num_started = max(num_started, event.index + 1)
+            yield event
 
 
 async def fold_chat(events: AsyncIterable[ChatDelta | Usage]) -> tuple[list[ChatChoice], Usage]:

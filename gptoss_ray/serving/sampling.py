@@ -56,8 +56,9 @@ def check_prompt(token_ids: list[int], model: ServedModel, param: str) -> None:
         raise InvalidRequestError(f"{param} is empty; send at least one token.", param=param)
     if len(token_ids) >= model.max_context:
         raise ContextLengthExceededError(
-            f"{param} has {len(token_ids)} tokens; the context of {model.name} is {model.max_context}, "
-            "of which at least one is for the output. Shorten it.",
+            # The words that litellm and others know this error by.
+            f"This model's maximum context length is {model.max_context} tokens, of which at least one is "
+            f"for the output; {param} has {len(token_ids)}. Shorten it.",
             param=param,
         )
     check_ids(token_ids, model, param)

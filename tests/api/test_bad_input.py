@@ -68,7 +68,7 @@ async def test_a_prompt_over_the_context_has_a_code_of_its_own():
     ):
         status, _, error = await send("POST", path, json={"model": MODEL, **fields})
         assert (status, error["code"]) == (400, "context_length_exceeded")
-        assert str(MAX_CONTEXT) in error["message"]
+        assert f"maximum context length is {MAX_CONTEXT} tokens" in error["message"]
 
 
 async def test_an_output_over_the_context_is_cut_to_it():

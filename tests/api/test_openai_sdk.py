@@ -7,7 +7,7 @@ import pytest
 
 from gptoss_ray.errors import UnavailableError
 from tests.support.ingresses import ANSWER, CALL, MODEL, http_server, make_ingress, tokens
-from tests.support.scripted_source import ScriptedSource
+from tests.support.scripted_source import Pause, ScriptedSource
 
 MESSAGES = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER = {
@@ -20,7 +20,9 @@ WEATHER = {
 
 
 def script(request):
-    """Answer, call, or break off, as the first choice of the test's seed says."""
+    """Answer, call, break off, or answer choice by choice, as the test's seed says."""
+    if request.params.seed == 3:  # The last choice is the first to speak.
+        return [Pause(0.1 * (2 - request.params.choice_index)), *tokens(ANSWER)]
     failing = [*tokens(ANSWER)[:12], UnavailableError("The replica was lost.")]
     return [tokens(ANSWER), tokens(CALL), failing][request.params.seed]
 
@@ -121,3 +123,23 @@ def test_models_are_listed_and_found_by_a_name_with_a_slash(client):
     names = [model.id for model in client.models.list()]
     assert MODEL in names
     assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_the_sdks_own_events_of_several_choices_whichever_is_first(client):
+    options = {"model": MODEL, "messages": MESSAGES, "seed": 3, "n": 3, "logprobs": True}
+    with client.chat.completions.stream(**options) as stream:
+        kinds = {event.type for event in stream}
+        choices = stream.get_final_completion().choices
+    assert {"content.delta", "content.done", "logprobs.content.delta", "logprobs.content.done"} <= kinds
+    assert [choice.index for choice in choices] == [0, 1, 2]
+    for choice in choices:
+        assert choice.message.content == "It is 42."
+        assert "".join(entry.token for entry in choice.logprobs.content) == choice.message.content
+
+
+def test_the_sdks_own_events_of_a_tool_call(client):
+    with client.chat.completions.stream(model=MODEL, messages=MESSAGES, seed=1, tools=[WEATHER]) as stream:
+        events = [event for event in stream if event.type.startswith("tool_calls.function.arguments.")]
+    *deltas, done = events
+    assert "".join(event.arguments_delta for event in deltas) == done.arguments == '{"city":"Bern"}'
+    assert (done.type, done.name) == ("tool_calls.function.arguments.done", "weather")

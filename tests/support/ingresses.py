@@ -81,6 +81,7 @@ def http_server(ingress: Ingress) -> Iterator[str]:
     """Serve the app on loopback in a thread of its own; yield its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # A client may be faster than the thread.
     server = uvicorn.Server(uvicorn.Config(build_fastapi_app(ingress), log_config=None, lifespan="off"))
     thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
     thread.start()

@@ -1,0 +1,85 @@
+"""Requests that schemathesis makes of `/openapi.json`: no fault of the server, and answers as described."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.support.ingresses import MODEL, http_server, make_ingress
+from tests.support.one_call import call_once
+from tests.support.scripted_source import ScriptedSource
+
+CALLS = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name}"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("GET", "/tokenizer_info"),
+    ("GET", "/live"),
+    ("GET", "/ready"),
+    ("GET", "/health"),
+    ("GET", "/ping"),
+    ("POST", "/ping"),
+    ("GET", "/metrics"),
+    ("GET", "/version"),
+]
+EXAMPLES = settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def schema() -> Iterator:
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    with http_server(make_ingress(ScriptedSource(call_once))) as url:
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+def test_every_call_of_the_document_is_made(schema):
+    # schemathesis leaves out the document itself.
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert {(operation.method.upper(), operation.path) for operation in operations} == set(CALLS)
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_what_the_document_allows_is_answered_or_refused_as_described(schema, method, path):
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    statuses = set()
+
+    @EXAMPLES
+    @given(schema[path][method].as_strategy())
+    def check(case):
+        if isinstance(case.body, dict) and "model" in case.body:
+            case.body["model"] = MODEL
+        described = (checks.status_code_conformance, checks.response_schema_conformance)
+        response = case.call_and_validate(
+            checks=[not_a_server_error, checks.content_type_conformance, *described]
+        )
+        statuses.add(response.status_code)
+
+    check()
+    assert (404 if "{name}" in path else 200) in statuses
+
+
+@pytest.mark.parametrize("path", [path for method, path in CALLS if method == "POST" and path != "/ping"])
+def test_what_the_document_forbids_is_refused(schema, path):
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    @EXAMPLES
+    @given(schema[path]["POST"].as_strategy(generation_mode=GenerationMode.NEGATIVE))
+    def check(case):
+        described = (checks.negative_data_rejection, checks.response_schema_conformance)
+        case.call_and_validate(checks=[not_a_server_error, *described])
+
+    check()
