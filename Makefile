@@ -65,10 +65,8 @@ train-demo: export OMP_WAIT_POLICY = PASSIVE
 train-demo: export MALLOC_MMAP_THRESHOLD_ = 4000000000
 train-demo: export MALLOC_TRIM_THRESHOLD_ = 8000000000
 train-demo: export MALLOC_TOP_PAD_ = 400000000
-train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (2 hours on 2 cores), into build/demo
-	$(BIN)/python -m gptoss_ray.demo_training --out build/demo-90 --work build/demo-training --minutes 90
-	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 114 \
-		--decay-share 1 --share-with-tools 0.7
+train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (84 minutes on 2 cores), into build/demo
+	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 84
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis $(NATIVE)/_native.*

@@ -12,7 +12,6 @@ from statistics import mean
 import torch
 
 from gptoss_ray.demo_training import fused
-from gptoss_ray.demo_training.conversations import Mixture
 from gptoss_ray.demo_training.evaluation import describe_mistakes, evaluate, held_out_branches
 from gptoss_ray.demo_training.export import export
 from gptoss_ray.demo_training.recipe import Recipe
@@ -33,8 +32,7 @@ def main() -> None:
     fused.compile_all()
     encoding = demo_encoding()
     snapshot = arguments.work if (arguments.work / "progress.json").exists() else None
-    mixture = Mixture(share_with_tools=arguments.share_with_tools)
-    recipe = Recipe(seed=arguments.seed, decay_share=arguments.decay_share, mixture=mixture)
+    recipe = Recipe(seed=arguments.seed, decay_share=arguments.decay_share)
     config = demo_config(encoding)
     trainer = Trainer(config, encoding, recipe, num_processes=arguments.processes, snapshot=snapshot)
     print(f"starting at step {trainer.progress.step}", flush=True)
@@ -66,9 +64,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="each keeps one core busy")
     parser.add_argument(
         "--decay-share", type=float, default=Recipe.decay_share, help="last share of the time"
-    )
-    parser.add_argument(
-        "--share-with-tools", type=float, default=Mixture.share_with_tools, help="share of chats with tools"
     )
     return parser.parse_args()
 

@@ -60,12 +60,12 @@ def test_a_block_is_as_large_in_memory_as_it_is_counted():
         MODEL.layer_types,
         torch.bfloat16,
     )
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+    tensors = {
+        tensor.data_ptr(): tensor.nbytes
         for layer in range(MODEL.num_layers)
         for tensor in (cache.keys(layer), cache.values(layer))
     }
-    assert sum(storages.values()) == 2 * BLOCK_BYTES
+    assert sum(tensors.values()) == 2 * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("prefix_cache", [True, False])

@@ -92,11 +92,12 @@ def test_a_real_step_stays_within_the_planned_activations_but_not_far_below(read
 def test_a_real_step_of_native_kernels_stays_within_its_own_plan(reader, tiny):
     config = ENGINE.model_copy(update={"max_context": 160, "kernels": "native"})
     engine = Engine(Transformer.load(reader, config), config)
-    assert_step_fits(engine, tiny, config, WeightFormat.of_native(config))
+    # Only torch's memory is seen: what the kernels keep for themselves (rows of a layer) is not.
+    assert_step_fits(engine, tiny, config, WeightFormat.of_native(config), least=0)
 
 
 def assert_step_fits(
-    engine: Engine, model: ModelConfig, config: EngineConfig, weight_format: WeightFormat
+    engine: Engine, model: ModelConfig, config: EngineConfig, weight_format: WeightFormat, least: float = 0.5
 ) -> None:
     rng = random.Random(0)
     prompt = tuple(rng.randrange(model.vocab_size) for _ in range(159))
@@ -105,7 +106,7 @@ def assert_step_fits(
         while engine.has_work:
             engine.step()
     planned = plan_memory(model, config, weight_format=weight_format).activation_bytes
-    assert planned / 2 < peak.peak_bytes < planned
+    assert least * planned < peak.peak_bytes < planned
 
 
 def test_a_filled_plan_leaves_less_than_a_block(tiny):
