@@ -25,8 +25,11 @@ CALLS = [
     ("GET", "/metrics"),
     ("GET", "/version"),
 ]
-# Of a chat's many fields most random choices contradict each other: all generated ones may be refused.
-PLAIN = {"/v1/chat/completions": {"model": MODEL, "messages": [{"role": "user", "content": "Hello."}]}}
+# Most random choices of so many fields contradict each other: all that are generated may be refused.
+PLAIN = {
+    "/v1/chat/completions": {"model": MODEL, "messages": [{"role": "user", "content": "Hello."}]},
+    "/v1/completions": {"model": MODEL, "prompt": "Hello."},
+}
 EXAMPLES = settings(
     max_examples=10,
     deadline=None,
