@@ -23,6 +23,14 @@ Shape = Annotated[
     Literal["gpt-oss-20b", "gpt-oss-120b", "tiny"], typer.Option(help="The shape of the random weights.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads that compute; all CPUs if not given.", min=1)]
+Layers = Annotated[int | None, typer.Option(help="Number of layers, if not the model's own.", min=1)]
+Dense = Annotated[Literal["bfloat16", "int8"], typer.Option(help="Weights of attention and unembedding.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Folder of a checkpoint; one of the shape is made if not given.")
+]
+Packed = Annotated[
+    Path | None, typer.Option(help="Folder that keeps packed weights; one in the cache if not given.")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
 
 Row = Mapping[str, float | int | str]
@@ -65,22 +73,14 @@ def kernels(
 
 def engine(
     shape: Shape = "gpt-oss-20b",
-    layers: Annotated[
-        int | None, typer.Option(help="Number of layers, if not the model's own.", min=1)
-    ] = None,
-    dense: Annotated[
-        Literal["bfloat16", "int8"], typer.Option(help="Weights of attention and unembedding.")
-    ] = "bfloat16",
+    layers: Layers = None,
+    dense: Dense = "bfloat16",
     threads: Threads = None,
     kernels: Annotated[
         Literal["auto", "native", "torch"], typer.Option(help="As engine.kernels of a configuration.")
     ] = "auto",
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder of a checkpoint; one of the shape is made if not given.")
-    ] = None,
-    packed: Annotated[
-        Path | None, typer.Option(help="Folder that keeps packed weights; one in the cache if not given.")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    packed: Packed = None,
     prompts: Annotated[str, typer.Option(help="Prompts to read, in tokens.")] = "128,512,2048",
     streams: Annotated[str, typer.Option(help="Streams that decode together.")] = "1,4,16",
     context: Annotated[int, typer.Option(help="Tokens behind each stream.", min=1)] = 128,
@@ -127,22 +127,14 @@ def engine(
 
 def ep_throughput(
     shape: Shape = "gpt-oss-20b",
-    layers: Annotated[
-        int | None, typer.Option(help="Number of layers, if not the model's own.", min=1)
-    ] = None,
-    dense: Annotated[
-        Literal["bfloat16", "int8"], typer.Option(help="Weights of attention and unembedding.")
-    ] = "bfloat16",
+    layers: Layers = None,
+    dense: Dense = "bfloat16",
     threads: Threads = None,
     ranks: Annotated[int, typer.Option(help="Processes that share the experts.", min=2)] = 2,
     streams: Annotated[int, typer.Option(help="Streams that decode together, over all ranks.", min=1)] = 16,
     context: Annotated[int, typer.Option(help="Tokens behind each stream.", min=1)] = 128,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder of a checkpoint; one of the shape is made if not given.")
-    ] = None,
-    packed: Annotated[
-        Path | None, typer.Option(help="Folder that keeps packed weights; one in the cache if not given.")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    packed: Packed = None,
     rounds: Annotated[int, typer.Option(help="Repeats.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Decode steps of a round.", min=2)] = 24,
     json_file: JsonFile = None,
