@@ -24,8 +24,10 @@ def parse_llama_bench(output: str) -> Figures:
     """Return the figures of `llama-bench -o json`."""
     figures: Figures = {}
     for test in json.loads(output):
-        is_prompt = test["n_prompt"] > 0
-        name = f"prompt of {test['n_prompt']}" if is_prompt else "decode, 1 streams"
+        if test["n_prompt"] > 0:
+            name = f"prompt of {test['n_prompt']}"
+        else:
+            name = our_engine.decode_name(1, test["n_depth"])
         figures[name] = test["avg_ts"]
     return figures
 
@@ -33,16 +35,23 @@ def parse_llama_bench(output: str) -> Figures:
 def parse_batched_bench(output: str) -> Figures:
     """Return the figures of `llama-batched-bench --output-format jsonl`, which come among its messages."""
     lines = (line[line.index("{") :] for line in output.splitlines() if '"speed_tg"' in line)
-    return {f"decode, {test['pl']} streams": test["speed_tg"] for test in map(json.loads, lines)}
+    return {our_engine.decode_name(test["pl"]): test["speed_tg"] for test in map(json.loads, lines)}
 
 
 def measure_llama_cpp(options: argparse.Namespace) -> tuple[Figures, float]:
     """Run both of llama.cpp's benchmarks once."""
     threads, tokens = str(options.threads), str(options.generate)
     common = ["-m", str(options.gguf), "-t", threads]
-    arguments = ["-p", options.prompts, "-n", tokens, "-r", "1", "-o", "json"]
-    single = run([str(options.llama_bin / "llama-bench"), *common, *arguments])
-    figures, peak_gb = parse_llama_bench(single.output), single.peak_gb
+    singles = [["-p", options.prompts or "0"]]
+    if options.long_context:
+        singles.append(["-p", "0", "-d", str(options.long_context)])
+    figures: Figures = {}
+    peak_gb = 0.0
+    for arguments in singles:
+        more = [*arguments, "-n", tokens, "-r", "1", "-o", "json"]
+        single = run([str(options.llama_bin / "llama-bench"), *common, *more])
+        figures |= parse_llama_bench(single.output)
+        peak_gb = max(peak_gb, single.peak_gb)
     streams = [number for number in options.streams.split(",") if number != "1"]
     if streams:
         room = max(map(int, streams)) * (_CONTEXT + options.generate) + 512
@@ -63,15 +72,19 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, required=True, help="model of the same shape; see make_gguf.py")
     parser.add_argument("--streams", default="1,4,16", help="streams that decode together")
     parser.add_argument("--generate", type=int, default=64, help="tokens that each stream decodes")
+    parser.add_argument(
+        "--long-context", type=int, default=0, help="one stream decodes behind so many tokens too; 0: not"
+    )
     our_engine.add_options(parser)
     options = parser.parse_args()
     runs_of_ours: list[dict[str, Any]] = []
 
     def measure_ours() -> tuple[Figures, float]:
-        more = ["--streams", options.streams, "--context", str(_CONTEXT), "--long-context", "0"]
-        document, ended = our_engine.measure(options, *more, "--steps", str(options.generate))
+        more = ["--streams", options.streams, "--context", str(_CONTEXT)]
+        more += ["--long-context", str(options.long_context), "--steps", str(options.generate)]
+        document, ended = our_engine.measure(options, *more)
         runs_of_ours.append(document)
-        return our_engine.figures(document), ended.peak_gb
+        return our_engine.figures(document, options.long_context), ended.peak_gb
 
     peer = Side("llama.cpp", lambda: measure_llama_cpp(options))
     ours = Side("gptoss-ray", measure_ours)

@@ -41,10 +41,18 @@ def measure(options: argparse.Namespace, *more: str) -> tuple[dict[str, Any], Ru
         return json.loads(file.read_text(encoding="utf-8")), ended
 
 
-def figures(document: dict[str, Any]) -> Figures:
+def decode_name(num_streams: int, long_context: int = 0) -> str:
+    """Return the name of a figure of streams that decode together, perhaps behind a long context."""
+    return f"decode, {num_streams} streams" + (f" at {long_context}" if long_context else "")
+
+
+def figures(document: dict[str, Any], long_context: int = 0) -> Figures:
     """Return the tokens a second under the names that the other sides use."""
-    prompts = {f"prompt of {row['tokens']}": row["tokens_per_s"] for row in document["prefill"]}
-    return prompts | {f"decode, {row['streams']} streams": row["tokens_per_s"] for row in document["decode"]}
+    rates = {f"prompt of {row['tokens']}": row["tokens_per_s"] for row in document["prefill"]}
+    for row in document["decode"]:
+        context = long_context if row["context"] == long_context else 0
+        rates[decode_name(row["streams"], context)] = row["tokens_per_s"]
+    return rates
 
 
 def ceilings_line(documents: Sequence[dict[str, Any]]) -> str:

@@ -15,10 +15,13 @@ REPOSITORY = SCRIPTS.parents[1]
 
 LLAMA_BENCH = """#!/bin/sh
 echo "register_backend: registered backend CPU" >&2
-echo '[
-  {"n_prompt": 16, "n_gen": 0, "avg_ts": 10.0, "samples_ts": [ 10.0 ]},
-  {"n_prompt": 0, "n_gen": 4, "avg_ts": 2.5, "samples_ts": [ 2.5 ]}
-]'
+case "$*" in
+*" -d 192 "*) echo '[{"n_prompt": 0, "n_gen": 4, "n_depth": 192, "avg_ts": 1.5, "samples_ts": [ 1.5 ]}]' ;;
+*) echo '[
+  {"n_prompt": 16, "n_gen": 0, "n_depth": 0, "avg_ts": 10.0, "samples_ts": [ 10.0 ]},
+  {"n_prompt": 0, "n_gen": 4, "n_depth": 0, "avg_ts": 2.5, "samples_ts": [ 2.5 ]}
+]' ;;
+esac
 """
 BATCHED_BENCH = """#!/bin/sh
 echo "main: n_kv_max = 4096"
@@ -44,7 +47,7 @@ def test_llama_cpp_and_we_are_measured_in_turn(tmp_path):
     make_programs(tmp_path, llama_bench=LLAMA_BENCH, llama_batched_bench=BATCHED_BENCH)
     file = tmp_path / "out.json"
     arguments = ["--llama-bin", str(tmp_path), "--gguf", "model.gguf", "--streams", "1,2", "--generate", "4"]
-    arguments += ["--dense", "bfloat16", "--json", str(file)]
+    arguments += ["--long-context", "192", "--dense", "bfloat16", "--json", str(file)]
     ended = call("compare_llama_cpp.py", tmp_path, *arguments, *OPTIONS)
     assert ended.returncode == 0, ended.stderr
     turns = [line for line in ended.stderr.splitlines() if line.startswith("round")]
@@ -53,7 +56,9 @@ def test_llama_cpp_and_we_are_measured_in_turn(tmp_path):
     ]
     document = json.loads(file.read_text())
     rows = {row["what"]: row for row in document["rows"]}
-    assert list(rows)[:3] == ["prompt of 16", "decode, 1 streams", "decode, 2 streams"]
+    names = ["prompt of 16", "decode, 1 streams", "decode, 1 streams at 192", "decode, 2 streams"]
+    assert list(rows)[:4] == names
+    assert rows["decode, 1 streams at 192"]["llama.cpp"] == "1.5 (1.5 to 1.5)"
     assert rows["decode, 2 streams"]["llama.cpp"] == "3.5 (3.5 to 3.5)"
     assert len(document["sides"]["gptoss-ray"]["rounds"]) == len(document["gptoss-ray runs"]) == 2
     assert "| prompt of 16 | 10.0 (10.0 to 10.0) |" in ended.stdout
