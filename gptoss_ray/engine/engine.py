@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.limits import check_request, resolve_context
+from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
@@ -104,6 +105,7 @@ class Engine:
         )
         self._runner = ModelRunner(transformer, kv_cache)
         self._sampler = Sampler(model.vocab_size, suppressed_token_ids)
+        self._masks = MaskPrefetch()
         self._step_sync = step_sync or LocalStepSync()
         self._leave_group = leave_group
         self._compile_grammar = compile_grammar
@@ -261,11 +263,16 @@ class Engine:
             placement=self._placement,
         )
 
+    def close(self) -> None:
+        """End the threads that steps have started; no step can follow."""
+        self._masks.close()
+
     def _run_batch(self, agreement: StepAgreement) -> list[TokenOutput]:
         plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
-        logits = self._runner.run(plan, agreement.max_num_tokens)
         drawing = plan.drawing_sequences()
-        draws = self._sampler.sample(logits[: len(drawing)], drawing)
+        with self._masks.of(drawing) as masks:
+            logits = self._runner.run(plan, agreement.max_num_tokens)
+            draws = self._sampler.sample(logits[: len(drawing)], drawing, masks)
         scores = self._sampler.score(logits[len(drawing) :], plan.scored_chunks())
         return self._count(self._scheduler.commit(plan, draws, scores))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gptoss_ray.engine.mask_prefetch import Masks
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.generation import SamplingParams
 
@@ -28,15 +29,20 @@ def needs_adjustment(sequence: Sequence) -> bool:
     )
 
 
-def adjust_logits(logits: Logits, sequence: Sequence) -> None:
+def adjust_logits(logits: Logits, sequence: Sequence, masks: Masks) -> None:
     """Apply grammar, penalties, bias and the minimum length to logits [vocab] in place.
+
+    Args:
+        logits: Of the sequence's next token.
+        sequence: Whose grammar's mask is waited for.
+        masks: Of the step.
 
     Raises:
         InvalidRequestError: The grammar has no next token.
     """
     params = sequence.request.params
     if sequence.constraint is not None:
-        np.copyto(logits, -np.inf, where=~sequence.constraint.allowed())
+        np.copyto(logits, -np.inf, where=~masks[sequence].result())
     _penalize_repetition(logits, sequence, params.repetition_penalty)
     _penalize_output(logits, sequence, params)
     for token_id, bias in params.logit_bias:

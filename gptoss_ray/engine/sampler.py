@@ -11,6 +11,7 @@ import torch
 
 from gptoss_ray.engine.draw import Floats, draw_token, keyed_uniform, log_normalizer, most_likely
 from gptoss_ray.engine.logit_adjustments import adjust_logits, needs_adjustment
+from gptoss_ray.engine.mask_prefetch import Masks
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.step_plan import ScheduledChunk
 from gptoss_ray.errors import GptossError, InternalError, InvalidRequestError
@@ -47,12 +48,20 @@ class Sampler:
         self._adjusted: Floats = torch.empty(vocab_size).numpy()
         self._scratch: Floats = torch.empty(vocab_size).numpy()
 
-    def sample(self, logits: torch.Tensor, sequences: ReadOnlySequence[Sequence]) -> list[Draw]:
-        """Draw a token for each row of logits [L, vocab] float32, which may be overwritten."""
+    def sample(self, logits: torch.Tensor, sequences: ReadOnlySequence[Sequence], masks: Masks) -> list[Draw]:
+        """Draw a token for each row of logits; only rows with a mask wait for one, and they come last.
+
+        Args:
+            logits: [L, vocab] float32, which may be overwritten.
+            sequences: Of the rows.
+            masks: What the grammars of those that have one allow.
+        """
         rows: Floats = logits.numpy(force=True)
         rows[:, self._suppressed] = -np.inf
+        mates_first = sorted(zip(rows, sequences, strict=True), key=lambda each: each[1] in masks)
         with np.errstate(all="ignore"):  # whatever is not finite is found and refused per row
-            return [self._draw(row, sequence) for row, sequence in zip(rows, sequences, strict=True)]
+            draws = {sequence: self._draw(row, sequence, masks) for row, sequence in mates_first}
+        return [draws[sequence] for sequence in sequences]
 
     def score(self, logits: torch.Tensor, chunks: ReadOnlySequence[ScheduledChunk]) -> list[Scores]:
         """Look up the prompt tokens behind the chunks' scored positions, one row of logits each, in order."""
@@ -79,10 +88,10 @@ class Sampler:
                 f"The prompt of request {sequence.request_id} could not be scored; the server's log says why."
             )
 
-    def _draw(self, row: Floats, sequence: Sequence) -> Draw:
+    def _draw(self, row: Floats, sequence: Sequence, masks: Masks) -> Draw:
         """The exception boundary of one request."""
         try:
-            token_id = self._choose(row, sequence)
+            token_id = self._choose(row, sequence, masks)
             return SampledToken(token_id, self._logprobs(row, token_id, sequence.request.params.logprobs))
         except InvalidRequestError as error:
             return error
@@ -92,10 +101,10 @@ class Sampler:
                 f"No token could be drawn for request {sequence.request_id}; the server's log says why."
             )
 
-    def _choose(self, row: Floats, sequence: Sequence) -> int:
+    def _choose(self, row: Floats, sequence: Sequence, masks: Masks) -> int:
         if needs_adjustment(sequence):
             np.copyto(self._adjusted, row)
-            adjust_logits(self._adjusted, sequence)
+            adjust_logits(self._adjusted, sequence, masks)
             row = self._adjusted
         best = int(row.argmax())  # the lowest id among equals; a NaN if there is any
         if not np.isfinite(row[best]):

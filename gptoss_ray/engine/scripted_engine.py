@@ -104,6 +104,9 @@ class ScriptedEngine:
             placement=0,
         )
 
+    def close(self) -> None:
+        """See `Engine.close`; there are no threads."""
+
     def _next(self, sequence: ScriptedSequence, token_ids: Iterator[int]) -> TokenOutput:
         drawn: Sequence[int] = list(islice(token_ids, 1))
         return sequence.take(drawn) if drawn else sequence.end()

@@ -11,12 +11,18 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+Mask = npt.NDArray[np.bool_]
+"""Which tokens may come next [vocab]."""
+
 
 class TokenConstraint(Protocol):
-    """The constraint of one output; nothing but `advance` changes what it allows."""
+    """The constraint of one output; nothing but `advance` changes what it allows.
 
-    def allowed(self) -> npt.NDArray[np.bool_]:
-        """Return which tokens may come next [vocab], at least one; InvalidRequestError where none may."""
+    Its methods are called one at a time, but from different threads.
+    """
+
+    def allowed(self) -> Mask:
+        """Return which tokens may come next, at least one; InvalidRequestError where none may."""
         ...
 
     def advance(self, token_id: int) -> bool:

@@ -155,7 +155,7 @@ def _group_sizes(model: ModelConfig, cluster: Cluster) -> Iterator[int]:
 
 def _layout(model: ModelConfig, cluster: Cluster, load: Load, num_ranks: int) -> Layout:
     num_groups = cluster.num_devices // num_ranks
-    parallel = ParallelConfig(num_ranks=num_ranks)
+    parallel = ParallelConfig(num_ranks=num_ranks, device="cpu" if cluster.is_cpu else "cuda")
     engine = EngineConfig(
         max_num_sequences=min(_MAX_SEQUENCES, -(-load.num_streams // cluster.num_devices)),
         max_num_batched_tokens=load.max_num_batched_tokens,

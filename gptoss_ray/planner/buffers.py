@@ -1,8 +1,8 @@
 """What lives only within a step: activations, and rows that travel between ranks.
 
 The figures follow the reference kernels line by line (`kernels/reference_kernels.py`,
-`kernels/paged_attention.py`); a test compares them with the peak of a real step. Native kernels gather and
-unpack nothing: what they need are their inputs and outputs.
+`kernels/paged_attention.py`); a test compares them with the peak of a real step. Of native kernels only what
+they are given and return is counted here; `scratch.py` has their own buffers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _exact_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelCon
     """Rows sent and received: at most one a slot, as a token travels once to each rank of its experts."""
     if parallel.dispatch == "padded":
         return 0
-    num_rows = engine.max_num_batched_tokens * model.num_experts_per_token + _expert_rows(
+    num_rows = engine.max_num_batched_tokens * model.num_experts_per_token + expert_rows(
         model, engine, parallel
     )
     itemsize = _itemsize(engine)
@@ -83,18 +83,15 @@ def activation_bytes(
 
 
 def _native_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
-    """Return the same for native kernels, which keep activations in bfloat16 and pad no rows."""
+    """Return the same for native kernels, which write over the residual stream and pad no rows."""
     itemsize, num_tokens, hidden = _itemsize(engine), engine.max_num_batched_tokens, model.hidden_size
-    query_width = model.num_attention_heads * model.head_dim
-    kv_width = model.num_key_value_heads * model.head_dim
-    num_rows = _expert_rows(model, engine, parallel)
     # Rotations of the rows stay for all layers; positions and slots are small beside them.
     lasting = num_tokens * (hidden * itemsize + model.head_dim * _FLOAT32)
-    attention = num_tokens * (2 * query_width + 2 * kv_width) * itemsize
-    slots = num_tokens * model.num_experts_per_token * hidden * itemsize
-    experts = num_rows * (2 * hidden + 3 * model.intermediate_size) * itemsize + slots
     logits = engine.max_num_sequences * (model.vocab_size * _FLOAT32 + hidden * itemsize)
-    return lasting + max(attention, num_tokens * hidden * itemsize + experts, logits)
+    # Rows travel only in a group: normed, grouped by expert, their results, and the results that come home.
+    num_rows = num_tokens * (1 + model.num_experts_per_token) + 2 * expert_rows(model, engine, parallel)
+    travelling = num_rows * hidden * itemsize if parallel.num_ranks > 1 else 0
+    return lasting + max(logits, travelling)
 
 
 def _attention_bytes(model: ModelConfig, engine: EngineConfig, num_tokens: int) -> int:
@@ -125,7 +122,7 @@ def _expert_bytes(
 ) -> int:
     """Rows of the local experts (in, gate and up, in float32 for SwiGLU, out), and one unpacked matrix."""
     itemsize, width = _itemsize(engine), model.intermediate_size
-    num_rows = _expert_rows(model, engine, parallel)
+    num_rows = expert_rows(model, engine, parallel)
     num_padded = num_rows + (_TILE_ROWS - 1) * min(num_rows, model.num_experts)
     per_row = 3 * model.hidden_size * itemsize + 3 * width * itemsize + 5 * width * _FLOAT32
     slots = engine.max_num_batched_tokens * model.num_experts_per_token * model.hidden_size * itemsize
@@ -135,8 +132,8 @@ def _expert_bytes(
     return num_padded * per_row + slots + matrix
 
 
-def _expert_rows(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
-    """Rows that a rank's experts get: all ranks' tokens at most, MAX_SKEW even shares at most."""
+def expert_rows(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Return the rows that a rank's experts get: all ranks' tokens at most, MAX_SKEW even shares at most."""
     even_share = engine.max_num_batched_tokens * model.num_experts_per_token
     return even_share * min(parallel.num_ranks, MAX_SKEW)
 

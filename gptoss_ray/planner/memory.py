@@ -10,7 +10,11 @@ from gptoss_ray.config import EngineConfig, ParallelConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.planner import kv
 from gptoss_ray.planner.buffers import activation_bytes, dispatch_bytes
+from gptoss_ray.planner.scratch import scratch_bytes
 from gptoss_ray.planner.weights import WeightFormat, weigh
+
+GRAMMAR_BYTES_PER_TOKEN = 700
+"""Of the vocabulary: what a rank keeps to compile grammars. Measured, not worked out: 142 MB of o200k."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class MemoryPlan:
         kv_cache_bytes: KV blocks.
         dispatch_bytes: Rows on their way to experts and back.
         activation_bytes: Everything else that lives within a step.
+        scratch_bytes: What native kernels keep for themselves between steps.
+        grammar_bytes: What the compiler of grammars keeps; 0 on a GPU, as it lies in the main memory.
         num_kv_blocks: Blocks of the pool.
         max_sequence_tokens: The longest sequence that fits alone, or the model's context.
     """
@@ -37,6 +43,8 @@ class MemoryPlan:
     kv_cache_bytes: int
     dispatch_bytes: int
     activation_bytes: int
+    scratch_bytes: int
+    grammar_bytes: int
     num_kv_blocks: int
     max_sequence_tokens: int
 
@@ -53,7 +61,8 @@ class MemoryPlan:
     @property
     def fixed_bytes(self) -> int:
         """What the size of the KV cache does not change."""
-        return self.weight_bytes + self.swap_bytes + self.dispatch_bytes + self.activation_bytes
+        step_bytes = self.dispatch_bytes + self.activation_bytes + self.scratch_bytes
+        return self.weight_bytes + self.swap_bytes + step_bytes + self.grammar_bytes
 
     def parts(self) -> dict[str, int]:
         """Return bytes by what they are for, to be printed."""
@@ -64,6 +73,8 @@ class MemoryPlan:
             "KV cache": self.kv_cache_bytes,
             "dispatch buffers": self.dispatch_bytes,
             "activations": self.activation_bytes,
+            "buffers of native kernels": self.scratch_bytes,
+            "grammar compiler": self.grammar_bytes,
         }
 
 
@@ -98,6 +109,8 @@ def plan_memory(
         kv_cache_bytes=num_kv_blocks * block_bytes,
         dispatch_bytes=dispatch_bytes(model, engine, parallel),
         activation_bytes=activation_bytes(model, engine, parallel, weight_format),
+        scratch_bytes=scratch_bytes(model, engine, parallel, weight_format),
+        grammar_bytes=model.vocab_size * GRAMMAR_BYTES_PER_TOKEN if parallel.device == "cpu" else 0,
         num_kv_blocks=num_kv_blocks,
         max_sequence_tokens=min(model.max_context, longest),
     )

@@ -75,6 +75,10 @@ class SteppedEngine(Protocol):
         """Use another network from the step for which all ranks have staged this version."""
         ...
 
+    def close(self) -> None:
+        """End what the engine has started; nothing is called afterwards."""
+        ...
+
 
 @dataclass
 class _LiveRequest:
@@ -186,6 +190,7 @@ class StepLoop:
         }
         while not (self._phase is Phase.STOPPED and self._is_leaving):
             actions[self._phase]()
+        self._engine.close()
 
     def _happened(self, event: Event) -> None:
         self._phase = next_phase(self._phase, event)

@@ -25,6 +25,7 @@ class CountingEngine:
     step_sync: StepSync = field(default_factory=LocalStepSync)
     num_agree_calls: int = 0
     may_prepare: threading.Event = field(default_factory=threading.Event)
+    is_closed: bool = False
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -58,6 +59,9 @@ class CountingEngine:
 
     def stats(self) -> dict[str, int]:
         return {"num_running": len(self.requests)}
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def _next(self, request: GenerationRequest) -> TokenOutput:
         position = self.counts[request.request_id]

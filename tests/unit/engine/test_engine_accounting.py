@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gptoss_ray.engine.engine import Engine
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
+from tests.support.constraints import HashedConstraint, InlineMasks
 from tests.support.engine_invariants import check_engine
 from tests.support.engine_runs import run, small_config
 from tests.support.fake_transformer import FakeConfig, FakeTransformer
@@ -26,12 +27,17 @@ PARAMS = st.builds(
     seed=st.integers(0, 3),
     max_tokens=st.integers(1, 60),
     stop_token_ids=st.sampled_from([(), (6,)]),
+    grammar=st.sampled_from([None, "a", "b"]),
 )
 
 
 def make_engine(transformer, num_blocks, **config):
     config = {"kv_block_size": 4, "max_num_batched_tokens": 8, "max_num_sequences": 4} | config
-    return Engine(transformer, small_config(kv_cache_bytes=num_blocks * BLOCK_BYTES, **config))
+    return Engine(
+        transformer,
+        small_config(kv_cache_bytes=num_blocks * BLOCK_BYTES, **config),
+        compile_grammar=lambda grammar: HashedConstraint(grammar, TINY_CONFIG.vocab_size),
+    )
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -102,6 +108,7 @@ class EngineMachine(RuleBasedStateMachine):
         request = self.requests.pop(output.request_id)
         context = self.engine.max_context
         lonely = make_engine(FakeTransformer(TINY_CONFIG), num_blocks=200, max_context=context)
+        lonely._masks = InlineMasks()
         expected = run(lonely, [GenerationRequest("x", request.prompt_token_ids, request.params)])["x"]
         assert tuple(tokens) == expected.token_ids
 
@@ -116,6 +123,7 @@ class EngineMachine(RuleBasedStateMachine):
         check_engine(self.engine)
         assert self.engine.stats().kv_cache_usage == 0
         assert not self.requests
+        self.engine.close()
 
 
 TestEngineMachine = EngineMachine.TestCase

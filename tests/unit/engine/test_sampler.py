@@ -26,7 +26,7 @@ def make_logits(num_rows=1, seed=0):
 
 
 def sample(logits, *sequences, suppressed=()):
-    return Sampler(VOCAB_SIZE, suppressed).sample(logits.clone(), sequences)
+    return Sampler(VOCAB_SIZE, suppressed).sample(logits.clone(), sequences, {})
 
 
 EVERY_KIND = [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 
 import pytest
@@ -11,9 +12,12 @@ from gptoss_ray.config import EngineConfig, ParallelConfig
 from gptoss_ray.engine.engine import Engine
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.generation import GenerationRequest, SamplingParams
+from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.planner.memory import check_fits, experts_per_rank, plan_filled, plan_memory
 from gptoss_ray.planner.weights import WeightFormat
+from gptoss_ray.structured.grammar_compiler import GrammarCompiler
+from tests.support.allocated_memory import allocated_bytes, needs_mallinfo
 from tests.support.backends import needs_native
 from tests.support.live_memory import PeakMemory, owned_bytes, tensors_of
 
@@ -92,7 +96,7 @@ def test_a_real_step_stays_within_the_planned_activations_but_not_far_below(read
 def test_a_real_step_of_native_kernels_stays_within_its_own_plan(reader, tiny):
     config = ENGINE.model_copy(update={"max_context": 160, "kernels": "native"})
     engine = Engine(Transformer.load(reader, config), config)
-    # Only torch's memory is seen: what the kernels keep for themselves (rows of a layer) is not.
+    # Only torch's memory is seen; `test_scratch.py` has what the kernels keep for themselves.
     assert_step_fits(engine, tiny, config, WeightFormat.of_native(config), least=0)
 
 
@@ -140,6 +144,24 @@ def test_less_kv_cache_is_no_remedy_where_the_weights_alone_do_not_fit(tiny):
         check_fits(plan, plan.weight_bytes)
     assert "kv_cache_bytes" not in caught.value.message
     assert "num_ranks" in caught.value.message
+
+
+def test_the_grammar_compiler_grows_with_the_vocabulary_and_lies_in_the_main_memory(tiny):
+    large = ModelConfig.published("gpt-oss-20b")
+    plans = [plan_memory(model, ENGINE) for model in (tiny, large)]
+    assert plans[0].grammar_bytes / plans[1].grammar_bytes == tiny.vocab_size / large.vocab_size
+    on_gpu = plan_memory(large, ENGINE, ParallelConfig(device="cuda"))
+    assert on_gpu.fixed_bytes == plans[1].fixed_bytes - plans[1].grammar_bytes
+
+
+@needs_mallinfo
+def test_the_planned_grammar_compiler_is_what_that_of_the_published_models_keeps():
+    model = ModelConfig.published("gpt-oss-20b")
+    compiler = GrammarCompiler(HarmonyEncoding.load(None), model.vocab_size)
+    gc.collect()
+    before = allocated_bytes()
+    del compiler
+    assert plan_memory(model, ENGINE).grammar_bytes == pytest.approx(before - allocated_bytes(), rel=0.05)
 
 
 def test_buffers_grow_with_the_group_only_as_far_as_skew_is_allowed_for(tiny):

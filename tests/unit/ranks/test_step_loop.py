@@ -80,6 +80,13 @@ def test_an_aborted_request_ends_behind_its_last_position(loop, engine, delivere
     assert not engine.requests
 
 
+def test_a_loop_that_ends_closes_its_engine(loop, engine):
+    loop.submit(request("x", 1)).result(5)
+    assert not engine.is_closed
+    loop.stop()
+    assert engine.is_closed
+
+
 def test_an_idle_loop_does_not_spin(loop, engine, delivered):
     loop.submit(request("x", 1)).result(5)
     delivered.wait_ended("x")
