@@ -241,8 +241,7 @@ int gr_gate(gr_context* context, const uint16_t* x, const float* norm_weight, fl
     require_size(t, 0, "t");
     require_multiple(h, kVector, "h");
     require_size(e, 1, "e");
-    require_size(k, 1, "k");
-    require(k <= e, "k is %lld, but there are only %lld experts", number(k), number(e));
+    check_chosen(k, e);
     require_pointer(norm_weight, "norm_weight");
     require_pointer(gate_weight, "gate_weight");
     require_pointer(gate_bias, "gate_bias");
@@ -295,9 +294,7 @@ int gr_mixture(gr_context* context, const float* norm_weight, float eps, const f
                int64_t* num_rows, uint16_t* hidden) {
   return guarded(__func__, context, [&] {
     require_size(num_experts, 1, "num_experts");
-    require_size(k, 1, "k");
-    require(k <= num_experts, "k is %lld, but there are only %lld experts", number(k),
-            number(num_experts));
+    check_chosen(k, num_experts);
     require_size(t, 0, "t");
     require_pointer(norm_weight, "norm_weight");
     require_pointer(gate_weight, "gate_weight");

@@ -77,6 +77,13 @@ inline void check_same(int64_t size, int64_t expected, const char* name, int64_t
           number(expert), number(size), number(expected));
 }
 
+// k: how many of the experts each row chooses.
+inline void check_chosen(int64_t k, int64_t num_experts) {
+  require_size(k, 1, "k");
+  require(k <= num_experts, "k is %lld, but there are only %lld experts", number(k),
+          number(num_experts));
+}
+
 inline void check_experts(const gr_matrix* gate_up, const gr_matrix* down, int64_t num_experts) {
   for (int64_t e = 0; e < num_experts; ++e) {
     check_matrix(&gate_up[e]);
