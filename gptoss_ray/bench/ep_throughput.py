@@ -6,32 +6,24 @@ that both see the same machine; while one steps, the others sleep.
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptoss_ray.bench.engine_cases import DecodeCase, EngineUnderTest, engine_config
+from gptoss_ray.bench.rank_processes import local_membership, meet, run_processes
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig, ServedModelConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher
 from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.parallel.membership import GroupMembership
-from gptoss_ray.parallel.rendezvous import free_store_port
 from gptoss_ray.ranks.engine_loader import load_engine
 
-_HOST = "127.0.0.1"
-_TIMEOUT_S = 1800.0
 _EXCHANGE = ("dispatch", "combine")
 
 
@@ -117,16 +109,11 @@ def run(bench: EPThroughputBench, note: Callable[[str], None] = lambda _: None) 
         ConfigError: The engine cannot be had as it was asked for.
     """
     sizes = (1, bench.num_ranks)
-    membership = GroupMembership(
-        f"bench-{uuid.uuid4().hex}", 1, ("here",) * bench.num_ranks, _HOST, free_store_port(_HOST)
-    )
-    context = multiprocessing.get_context("spawn")
+    membership = local_membership(bench.num_ranks)
     places = [(size, rank) for size in sizes for rank in range(size)]
-    barrier = context.Barrier(len(places))
     note(f"{len(places)} processes load and take turns, {bench.num_rounds} round(s)")
-    with ProcessPoolExecutor(len(places), context, _keep, (barrier,)) as pool:
-        tasks = [pool.submit(_measure, bench, sizes, place, membership) for place in places]
-        rounds = dict(zip(places, (task.result() for task in tasks), strict=True))
+    measured = run_processes(_measure, [(bench, sizes, place, membership) for place in places])
+    rounds = dict(zip(places, measured, strict=True))
     return [
         Arrangement(
             num_ranks=size,
@@ -138,33 +125,20 @@ def run(bench: EPThroughputBench, note: Callable[[str], None] = lambda _: None) 
     ]
 
 
-_barriers: list[Barrier] = []
-
-
-def _keep(barrier: Barrier) -> None:
-    """Keep what only a starting process can be given."""
-    _barriers.append(barrier)
-
-
 def _measure(
     bench: EPThroughputBench, sizes: tuple[int, ...], place: tuple[int, int], membership: GroupMembership
 ) -> tuple[RankSteps, ...]:
-    """Be one rank of one arrangement; one that fails does not keep the others waiting."""
-    torch.set_num_threads(1)
+    """Be one rank of one arrangement."""
     size, rank = place
-    try:
-        case = DecodeCase(bench.num_streams // size, bench.context)
-        under_test = _start(bench, case, size, rank, membership)
-        rounds = []
-        for _ in range(bench.num_rounds):
-            for turn in sizes:
-                _barriers[0].wait(_TIMEOUT_S)
-                if turn == size:
-                    rounds.append(_steps(under_test, case, bench.num_steps))
-        _barriers[0].wait(_TIMEOUT_S)
-    except BaseException:
-        _barriers[0].abort()
-        raise
+    case = DecodeCase(bench.num_streams // size, bench.context)
+    under_test = _start(bench, case, size, rank, membership)
+    rounds = []
+    for _ in range(bench.num_rounds):
+        for turn in sizes:
+            meet()
+            if turn == size:
+                rounds.append(_steps(under_test, case, bench.num_steps))
+    meet()
     return tuple(rounds)
 
 
