@@ -7,15 +7,14 @@ that both see the same machine; while one steps, the others sleep.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gptoss_ray.bench.engine_cases import DecodeCase, EngineUnderTest, engine_config
 from gptoss_ray.bench.rank_processes import local_membership, meet, run_processes
+from gptoss_ray.bench.watched_calls import watching_calls
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig, ServedModelConfig
 from gptoss_ray.errors import ConfigError
@@ -161,10 +160,10 @@ def _start(
 
 
 def _steps(under_test: EngineUnderTest, case: DecodeCase, num_steps: int) -> RankSteps:
-    with _exchange_clock() as clock:
-        seconds, exchange_s = [], []
-        steps = under_test.steps(case, num_steps)
-        for step_s in steps:
+    clock = _Clock()
+    seconds, exchange_s = [], []
+    with watching_calls(AllToAllTokenDispatcher, _EXCHANGE, clock.add):
+        for step_s in under_test.steps(case, num_steps):
             seconds.append(step_s)
             exchange_s.append(clock.read())
     # What came before the first step counts with it.
@@ -172,34 +171,16 @@ def _steps(under_test: EngineUnderTest, case: DecodeCase, num_steps: int) -> Ran
 
 
 class _Clock:
+    """The seconds inside calls."""
+
     def __init__(self) -> None:
         self._seconds = 0.0
+
+    def add(self, _name: str, _args: tuple[Any, ...], seconds: float) -> None:
+        """Count one call."""
+        self._seconds += seconds
 
     def read(self) -> float:
         """Return the seconds since the last reading."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
-
-    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return function(*args)
-            finally:
-                self._seconds += time.perf_counter() - began
-
-        return call
-
-
-@contextmanager
-def _exchange_clock() -> Iterator[_Clock]:
-    """Time every dispatch and combine of this process inside the block."""
-    clock = _Clock()
-    originals = {name: getattr(AllToAllTokenDispatcher, name) for name in _EXCHANGE}
-    try:
-        for name, function in originals.items():
-            setattr(AllToAllTokenDispatcher, name, clock.timed(function))
-        yield clock
-    finally:
-        for name, function in originals.items():
-            setattr(AllToAllTokenDispatcher, name, function)
