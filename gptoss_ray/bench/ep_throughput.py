@@ -49,8 +49,8 @@ class EPThroughputBench:
     num_steps: int = 24
 
     def __post_init__(self) -> None:
-        for name in ("num_streams", "num_threads"):
-            value = self.engine.num_threads if name == "num_threads" else self.num_streams
+        shared_out = {"num_streams": self.num_streams, "num_threads": self.engine.num_threads}
+        for name, value in shared_out.items():
             if value % self.num_ranks:
                 raise ConfigError(
                     f"{name} is {value}; it must be a multiple of the {self.num_ranks} ranks", param=name
