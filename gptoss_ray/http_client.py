@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 
 from gptoss_ray.errors import GptossError, UnavailableError
+
+_EVENT = "data: "
+_END = "data: [DONE]"
+_ENDED_EARLY = "The stream ended early; the server may have stopped."
 
 
 def bearer(api_key: str | None) -> dict[str, str]:
@@ -17,24 +21,46 @@ def bearer(api_key: str | None) -> dict[str, str]:
 
 
 def sse_events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """Yield the JSON events of an OpenAI-style stream until `[DONE]`.
+    """Yield the JSON events of an OpenAI-style stream, which ends with `[DONE]`.
+
+    The response is read to its end, so that its connection can take the next request.
 
     Raises:
-        GptossError: The server answered with an error, at once or in mid-stream.
+        GptossError: The server answered with an error, at once or in mid-stream, or broke off.
     """
     if response.status_code != 200:
         response.read()
         raise GptossError(error_text(response))
+    is_whole = False
     for line in response.iter_lines():
-        if not line.startswith("data: "):
-            continue
-        if line == "data: [DONE]":
-            return
-        event = json.loads(line.removeprefix("data: "))
-        if "error" in event:
-            raise GptossError(str(event["error"].get("message")))
-        yield event
-    raise GptossError("The stream ended early; the server may have stopped.")
+        if line == _END:
+            is_whole = True
+        elif line.startswith(_EVENT):
+            yield _event(line)
+    if not is_whole:
+        raise GptossError(_ENDED_EARLY)
+
+
+async def async_sse_events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """Do as `sse_events` with a response of an `httpx.AsyncClient`."""
+    if response.status_code != 200:
+        await response.aread()
+        raise GptossError(error_text(response))
+    is_whole = False
+    async for line in response.aiter_lines():
+        if line == _END:
+            is_whole = True
+        elif line.startswith(_EVENT):
+            yield _event(line)
+    if not is_whole:
+        raise GptossError(_ENDED_EARLY)
+
+
+def _event(line: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(line.removeprefix(_EVENT))
+    if "error" in event:
+        raise GptossError(str(event["error"].get("message")))
+    return event
 
 
 def error_text(response: httpx.Response) -> str:

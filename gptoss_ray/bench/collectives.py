@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
+from gptoss_ray.bench.rank_processes import local_membership, run_processes
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.parallel.collectives import Collectives
 from gptoss_ray.parallel.group_link import form_collectives
 from gptoss_ray.parallel.membership import GroupMembership
-from gptoss_ray.parallel.rendezvous import free_store_port
 
-_HOST = "127.0.0.1"
 _NUM_WARM_UPS = 100
 _STEP_VALUES = 8
 
@@ -53,32 +49,18 @@ def run(
         hidden_size: Values of a row.
         repeats: Calls that are timed, at least two.
     """
-    group_id = f"bench-{uuid.uuid4().hex}"
-    ports = [free_store_port(_HOST), free_store_port(_HOST)]
-    with ProcessPoolExecutor(world_size, multiprocessing.get_context("spawn")) as pool:
-        ranks = [
-            pool.submit(_measure, rank, world_size, group_id, ports, num_rows, hidden_size, repeats)
-            for rank in range(world_size)
-        ]
-        results, *_ = [rank.result() for rank in ranks]
-    return results
+    memberships = {wires: local_membership(world_size) for wires in ("shared memory", "gloo")}
+    calls = [(rank, memberships, num_rows, hidden_size, repeats) for rank in range(world_size)]
+    return run_processes(_measure, calls)[0]
 
 
 def _measure(
-    rank: int,
-    world_size: int,
-    group_id: str,
-    ports: list[int],
-    num_rows: int,
-    hidden_size: int,
-    repeats: int,
+    rank: int, memberships: dict[str, GroupMembership], num_rows: int, hidden_size: int, repeats: int
 ) -> list[CollectiveResult]:
     """Be one rank: form a group over each kind of wires in turn, and time its collectives."""
-    torch.set_num_threads(1)
     results: list[CollectiveResult] = []
-    for epoch, (wires, port) in enumerate(zip(("shared memory", "gloo"), ports, strict=True), start=1):
-        config = ParallelConfig(num_ranks=world_size, shared_memory=wires == "shared memory")
-        membership = GroupMembership(group_id, epoch, ("here",) * world_size, _HOST, port)
+    for wires, membership in memberships.items():
+        config = ParallelConfig(num_ranks=membership.world_size, shared_memory=wires == "shared memory")
         collectives = form_collectives(membership, rank, config)
         try:
             for name, call in _calls(collectives, num_rows, hidden_size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +14,7 @@ from gptoss_ray.bench.process_memory import watching_memory
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.engine.engine import Engine
-from gptoss_ray.model.mapped_memory import forget_file
+from gptoss_ray.model.mapped_memory import forget_path
 from gptoss_ray.ranks.engine_loader import load_engine
 
 _PROMPT_TOKENS = 8
@@ -73,11 +72,4 @@ def forget_cached(folders: Iterable[Path]) -> bool:
     Returns:
         Whether the system takes such a wish; pages that a process maps stay.
     """
-    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            if not forget_file(descriptor):
-                return False
-        finally:
-            os.close(descriptor)
-    return True
+    return all(forget_path(path) for folder in folders for path in folder.rglob("*") if path.is_file())

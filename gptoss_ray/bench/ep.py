@@ -6,31 +6,23 @@ what is to be read is their ratio within one run.
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import tempfile
 import threading
 import time
-import uuid
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from multiprocessing.synchronize import Barrier
 
-import torch
-
+from gptoss_ray.bench.rank_processes import TIMEOUT_S, local_membership, meet, run_processes
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.config import EngineConfig, ParallelConfig, ServedModelConfig
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.parallel.membership import GroupMembership
-from gptoss_ray.parallel.rendezvous import free_store_port
 from gptoss_ray.ranks.engine_loader import load_engine
 from gptoss_ray.ranks.step_loop import Batches, StepLoop
 
-_HOST = "127.0.0.1"
 _PROMPT_RANK, _STREAM_RANK = 0, 1
-_TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -107,10 +99,7 @@ def run(
         idle_s: How long the idle group is watched.
     """
     parallel = (parallel or ParallelConfig()).model_copy(update={"num_ranks": num_ranks})
-    membership = GroupMembership(
-        f"bench-{uuid.uuid4().hex}", 1, ("here",) * num_ranks, _HOST, free_store_port(_HOST)
-    )
-    context = multiprocessing.get_context("spawn")
+    membership = local_membership(num_ranks)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(folder, tiny_config(max_context=2 * num_prompt_tokens))
         config = ServedModelConfig(
@@ -119,11 +108,9 @@ def run(
             engine=EngineConfig(kv_cache_bytes=max(8 << 20, 4096 * num_prompt_tokens), prefix_cache=False),
             parallel=parallel,
         )
-        with ProcessPoolExecutor(num_ranks, context, _keep, (context.Barrier(num_ranks),)) as pool:
-            args = (config, membership, num_prompt_tokens, num_stream_tokens, idle_s)
-            ranks = [pool.submit(_measure, rank, *args) for rank in range(num_ranks)]
-            figures = tuple(rank.result() for rank in ranks)
-    return EPResult(num_ranks, num_prompt_tokens, parallel.max_prefill_tokens_per_step, figures)
+        args = (config, membership, num_prompt_tokens, num_stream_tokens, idle_s)
+        figures = run_processes(_measure, [(rank, *args) for rank in range(num_ranks)])
+    return EPResult(num_ranks, num_prompt_tokens, parallel.max_prefill_tokens_per_step, tuple(figures))
 
 
 @dataclass
@@ -149,18 +136,18 @@ class _Rank:
     def serve(self, num_prompt_tokens: int, max_tokens: int) -> tuple[float, ...]:
         """Answer one request; return when each token came."""
         self._send(num_prompt_tokens, max_tokens)
-        self._stream.ended.wait(_TIMEOUT_S)
+        self._stream.ended.wait(TIMEOUT_S)
         return tuple(self._stream.moments_s)
 
     def begin(self, num_prompt_tokens: int, max_tokens: int) -> None:
         """Send one request and return once it decodes."""
         self._send(num_prompt_tokens, max_tokens)
-        self._stream.decodes.wait(_TIMEOUT_S)
+        self._stream.decodes.wait(TIMEOUT_S)
 
     def end(self) -> tuple[float, ...]:
         """Abort the request that was begun; return when each token came."""
         self._loop.abort(["measured"]).result()
-        self._stream.ended.wait(_TIMEOUT_S)
+        self._stream.ended.wait(TIMEOUT_S)
         return tuple(self._stream.moments_s)
 
     def close(self) -> None:
@@ -182,14 +169,6 @@ class _Rank:
                 self._stream.ended.set()
 
 
-_barriers: list[Barrier] = []
-
-
-def _keep(barrier: Barrier) -> None:
-    """Keep what only a starting process can be given."""
-    _barriers.append(barrier)
-
-
 def _measure(
     number: int,
     config: ServedModelConfig,
@@ -198,15 +177,10 @@ def _measure(
     num_stream_tokens: int,
     idle_s: float,
 ) -> RankFigures:
-    """Be one rank; one that fails does not keep the others waiting."""
-    torch.set_num_threads(1)
-    try:
-        rank = _Rank(number, config, membership)
-        figures = _go_through_phases(rank, number, num_prompt_tokens, num_stream_tokens, idle_s)
-        rank.close()
-    except BaseException:
-        _barriers[0].abort()
-        raise
+    """Be one rank."""
+    rank = _Rank(number, config, membership)
+    figures = _go_through_phases(rank, number, num_prompt_tokens, num_stream_tokens, idle_s)
+    rank.close()
     return figures
 
 
@@ -214,25 +188,24 @@ def _go_through_phases(
     rank: _Rank, number: int, num_prompt_tokens: int, num_stream_tokens: int, idle_s: float
 ) -> RankFigures:
     """Measure each phase together with the other ranks: idle, a quiet stream, a stream beside a prompt."""
-    barrier = _barriers[0]
     rank.serve(8, 3)
 
-    barrier.wait(_TIMEOUT_S)
+    meet()
     cpu_before_s = time.process_time()
     time.sleep(idle_s)
     idle_cpu_share = (time.process_time() - cpu_before_s) / idle_s
 
-    barrier.wait(_TIMEOUT_S)
+    meet()
     quiet = rank.serve(8, num_stream_tokens) if number == _STREAM_RANK else ()
-    barrier.wait(_TIMEOUT_S)
+    meet()
     if number == _STREAM_RANK:
         rank.begin(8, num_prompt_tokens)
-    barrier.wait(_TIMEOUT_S)
+    meet()
     prompt_from_s = time.monotonic()
     first_token = rank.serve(num_prompt_tokens, 1) if number == _PROMPT_RANK else (0.0,)
-    barrier.wait(_TIMEOUT_S)
+    meet()
     busy = rank.end() if number == _STREAM_RANK else ()
-    barrier.wait(_TIMEOUT_S)
+    meet()
     return RankFigures(idle_cpu_share, quiet, busy, prompt_from_s, first_token[0])
 
 

@@ -6,32 +6,23 @@ that both see the same machine; while one steps, the others sleep.
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptoss_ray.bench.engine_cases import DecodeCase, EngineUnderTest, engine_config
+from gptoss_ray.bench.rank_processes import local_membership, meet, run_processes
+from gptoss_ray.bench.watched_calls import watching_calls
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig, ServedModelConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher
 from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.parallel.membership import GroupMembership
-from gptoss_ray.parallel.rendezvous import free_store_port
 from gptoss_ray.ranks.engine_loader import load_engine
 
-_HOST = "127.0.0.1"
-_TIMEOUT_S = 1800.0
 _EXCHANGE = ("dispatch", "combine")
 
 
@@ -58,8 +49,8 @@ class EPThroughputBench:
     num_steps: int = 24
 
     def __post_init__(self) -> None:
-        for name in ("num_streams", "num_threads"):
-            value = self.engine.num_threads if name == "num_threads" else self.num_streams
+        shared_out = {"num_streams": self.num_streams, "num_threads": self.engine.num_threads}
+        for name, value in shared_out.items():
             if value % self.num_ranks:
                 raise ConfigError(
                     f"{name} is {value}; it must be a multiple of the {self.num_ranks} ranks", param=name
@@ -117,16 +108,11 @@ def run(bench: EPThroughputBench, note: Callable[[str], None] = lambda _: None) 
         ConfigError: The engine cannot be had as it was asked for.
     """
     sizes = (1, bench.num_ranks)
-    membership = GroupMembership(
-        f"bench-{uuid.uuid4().hex}", 1, ("here",) * bench.num_ranks, _HOST, free_store_port(_HOST)
-    )
-    context = multiprocessing.get_context("spawn")
+    membership = local_membership(bench.num_ranks)
     places = [(size, rank) for size in sizes for rank in range(size)]
-    barrier = context.Barrier(len(places))
     note(f"{len(places)} processes load and take turns, {bench.num_rounds} round(s)")
-    with ProcessPoolExecutor(len(places), context, _keep, (barrier,)) as pool:
-        tasks = [pool.submit(_measure, bench, sizes, place, membership) for place in places]
-        rounds = dict(zip(places, (task.result() for task in tasks), strict=True))
+    measured = run_processes(_measure, [(bench, sizes, place, membership) for place in places])
+    rounds = dict(zip(places, measured, strict=True))
     return [
         Arrangement(
             num_ranks=size,
@@ -138,33 +124,20 @@ def run(bench: EPThroughputBench, note: Callable[[str], None] = lambda _: None) 
     ]
 
 
-_barriers: list[Barrier] = []
-
-
-def _keep(barrier: Barrier) -> None:
-    """Keep what only a starting process can be given."""
-    _barriers.append(barrier)
-
-
 def _measure(
     bench: EPThroughputBench, sizes: tuple[int, ...], place: tuple[int, int], membership: GroupMembership
 ) -> tuple[RankSteps, ...]:
-    """Be one rank of one arrangement; one that fails does not keep the others waiting."""
-    torch.set_num_threads(1)
+    """Be one rank of one arrangement."""
     size, rank = place
-    try:
-        case = DecodeCase(bench.num_streams // size, bench.context)
-        under_test = _start(bench, case, size, rank, membership)
-        rounds = []
-        for _ in range(bench.num_rounds):
-            for turn in sizes:
-                _barriers[0].wait(_TIMEOUT_S)
-                if turn == size:
-                    rounds.append(_steps(under_test, case, bench.num_steps))
-        _barriers[0].wait(_TIMEOUT_S)
-    except BaseException:
-        _barriers[0].abort()
-        raise
+    case = DecodeCase(bench.num_streams // size, bench.context)
+    under_test = _start(bench, case, size, rank, membership)
+    rounds = []
+    for _ in range(bench.num_rounds):
+        for turn in sizes:
+            meet()
+            if turn == size:
+                rounds.append(_steps(under_test, case, bench.num_steps))
+    meet()
     return tuple(rounds)
 
 
@@ -187,10 +160,10 @@ def _start(
 
 
 def _steps(under_test: EngineUnderTest, case: DecodeCase, num_steps: int) -> RankSteps:
-    with _exchange_clock() as clock:
-        seconds, exchange_s = [], []
-        steps = under_test.steps(case, num_steps)
-        for step_s in steps:
+    clock = _Clock()
+    seconds, exchange_s = [], []
+    with watching_calls(AllToAllTokenDispatcher, _EXCHANGE, clock.add):
+        for step_s in under_test.steps(case, num_steps):
             seconds.append(step_s)
             exchange_s.append(clock.read())
     # What came before the first step counts with it.
@@ -198,34 +171,16 @@ def _steps(under_test: EngineUnderTest, case: DecodeCase, num_steps: int) -> Ran
 
 
 class _Clock:
+    """The seconds inside calls."""
+
     def __init__(self) -> None:
         self._seconds = 0.0
+
+    def add(self, _name: str, _args: tuple[Any, ...], seconds: float) -> None:
+        """Count one call."""
+        self._seconds += seconds
 
     def read(self) -> float:
         """Return the seconds since the last reading."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
-
-    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return function(*args)
-            finally:
-                self._seconds += time.perf_counter() - began
-
-        return call
-
-
-@contextmanager
-def _exchange_clock() -> Iterator[_Clock]:
-    """Time every dispatch and combine of this process inside the block."""
-    clock = _Clock()
-    originals = {name: getattr(AllToAllTokenDispatcher, name) for name in _EXCHANGE}
-    try:
-        for name, function in originals.items():
-            setattr(AllToAllTokenDispatcher, name, clock.timed(function))
-        yield clock
-    finally:
-        for name, function in originals.items():
-            setattr(AllToAllTokenDispatcher, name, function)

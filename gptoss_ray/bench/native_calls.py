@@ -6,10 +6,11 @@ What is not inside is Python, torch and the engine.
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from gptoss_ray.bench.watched_calls import watching_calls
 from gptoss_ray.kernels.native.library import NativeLibrary
 
 _WATCHED = (
@@ -34,18 +35,11 @@ class NativeCalls:
         self._seconds = 0.0
         self._num_experts: list[int] = []
 
-    def watched(self, name: str, function: Callable[..., int]) -> Callable[..., int]:
-        """Return `function`, with its calls counted."""
-
-        def call(*args: object) -> int:
-            began = time.perf_counter()
-            result = function(*args)
-            self._seconds += time.perf_counter() - began
-            if name in _COUNTS:
-                self._num_experts.append(_num_busy(*(args[place] for place in _COUNTS[name])))
-            return result
-
-        return call
+    def add(self, name: str, args: tuple[Any, ...], seconds: float) -> None:
+        """Count one call."""
+        self._seconds += seconds
+        if name in _COUNTS:
+            self._num_experts.append(_num_busy(*(args[place] for place in _COUNTS[name])))
 
     def read(self) -> tuple[float, float]:
         """Return (seconds inside calls, experts a layer on average), and begin anew."""
@@ -55,9 +49,8 @@ class NativeCalls:
         return reading
 
 
-def _num_busy(num_experts: object, address: object) -> int:
+def _num_busy(num_experts: int, address: int) -> int:
     """Return how many of the counts at an address, int64 each, are not 0."""
-    assert isinstance(num_experts, int) and isinstance(address, int)
     return sum(count != 0 for count in (ctypes.c_int64 * num_experts).from_address(address))
 
 
@@ -68,12 +61,5 @@ def watching_native_calls(library: NativeLibrary) -> Iterator[NativeCalls]:
     ctypes' own work on the arguments, a microsecond or two, counts as inside.
     """
     calls = NativeCalls()
-    functions = library.functions
-    originals = {name: getattr(functions, name) for name in _WATCHED}
-    try:
-        for name, function in originals.items():
-            setattr(functions, name, calls.watched(name, function))
+    with watching_calls(library.functions, _WATCHED, calls.add):
         yield calls
-    finally:
-        for name, function in originals.items():
-            setattr(functions, name, function)

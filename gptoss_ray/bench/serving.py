@@ -8,7 +8,6 @@ output token is (end - first token) / (tokens - 1), with the tokens the server c
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,8 +16,7 @@ from dataclasses import dataclass
 import grpc
 import httpx
 
-from gptoss_ray.errors import GptossError
-from gptoss_ray.http_client import bearer
+from gptoss_ray.http_client import async_sse_events, bearer
 from gptoss_ray.protos.gptoss.v1 import chat_pb2, chat_pb2_grpc, common_pb2
 
 QUESTIONS = (
@@ -98,14 +96,7 @@ async def ask_http(http: httpx.AsyncClient, model: str, question: str) -> Sample
 
     async def pieces() -> AsyncIterator[tuple[bool, int]]:
         async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.status_code != 200:
-                raise GptossError(f"HTTP {response.status_code}: {(await response.aread()).decode()}")
-            async for line in response.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if "error" in event:
-                    raise GptossError(event["error"]["message"])
+            async for event in async_sse_events(response):
                 deltas = [choice["delta"] for choice in event["choices"]]
                 has_text = any(delta.get("content") or delta.get("reasoning") for delta in deltas)
                 yield has_text, (event.get("usage") or {}).get("completion_tokens", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,14 +14,13 @@ from rich.table import Table
 
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
-from gptoss_ray.checkpoint.reader import CheckpointReader
-from gptoss_ray.checkpoint.summary import Summary, summarize
-from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
-from gptoss_ray.checkpoint.verify import verify_checkpoint
 from gptoss_ray.commands.byte_progress import byte_progress
 from gptoss_ray.errors import CheckpointError, ConfigError
 from gptoss_ray.harmony.tokenizer_files import write_tokenizer
 from gptoss_ray.harmony.vocabulary import MIN_NUM_CONTROL_TOKENS, control_tokens, shipped_ranks
+
+if TYPE_CHECKING:
+    from gptoss_ray.checkpoint.summary import Summary
 
 checkpoint_app = typer.Typer(help="Look at, check and make checkpoints.", no_args_is_help=True)
 
@@ -34,6 +33,9 @@ _NUM_BYTES = 256
 @checkpoint_app.command()
 def inspect(source: Source) -> None:
     """Print the shape of a model, its files, and what its parts weigh."""
+    from gptoss_ray.checkpoint.reader import CheckpointReader  # noqa: PLC0415  (imports torch)
+    from gptoss_ray.checkpoint.summary import summarize  # noqa: PLC0415  (imports torch)
+
     reader = CheckpointReader.open(source)
     summary = summarize(reader)
     console = Console()
@@ -55,6 +57,8 @@ def verify(
     fast: Annotated[bool, typer.Option(help="Check structure and tokenizer, not the values.")] = False,
 ) -> None:
     """Find every defect of a checkpoint; exit code 1 if there is one."""
+    from gptoss_ray.checkpoint.verify import verify_checkpoint  # noqa: PLC0415  (imports torch)
+
     folder = resolve_folder(source)
     with byte_progress("verifying") as progress:
         defects = verify_checkpoint(folder, fast=fast, progress=progress)
@@ -88,6 +92,8 @@ def make(
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
 ) -> None:
     """Write a random checkpoint with a fitting tokenizer, streaming to disk."""
+    from gptoss_ray.checkpoint.synthetic import write_checkpoint  # noqa: PLC0415  (imports torch)
+
     config, num_ranks = make_config(model, layers, changes or [])
     with byte_progress("writing") as progress:
         write_checkpoint(folder, config, layout=layout, seed=seed, progress=progress)
@@ -97,6 +103,8 @@ def make(
 
 def make_config(model: str, layers: int | None, changes: list[str]) -> tuple[ModelConfig, int]:
     """Return the config that `make` was asked for, and how many ranks its tokenizer keeps."""
+    from gptoss_ray.checkpoint.synthetic import tiny_config  # noqa: PLC0415  (imports torch)
+
     fields: dict[str, object] = dict(_parse_change(change) for change in changes)
     if layers is not None:
         fields["num_layers"] = layers

@@ -41,13 +41,16 @@ class AttentionPiece:
         rows: [W, N] rows of the batch, each group's by position.
         spans: Whole spans, which all rows of a group see; none with a window.
         blocks: Single blocks, behind the spans.
-        masks: float32 [W, P, 1, 1, block_size] for `blocks`, 0 where the row sees the key and else -inf.
+        hidden: bool [W, P, 1, 1, block_size] for `blocks`: the row does not see the key.
+        unseen: bool [P, 1, block_size, 1] for `blocks`: no row of the group sees the key. Its slot may hold
+            anything, even what is no number, left by whoever had the block before.
     """
 
     rows: Tensor
     spans: Pairs
     blocks: Pairs
-    masks: Tensor
+    hidden: Tensor
+    unseen: Tensor
 
 
 def plan_attention(
@@ -114,8 +117,8 @@ def _plan(
     hidden = keys > queries
     if window is not None:
         hidden |= keys <= queries - window
-    masks = torch.zeros(hidden.shape, device=table.device).masked_fill_(hidden, -torch.inf)
-    return AttentionPiece(rows, spans, blocks, masks[:, :, None, None])
+    unseen = hidden.all(0)
+    return AttentionPiece(rows, spans, blocks, hidden[:, :, None, None], unseen[:, None, :, None])
 
 
 def _pairs(first: Tensor, counts: Tensor, table: Tensor, width: int) -> tuple[Pairs, Tensor]:

@@ -50,13 +50,14 @@ def paged_attention(
     for piece in pieces:
         pairs = [pairs for pairs in (piece.spans, piece.blocks) if len(pairs.groups)]
         met = [(each, _gather(keys, each), _gather(values, each)) for each in pairs]
+        _clear(met[-1][2], piece.unseen)
         num_keys = block_size * sum(each.blocks.numel() for each in pairs)
         rows_at_once = max(1, _MAX_SCORE_ELEMENTS // (num_keys * num_heads))
         for start in range(0, len(piece.rows), rows_at_once):
             rows = piece.rows[start : start + rows_at_once].flatten()
-            masks = piece.masks[start : start + rows_at_once]
-            queries = grouped.index_select(0, rows).view(len(masks), -1, *grouped.shape[1:])
-            attended = _attend(queries, met, masks, sinks.view(kv_heads, -1, 1))
+            hidden = piece.hidden[start : start + rows_at_once]
+            queries = grouped.index_select(0, rows).view(len(hidden), -1, *grouped.shape[1:])
+            attended = _attend(queries, met, hidden, sinks.view(kv_heads, -1, 1))
             out.index_copy_(0, rows, attended.view(-1, num_heads * head_dim).to(out.dtype))
 
 
@@ -69,13 +70,18 @@ def _gather(cache: Tensor, pairs: Pairs) -> Tensor:
     return pieces.copy_(blocks.transpose(1, 2)).view(-1, width * block_size, head_dim)
 
 
-def _attend(q: Tensor, met: list[tuple[Pairs, Tensor, Tensor]], masks: Tensor, sinks: Tensor) -> Tensor:
+def _clear(values: Tensor, unseen: Tensor) -> None:
+    """Zero what is unseen [P, 1, K, 1] of values [P · kv_heads, K, D]: 0, its weight, times NaN is NaN."""
+    values.view(len(unseen), -1, *values.shape[1:]).masked_fill_(unseen, 0.0)
+
+
+def _attend(q: Tensor, met: list[tuple[Pairs, Tensor, Tensor]], hidden: Tensor, sinks: Tensor) -> Tensor:
     """Attend from scaled q [W, N, kv_heads, G, D] over what is met: pairs with their keys and values.
 
-    The last of `met` are the single blocks, which `masks` belong to. Returns the shape of q.
+    The last of `met` are the single blocks, which `hidden` belongs to. Returns the shape of q.
     """
     scores = [_matmul(q.index_select(1, pairs.groups), keys.transpose(1, 2)) for pairs, keys, _ in met]
-    scores[-1].add_(masks)
+    scores[-1].masked_fill_(hidden, -torch.inf)
 
     maxima = sinks.expand(*q.shape[:-1], 1).clone()
     for (pairs, _, _), piece_scores in zip(met, scores, strict=True):

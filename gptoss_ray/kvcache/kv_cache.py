@@ -57,7 +57,7 @@ class KVCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros, not empty: a masked slot has weight 0, and 0 x NaN would still be NaN."""
+    """Return zeros, on a CPU in huge pages."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return huge_memory(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)

@@ -66,11 +66,7 @@ class FileMapper:
         if not (self._tries_again and _lies_in_small_pages(mapped)):
             return mapped
         del mapped
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            forget_file(file)
-        finally:
-            os.close(file)
+        forget_path(path)
         mapped = _map_whole(path)
         self._tries_again = not _lies_in_small_pages(mapped)
         return mapped
@@ -101,3 +97,12 @@ def forget_file(file: int) -> bool:
     os.fsync(file)  # what is not yet written cannot be dropped
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     return True
+
+
+def forget_path(path: Path) -> bool:
+    """Do as `forget_file` with a file that is not open; OSError if it cannot be."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return forget_file(file)
+    finally:
+        os.close(file)

@@ -119,12 +119,6 @@ def test_a_completion_with_its_echo_and_the_best_of_several(client):
     assert "".join(piece.choices[0].text for piece in pieces) == "hi" + best.choices[0].text
 
 
-def test_models_are_listed_and_found_by_a_name_with_a_slash(client):
-    names = [model.id for model in client.models.list()]
-    assert MODEL in names
-    assert client.models.retrieve(MODEL).id == MODEL
-
-
 def test_the_sdks_own_events_of_several_choices_whichever_is_first(client):
     options = {"model": MODEL, "messages": MESSAGES, "seed": 3, "n": 3, "logprobs": True}
     with client.chat.completions.stream(**options) as stream:

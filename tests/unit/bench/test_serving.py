@@ -32,15 +32,16 @@ async def test_tokens_are_those_that_the_server_counts():
 
 
 @pytest.mark.parametrize(
-    "response",
+    ("response", "message"),
     [
-        httpx.Response(503, text="loading"),
-        httpx.Response(200, text='data: {"error": {"message": "rank lost"}}\n\n'),
+        (httpx.Response(503, json={"error": {"message": "loading"}}), "loading"),
+        (httpx.Response(200, text='data: {"error": {"message": "rank lost"}}\n\n'), "rank lost"),
+        (httpx.Response(200, text=STREAM.removesuffix("data: [DONE]\n\n")), "ended early"),
     ],
 )
-async def test_a_refused_or_broken_request_ends_the_measurement(response):
+async def test_a_refused_or_broken_request_ends_the_measurement(response, message):
     async with client_answering(response) as http:
-        with pytest.raises(GptossError, match=r"loading|rank lost"):
+        with pytest.raises(GptossError, match=message):
             await ask_http(http, "m", "hi")
 
 

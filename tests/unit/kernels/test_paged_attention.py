@@ -133,13 +133,14 @@ def test_blocks_that_no_row_of_the_group_sees_are_never_looked_up():
     assert torch.equal(paged.attend(rows, 20), before)
 
 
-def test_keys_behind_the_row_and_before_its_window_do_not_matter():
+@pytest.mark.parametrize("rubbish", [torch.nan, torch.inf, 1e30])
+def test_keys_behind_the_row_and_before_its_window_do_not_matter(rubbish):
     paged = PagedKeys([40])
     before = paged.attend([20], 8)
     hidden = [p for p in range(40) if not 20 - 8 < p <= 20]
     blocks = paged.table[0, [p // BLOCK for p in hidden]].long()
-    paged.keys[blocks, :, [p % BLOCK for p in hidden]] = 1e4
-    paged.values[blocks, :, [p % BLOCK for p in hidden]] = 1e4
+    paged.keys[blocks, :, [p % BLOCK for p in hidden]] = rubbish
+    paged.values[blocks, :, [p % BLOCK for p in hidden]] = rubbish
     assert torch.equal(paged.attend([20], 8), before)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from gptoss_ray.huge_memory import HUGE_PAGE_BYTES
 from gptoss_ray.model import mapped_memory
-from gptoss_ray.model.mapped_memory import FileMapper, forget_file, map_file, read_in
+from gptoss_ray.model.mapped_memory import FileMapper, forget_path, map_file, read_in
 from gptoss_ray.model.page_scan import huge_bytes
 from tests.support.resident_memory import mapped_kib
 
@@ -45,11 +45,6 @@ def test_an_empty_file_is_read_in(tmp_path):
     read_in(map_file(path, 0))
 
 
-def forget(path):
-    with path.open("rb") as file:
-        forget_file(file.fileno())
-
-
 def share_in_huge_pages(tensor):
     found = huge_bytes(tensor.data_ptr(), tensor.numel())
     return None if found is None else found / tensor.numel()
@@ -63,13 +58,13 @@ def large_file(path, num_huge_pages=8):
 @linux_only
 def test_a_file_that_lies_in_memory_in_small_pages_is_mapped_in_huge_ones(tmp_path):
     path = large_file(tmp_path / "file")
-    forget(path)
+    forget_path(path)
     fresh = map_file(path, path.stat().st_size)
     read_in(fresh)
     if not share_in_huge_pages(fresh):
         pytest.skip("the file system here has no huge pages, or the kernel does not tell")
     del fresh
-    forget(path)
+    forget_path(path)
     path.read_bytes()
     small = map_file(path, path.stat().st_size)
     read_in(small)
@@ -86,7 +81,7 @@ def test_files_are_read_again_only_until_that_is_in_vain(
 ):
     forgotten = []
     monkeypatch.setattr(mapped_memory, "huge_bytes", lambda address, num_bytes: huge_bytes_found)
-    monkeypatch.setattr(mapped_memory, "forget_file", forgotten.append)
+    monkeypatch.setattr(mapped_memory, "forget_path", forgotten.append)
     mapper = FileMapper()
     for number in range(3):
         assert (mapper.map(large_file(tmp_path / str(number), 1)) == 7).all()

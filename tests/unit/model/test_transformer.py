@@ -154,6 +154,19 @@ def test_rubbish_in_freed_window_blocks_does_not_matter(transformer):
     assert torch.equal(paged.run([(0, 99, 100)]), expected)
 
 
+@pytest.mark.parametrize("engine", EACH_BACKEND)
+def test_what_others_left_in_the_blocks_of_a_sequence_does_not_matter(open_checkpoint, engine):
+    """Blocks are not cleared when they change hands, and a broken request leaves what is no number."""
+    transformer = Transformer.load(open_checkpoint(), engine)
+    tokens = [i % 512 for i in range(100)]
+    paged = PagedSequences(transformer, [tokens])
+    for layer in range(transformer.config.num_layers):
+        paged.kv_cache.keys(layer).fill_(torch.nan)
+        paged.kv_cache.values(layer).fill_(torch.nan)
+    steps = [(0, 0, 37), (0, 37, 38), (0, 38, 100)]
+    assert torch.equal(torch.cat([paged.run([piece]) for piece in steps]), whole_logits(transformer, tokens))
+
+
 def test_loading_reports_every_part(open_checkpoint):
     seen = []
     Transformer.load(open_checkpoint(), progress=lambda done, total: seen.append((done, total)))

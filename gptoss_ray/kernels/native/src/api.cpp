@@ -204,8 +204,7 @@ int gr_linear_add(gr_context* context, const gr_matrix* matrix, const uint16_t* 
 int gr_attention(gr_context* context, const gr_attention_args* args) {
   return guarded(__func__, context, [&] {
     require_pointer(args, "args");
-    const char* const problem = gr::attention_problem(*args);
-    require(problem == nullptr, "%s", problem == nullptr ? "" : problem);
+    check_attention(*args);
     if (args->num_tokens > 0) context->kernels.attention(context->pool, *args);
   });
 }
@@ -226,8 +225,7 @@ int gr_attention_layer(gr_context* context, const gr_matrix* qkv, const gr_matri
     const int64_t t = attention.num_tokens;
     attention.qkv = gr::scratch_rows(context->pool, gr::Scratch::kQkv, t, qkv->n);
     attention.out = gr::scratch_rows(context->pool, gr::Scratch::kAttended, t, out->k);
-    const char* const problem = gr::attention_problem(attention);
-    require(problem == nullptr, "%s", problem == nullptr ? "" : problem);
+    check_attention(attention);
     const int64_t num_heads = attention.num_heads + 2 * attention.num_kv_heads;
     check_is(qkv->n, num_heads * attention.head_dim, "qkv.n");
     check_is(out->k, attention.num_heads * attention.head_dim, "out.k");
@@ -243,9 +241,7 @@ int gr_gate(gr_context* context, const uint16_t* x, const float* norm_weight, fl
     require_size(t, 0, "t");
     require_multiple(h, kVector, "h");
     require_size(e, 1, "e");
-    require_size(k, 1, "k");
-    require(k <= e, "k is %lld, but there are only %lld experts", static_cast<long long>(k),
-            static_cast<long long>(e));
+    check_chosen(k, e);
     require_pointer(norm_weight, "norm_weight");
     require_pointer(gate_weight, "gate_weight");
     require_pointer(gate_bias, "gate_bias");
@@ -298,9 +294,7 @@ int gr_mixture(gr_context* context, const float* norm_weight, float eps, const f
                int64_t* num_rows, uint16_t* hidden) {
   return guarded(__func__, context, [&] {
     require_size(num_experts, 1, "num_experts");
-    require_size(k, 1, "k");
-    require(k <= num_experts, "k is %lld, but there are only %lld experts",
-            static_cast<long long>(k), static_cast<long long>(num_experts));
+    check_chosen(k, num_experts);
     require_size(t, 0, "t");
     require_pointer(norm_weight, "norm_weight");
     require_pointer(gate_weight, "gate_weight");
@@ -327,8 +321,7 @@ int gr_measure_read(gr_context* context, const void* data, size_t num_bytes, uin
 
 int gr_measure_dots(gr_context* context, int64_t num_dots, float* sink) {
   return guarded(__func__, context, [&] {
-    require(num_dots >= 0, "num_dots is %lld, but must not be negative",
-            static_cast<long long>(num_dots));
+    require(num_dots >= 0, "num_dots is %lld, but must not be negative", number(num_dots));
     require_pointer(sink, "sink");
     context->kernels.measure_dots(context->pool, num_dots, sink);
   });

@@ -17,6 +17,9 @@ constexpr int64_t kVector = 16;
 constexpr int64_t kLargestSize = int64_t{1} << 31;  // products of two sizes fit in 63 bits
 constexpr uintptr_t kAlignment = 64;
 
+// For a format's %lld: what int64_t is differs from platform to platform.
+inline long long number(int64_t value) { return static_cast<long long>(value); }
+
 // Throws std::invalid_argument with the text unless `ok`.
 __attribute__((format(printf, 2, 3))) inline void require(bool ok, const char* format, ...) {
   if (ok) return;
@@ -40,14 +43,13 @@ inline void require_aligned(const void* pointer, const char* name) {
 
 inline void require_size(int64_t size, int64_t least, const char* name) {
   require(size >= least && size <= kLargestSize, "%s is %lld, but must be in %lld..%lld", name,
-          static_cast<long long>(size), static_cast<long long>(least),
-          static_cast<long long>(kLargestSize));
+          number(size), number(least), number(kLargestSize));
 }
 
 inline void require_multiple(int64_t size, int64_t unit, const char* name) {
   require_size(size, 1, name);
-  require(size % unit == 0, "%s is %lld, but must be a multiple of %lld", name,
-          static_cast<long long>(size), static_cast<long long>(unit));
+  require(size % unit == 0, "%s is %lld, but must be a multiple of %lld", name, number(size),
+          number(unit));
 }
 
 inline void require_out_type(int out_type) {
@@ -59,7 +61,7 @@ inline void check_matrix(const gr_matrix* matrix) {
   require_pointer(matrix, "matrix");
   const int64_t format = matrix->format;
   require(format == GR_MXFP4 || format == GR_BF16 || format == GR_INT8,
-          "matrix.format is %lld, but must be 0, 1 or 2", static_cast<long long>(format));
+          "matrix.format is %lld, but must be 0, 1 or 2", number(format));
   require_size(matrix->n, 1, "matrix.n");
   require_multiple(matrix->k, kBlock, "matrix.k");
   require_aligned(matrix->codes, "matrix.codes");
@@ -67,14 +69,19 @@ inline void check_matrix(const gr_matrix* matrix) {
 }
 
 inline void check_is(int64_t size, int64_t expected, const char* name) {
-  require(size == expected, "%s is %lld, but must be %lld", name, static_cast<long long>(size),
-          static_cast<long long>(expected));
+  require(size == expected, "%s is %lld, but must be %lld", name, number(size), number(expected));
 }
 
 inline void check_same(int64_t size, int64_t expected, const char* name, int64_t expert) {
   require(size == expected, "%s of expert %lld is %lld, but must be %lld", name,
-          static_cast<long long>(expert), static_cast<long long>(size),
-          static_cast<long long>(expected));
+          number(expert), number(size), number(expected));
+}
+
+// k: how many of the experts each row chooses.
+inline void check_chosen(int64_t k, int64_t num_experts) {
+  require_size(k, 1, "k");
+  require(k <= num_experts, "k is %lld, but there are only %lld experts", number(k),
+          number(num_experts));
 }
 
 inline void check_experts(const gr_matrix* gate_up, const gr_matrix* down, int64_t num_experts) {

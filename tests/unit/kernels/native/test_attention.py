@@ -54,10 +54,10 @@ class Sequences:
             self.table[sequence, :count] = torch.tensor([blocks.pop() for _ in range(count)])
         self.keys, self.values = self.new_cache(), self.new_cache()
 
-    def new_cache(self, value: float = torch.nan) -> Tensor:
+    def new_cache(self) -> Tensor:
         num_blocks = int(self.table.max()) + 3
         shape = (num_blocks, self.heads.num_kv_heads, self.block_size, self.heads.head_dim)
-        return torch.full(shape, value, dtype=BF16)
+        return torch.full(shape, torch.nan, dtype=BF16)
 
     def attend(self, kernels: Kernels, rows: Sequence[int]) -> Tensor:
         """Write the rows' keys and values, and attend."""
@@ -152,7 +152,7 @@ def test_the_cache_has_the_bits_of_the_reference_and_results_are_close(kernels, 
     sequences = Sequences([90, 200], HeadShape(16, 2, 64), window=window, block_size=32)
     out = sequences.attend_to_all(kernels)
     keys, values = by_slot(sequences.keys), sequences.values
-    sequences.keys, sequences.values = sequences.new_cache(0), sequences.new_cache(0)
+    sequences.keys, sequences.values = sequences.new_cache(), sequences.new_cache()
     reference = sequences.attend(ReferenceKernels(BF16), range(len(sequences.rows)))
     was_written = ~keys.isnan()
     assert torch.equal(bits(keys)[was_written], bits(sequences.keys)[was_written])
