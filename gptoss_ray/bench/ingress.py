@@ -188,7 +188,8 @@ async def _most(bench: IngressBench, mode: str, client: StreamingClient) -> Maxi
 
     async def ask_on() -> None:
         while time.monotonic() < began_s + bench.seconds:
-            streams.append(pieces := [])
+            pieces: list[Piece] = []
+            streams.append(pieces)
             await client.record(_UNPACED, max_tokens, pieces)
 
     await asyncio.gather(*(ask_on() for _ in range(bench.num_streams)))

@@ -39,7 +39,7 @@ def scripted_process(server: ScriptedServer, environment: Mapping[str, str]) -> 
             process.stdin.flush()
             answer = process.stdout.readline()
             if not answer:
-                raise UnavailableError("the server over scripted engines ended before it had started")
+                raise UnavailableError("the server over scripted engines did not start; see what it says")
             if (error := json.loads(answer)["error"]) is not None:
                 raise UnavailableError(error)
             yield

@@ -166,7 +166,9 @@ class GrpcStreams:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
         self._stream_chat = channel.unary_stream(
-            f"/{service}/StreamChat", request_serializer=chat_pb2.ChatRequest.SerializeToString
+            f"/{service}/StreamChat",
+            request_serializer=chat_pb2.ChatRequest.SerializeToString,
+            response_deserializer=bytes,
         )
 
     async def record(self, model: str, max_tokens: int, pieces: list[Piece]) -> None:
@@ -178,7 +180,7 @@ class GrpcStreams:
         )
         call = self._stream_chat(request)
         try:
-            while (data := await call.read()) is not grpc.aio.EOF:
+            async for data in call:
                 pieces.append((time.monotonic(), data))
         except grpc.aio.AioRpcError as error:
             raise GptossError(f"gRPC {error.code().name}: {error.details()}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
@@ -28,9 +28,6 @@ from gptoss_ray.serving.scripted_options import (
 )
 from gptoss_ray.serving.serve_file import ServeFile
 
-if TYPE_CHECKING:
-    from gptoss_ray.parallel.group_link import GroupLink
-
 NAME = "scripted"
 
 
@@ -44,7 +41,7 @@ class ScriptedEngines:
         self,
         config: ServedModelConfig,
         _rank: int,
-        _link: GroupLink | None,
+        _link: object,
         _suppressed_token_ids: Sequence[int],
         _progress: Callable[[float], None],
     ) -> ScriptedEngine:
