@@ -143,7 +143,8 @@ async def _measure(
         for client in clients:
             note(f"{mode}, {client.protocol}: delay of tokens")
             answers = await _steady(bench, client)
-            report.overhead.append(Overhead(mode, client.protocol, timed(answers, read_stamps(stamps))))
+            together = timed(answers, read_stamps(stamps))
+            report.overhead.append(Overhead(mode, client.protocol, bench.rate, together))
         for client in clients:
             note(f"{mode}, {client.protocol}: most tokens/s")
             report.maximum.append(await _most(bench, mode, client))

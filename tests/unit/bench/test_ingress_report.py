@@ -39,7 +39,7 @@ def test_delays_leave_out_the_last_token():
 
 
 def test_the_overhead_is_of_all_tokens_and_the_first_ones_stand_apart():
-    row = Overhead("default", "HTTP", (answer(9, 1, 1, 1), answer(5, 2, 2, 2))).row()
+    row = Overhead("default", "HTTP", 20.0, (answer(9, 1, 1, 1), answer(5, 2, 2, 2))).row()
     assert (row["p50_ms"], row["p99_ms"]) == (2, 9)
     assert (row["first_p50_ms"], row["first_max_ms"]) == (5, 9)
     assert row["streams"] == 2
@@ -59,8 +59,13 @@ def test_the_overhead_is_of_all_tokens_and_the_first_ones_stand_apart():
 def test_the_goal_is_missed_by_the_median_or_by_a_first_token_that_waits_for_the_second(
     delays_ms, num_held, is_met
 ):
-    row = Overhead("default", "HTTP", (answer(*delays_ms),)).row()
+    row = Overhead("default", "HTTP", 20.0, (answer(*delays_ms),)).row()
     assert (row["first_held_back"], row["goal_met"]) == (num_held, is_met)
+
+
+def test_the_goal_is_not_met_by_an_engine_that_did_not_keep_its_rate():
+    assert Overhead("default", "HTTP", 21.0, (answer(1, 1, 1, 1),)).row()["goal_met"] == "yes"
+    assert Overhead("default", "HTTP", 22.0, (answer(1, 1, 1, 1),)).row()["goal_met"] == "no"
 
 
 def test_the_maximum_is_tokens_by_time_with_the_share_that_the_client_computed():
@@ -98,7 +103,7 @@ def test_a_hostile_body_must_be_answered_in_time_and_leave_the_stream_alone(stat
 
 
 def test_a_mode_that_could_not_be_measured_is_named_with_the_reason_and_has_no_rows():
-    report = IngressReport(2, 20.0, [Overhead("default", "HTTP", (answer(1, 1, 1, 1),))])
+    report = IngressReport(2, 20.0, [Overhead("default", "HTTP", 20.0, (answer(1, 1, 1, 1),))])
     report.not_measured["haproxy"] = "no HAProxy here"
     tables = report.tables()
     assert tables["not measured"] == [{"mode": "haproxy", "reason": "no HAProxy here"}]
