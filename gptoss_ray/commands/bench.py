@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gptoss_ray.commands import bench_speed
+from gptoss_ray.commands import bench_ingress, bench_speed
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.http_client import bearer, first_model
 
@@ -22,6 +22,7 @@ bench_app = typer.Typer(help="Measure kernels, an engine, or a running server.",
 bench_app.command()(bench_speed.kernels)
 bench_app.command()(bench_speed.engine)
 bench_app.command("ep-throughput")(bench_speed.ep_throughput)
+bench_app.command()(bench_ingress.ingress)
 
 Url = Annotated[str, typer.Option(help="HTTP address of the server.")]
 ApiKey = Annotated[str, typer.Option(envvar="GPTOSS_RAY_API_KEY", help="Key of the server.")]

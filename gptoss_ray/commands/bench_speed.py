@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from gptoss_ray.commands.bench_tables import JsonFile, note, print_tables, write_json
 from gptoss_ray.commands.byte_progress import byte_progress
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.errors import ConfigError
@@ -31,12 +29,6 @@ Checkpoint = Annotated[
 Packed = Annotated[
     Path | None, typer.Option(help="Folder that keeps packed weights; one in the cache if not given.")
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
-
-Row = Mapping[str, float | int | str]
-
-# Of tables that go to a file: wide enough that no column is cut.
-_FILE_WIDTH = 180
 
 
 def kernels(
@@ -55,10 +47,10 @@ def kernels(
     torch.set_num_threads(1)  # torch's threads would compete with the kernels' own
     num_threads = threads or _num_cpus()
     bench = KernelBench.tiny() if shape == "tiny" else KernelBench(min_s=seconds)
-    report = run(shape_of(shape), num_threads, bench, _note)
+    report = run(shape_of(shape), num_threads, bench, note)
     title = f"{report.kernels}, {num_threads} thread(s), {shape}"
-    _print_tables({"ceilings": report.ceiling_rows(), title: report.rows()})
-    _write_json(
+    print_tables({"ceilings": report.ceiling_rows(), title: report.rows()})
+    write_json(
         json_file,
         {
             "shape": shape,
@@ -120,9 +112,9 @@ def engine(
         num_steps=steps,
         with_starts=starts,
     )
-    report = run(bench, _note)
-    _print_tables(report.tables())
-    _write_json(json_file, {"shape": shape, "dense": dense, **report.to_json()})
+    report = run(bench, note)
+    print_tables(report.tables())
+    write_json(json_file, {"shape": shape, "dense": dense, **report.to_json()})
 
 
 def ep_throughput(
@@ -150,10 +142,10 @@ def ep_throughput(
     )
     folder = _checkpoint(checkpoint, shape, layers)
     bench = EPThroughputBench(folder, engine, ranks, streams, context, rounds, steps)
-    arrangements = run(bench, _note)
+    arrangements = run(bench, note)
     rows = [arrangement.row(arrangements[0]) for arrangement in arrangements]
-    _print_tables({f"{streams} streams of {shape}, {dense} dense weights": rows})
-    _write_json(json_file, {"shape": shape, "dense": dense, "context": context, "results": rows})
+    print_tables({f"{streams} streams of {shape}, {dense} dense weights": rows})
+    write_json(json_file, {"shape": shape, "dense": dense, "context": context, "results": rows})
 
 
 def _checkpoint(given: Path | None, shape: str, layers: int | None) -> Path:
@@ -195,26 +187,3 @@ def _num_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _note(text: str) -> None:
-    Console(stderr=True).print(f"[dim]{text} …[/]", highlight=False)
-
-
-def _print_tables(tables: Mapping[str, Sequence[Row]]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
-    for title, rows in tables.items():
-        table = Table(title=title, title_justify="left")
-        for name, value in rows[0].items():
-            justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"
-            table.add_column(name.replace("_", " "), justify=justify)
-        for row in rows:
-            table.add_row(*map(str, row.values()))
-        console.print(table)
-
-
-def _write_json(path: Path | None, document: object) -> None:
-    if path is not None:
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -23,13 +23,15 @@ class ScriptedEngine:
 
     Args:
         script: Plays every request. A resumed one goes on behind its emitted tokens.
-        step_s: How long a step takes.
+        step_s: How long a step takes, from the end of the one before; the first after a pause, or after a
+            step that was late, from when it begins.
         step_sync: How steps are agreed on with the other ranks.
     """
 
     def __init__(self, script: Script, *, step_s: float = 0.0, step_sync: StepSync | None = None) -> None:
         self._script = script
         self._step_s = step_s
+        self._step_due_s = 0.0
         self._step_sync = step_sync or LocalStepSync()
         self._live: dict[str, tuple[ScriptedSequence, Iterator[int]]] = {}
         self._num_steps = 0
@@ -80,7 +82,7 @@ class ScriptedEngine:
         """Return the next token of every request, or the end of its script."""
         if not agreement.runs:
             return []
-        time.sleep(self._step_s)
+        self._wait_until_due()
         self._num_steps += 1
         outputs = [self._next(*live) for live in self._live.values()]
         for output in outputs:
@@ -106,6 +108,12 @@ class ScriptedEngine:
 
     def close(self) -> None:
         """See `Engine.close`; there are no threads."""
+
+    def _wait_until_due(self) -> None:
+        now_s = time.monotonic()
+        due_s = self._step_due_s + self._step_s
+        self._step_due_s = due_s if due_s > now_s else now_s + self._step_s
+        time.sleep(self._step_due_s - now_s)
 
     def _next(self, sequence: ScriptedSequence, token_ids: Iterator[int]) -> TokenOutput:
         drawn: Sequence[int] = list(islice(token_ids, 1))

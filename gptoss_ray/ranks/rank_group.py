@@ -19,7 +19,7 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.parallel.membership import GroupMembership
-from gptoss_ray.ranks.engine_rank import EngineRank, RankStats
+from gptoss_ray.ranks.engine_rank import EngineRank, LoadEngine, RankStats
 from gptoss_ray.ranks.expert_rebalancer import ExpertRebalancer
 from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints, read_shape
 from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory
@@ -54,13 +54,20 @@ class RankGroup:
         config: The model that the group holds.
         placement_group: The bundles of `GroupPlacement.of(config)`.
         owner: Unique name of the replica that owns the group, of letters, digits, `-` and `_`.
+        load: Makes each rank's engine; see `EngineRank`.
     """
 
-    def __init__(self, config: ServedModelConfig, placement_group: PlacementGroup, owner: str) -> None:
+    def __init__(
+        self,
+        config: ServedModelConfig,
+        placement_group: PlacementGroup,
+        owner: str,
+        load: LoadEngine | None = None,
+    ) -> None:
         self._config = config
         self._group_id = f"gptoss-{owner}"
         self._ranks = tuple(
-            _start_rank(config, number, f"{config.name}#{owner}#{number}", placement_group)
+            _start_rank(config, number, f"{config.name}#{owner}#{number}", placement_group, load)
             for number in range(config.parallel.num_ranks)
         )
         self._rebalancing: asyncio.Task[None] | None = None
@@ -175,7 +182,13 @@ class RankGroup:
             self._rebalancing.get_loop().call_soon_threadsafe(self._rebalancing.cancel)
 
 
-def _start_rank(config: ServedModelConfig, number: int, name: str, placement_group: PlacementGroup) -> Rank:
+def _start_rank(
+    config: ServedModelConfig,
+    number: int,
+    name: str,
+    placement_group: PlacementGroup,
+    load: LoadEngine | None,
+) -> Rank:
     placement = GroupPlacement.of(config)
     actor_class: Any = ray.remote(EngineRank)
     actor = actor_class.options(
@@ -187,5 +200,5 @@ def _start_rank(config: ServedModelConfig, number: int, name: str, placement_gro
         scheduling_strategy=PlacementGroupSchedulingStrategy(
             placement_group=placement_group, placement_group_bundle_index=placement.bundle_index(number)
         ),
-    ).remote(config, number)
+    ).remote(config, number, load)
     return Rank(number, name, actor)

@@ -17,6 +17,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig, ServingConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
@@ -59,7 +60,12 @@ def build(args: dict[str, Any]) -> Application:
         config = ServingConfig.model_validate(args)
     except ValidationError as error:
         raise ConfigError(f"the application's args are wrong: {error}") from error
-    handles = {model.name: _engine_replica(config, model) for model in config.models}
+    return application(config)
+
+
+def application(config: ServingConfig, load: LoadEngine | None = None) -> Application:
+    """Compose the application of a configuration; `load` takes the place of each model's checkpoint."""
+    handles = {model.name: _engine_replica(config, model, load) for model in config.models}
     return _deployment(
         IngressDeployment,
         name=INGRESS,
@@ -81,7 +87,7 @@ def replica_name(config: ServingConfig, model: ServedModelConfig) -> str:
     return f"{ENGINE_REPLICA}-{re.sub(r'[^A-Za-z0-9.-]', '-', model.name)}"
 
 
-def _engine_replica(config: ServingConfig, model: ServedModelConfig) -> Application:
+def _engine_replica(config: ServingConfig, model: ServedModelConfig, load: LoadEngine | None) -> Application:
     placement = GroupPlacement.of(model)
     num_requests_per_rank = model.engine.max_num_sequences + model.engine.max_queued_requests
     return _deployment(
@@ -94,7 +100,7 @@ def _engine_replica(config: ServingConfig, model: ServedModelConfig) -> Applicat
         ray_actor_options={"num_cpus": 0},
         placement_group_bundles=placement.bundles,
         placement_group_strategy=placement.strategy,
-    ).bind(model)
+    ).bind(model, load)
 
 
 def _deployment(cls: type, **options: Any) -> Deployment:

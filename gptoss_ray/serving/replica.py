@@ -16,7 +16,7 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.ranks.engine_rank import RankStats
+from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
 from gptoss_ray.ranks.rank_group import RankGroup
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.routed_call import RequestEnded, RequestRouted
@@ -33,8 +33,14 @@ class EngineReplica:
 
     _group: RankGroup | None = None
 
-    async def __init__(self, model: ServedModelConfig) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, model: ServedModelConfig, load: LoadEngine | None = None
+    ) -> None:
         """Load the model; Serve sends no request before this returns.
+
+        Args:
+            model: What to serve.
+            load: Makes each rank's engine, called in the rank; None: from the checkpoint.
 
         Raises:
             GptossError: The checkpoint is wrong or loading took too long.
@@ -42,7 +48,8 @@ class EngineReplica:
         bind_replica_to_node_address()
         placement_group = get_current_placement_group()
         assert placement_group is not None, "app.build gives every EngineReplica a placement group"
-        self._group = RankGroup(model, placement_group, serve.get_replica_context().replica_id.unique_id)
+        owner = serve.get_replica_context().replica_id.unique_id
+        self._group = RankGroup(model, placement_group, owner, load)
         await self._group.load(await asyncio.to_thread(_reserved_token_ids, model))
 
     async def generate(

@@ -52,6 +52,17 @@ def start_serving(
         plans = check_memory(file)
     for plan in plans:
         console.print(f"  {plan}", highlight=False)
+    deploy(console, session, interruption, file)
+    return file
+
+
+def deploy(console: Console, session: LocalSession, interruption: Interruption, file: ServeFile) -> None:
+    """Start Ray and Serve and load the models of a file that was checked; returns when they are loaded.
+
+    Raises:
+        UnavailableError: A model did not start.
+        Interrupted: A signal came.
+    """
     with _stage(console, "starting Ray"):
         start_ray(session, _cluster_environment(file))
         interruption.watch()
@@ -61,7 +72,6 @@ def start_serving(
         _wait_until_running(file, status, interruption)
     for port in open_ports(session_processes(session.session_id)):
         console.print(f"[yellow]open to other hosts:[/] {port}")
-    return file
 
 
 @contextmanager

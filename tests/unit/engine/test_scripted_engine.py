@@ -4,6 +4,7 @@ from itertools import count
 
 import pytest
 
+from gptoss_ray.engine import scripted_engine
 from gptoss_ray.engine.scripted_engine import ScriptedEngine
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
@@ -67,3 +68,44 @@ def test_an_aborted_request_says_no_more_and_an_id_is_used_once_at_a_time():
     assert engine.abort("r")
     assert not engine.abort("r")
     assert not engine.agree().runs
+
+
+class Clock:
+    """Stands still but for sleeps and what a test adds to `now_s`."""
+
+    now_s = 100.0
+
+    def monotonic(self):
+        return self.now_s
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(scripted_engine, "time", clock)
+    return clock
+
+
+def steps(engine, clock, works_s):
+    """Step with so much work of others behind each step; return when each step ended."""
+    ends_s = []
+    for work_s in works_s:
+        engine.run(engine.agree())
+        ends_s.append(clock.now_s)
+        clock.now_s += work_s
+    return ends_s
+
+
+def test_steps_end_at_a_steady_rate_whatever_is_done_between_them(clock):
+    engine = ScriptedEngine(lambda request: count(), step_s=0.25)
+    engine.submit(request(max_tokens=9))
+    assert steps(engine, clock, (0.125, 0.0625, 0, 0.1875)) == [100.25, 100.5, 100.75, 101.0]
+
+
+def test_a_step_after_a_pause_takes_its_whole_time_and_none_is_made_up_for(clock):
+    engine = ScriptedEngine(lambda request: count(), step_s=0.25)
+    engine.submit(request(max_tokens=9))
+    assert steps(engine, clock, (1.0, 0, 0)) == [100.25, 101.5, 101.75]

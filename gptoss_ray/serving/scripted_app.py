@@ -1,0 +1,93 @@
+"""The Serve application over scripted engines: everything is as in `app.py` but what makes the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.serve import Application
+from ray.serve.schema import ServeDeploySchema
+
+from gptoss_ray.checkpoint.hub import resolve_folder
+from gptoss_ray.config import ServedModelConfig
+from gptoss_ray.engine.scripted_engine import ScriptedEngine
+from gptoss_ray.engine.stamped_script import StampedScript
+from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.serving.app import application
+from gptoss_ray.serving.bind_address import GRPC_HOST_VARIABLE
+from gptoss_ray.serving.ingress import GRPC_SERVICER_FUNCTIONS
+from gptoss_ray.serving.scripted_options import (
+    HOST,
+    LETTER,
+    OPENING,
+    ScriptedAnswers,
+    ScriptedServer,
+    ScriptedServing,
+)
+from gptoss_ray.serving.serve_file import ServeFile
+
+NAME = "scripted"
+
+
+@dataclass(frozen=True)
+class ScriptedEngines:
+    """Makes the engine of a rank, as `load_engine` does; of the checkpoint only the tokenizer is read."""
+
+    answers: Mapping[str, ScriptedAnswers]
+
+    def __call__(
+        self,
+        config: ServedModelConfig,
+        _rank: int,
+        _link: object,
+        _suppressed_token_ids: Sequence[int],
+        _progress: Callable[[float], None],
+    ) -> ScriptedEngine:
+        """See `load_engine`; the rank is alone."""
+        answers = self.answers[config.name]
+        encoding = HarmonyEncoding.load(resolve_folder(config.checkpoint))
+        (letter,) = encoding.encode(LETTER)
+        opening = tuple(encoding.encode_with_special(OPENING))
+        return ScriptedEngine(StampedScript(opening, letter, answers.stamps), step_s=answers.step_s)
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Compose the application from the fields of a `ScriptedServing`."""
+    scripted = ScriptedServing.model_validate(args)
+    return application(scripted.serving, ScriptedEngines(scripted.answers))
+
+
+def scripted_file(server: ScriptedServer) -> ServeFile:
+    """Return what a configuration file would say: one ingress replica, and a rank for each model."""
+    schema = ServeDeploySchema.model_validate(
+        {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": HOST, "port": server.http_port},
+            "grpc_options": {
+                "port": server.grpc_port,
+                "grpc_servicer_functions": list(GRPC_SERVICER_FUNCTIONS),
+            },
+            "controller_options": {
+                "runtime_env": {
+                    "env_vars": {
+                        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
+                            "gptoss_ray.serving.proxy_setup.prepare_proxy"
+                        ),
+                        GRPC_HOST_VARIABLE: HOST,
+                    }
+                }
+            },
+            "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+            "applications": [
+                {
+                    "name": NAME,
+                    "import_path": f"{__name__}:{build.__name__}",
+                    "route_prefix": "/",
+                    "args": server.application.model_dump(mode="json"),
+                }
+            ],
+        }
+    )
+    return ServeFile(Path(NAME), schema, server.application.serving)
