@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypedDict
 
-from gptoss_ray.serving.request_fields import MAX_ITEMS, RequestFields, at_most, wrong
+from gptoss_ray.serving.request_fields import MAX_ITEMS, Items, RequestFields, wrong
 
 ToolMode = Literal["none", "auto", "required"]
 
@@ -40,7 +40,7 @@ class StructuredOutputs(RequestFields):
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
-    choice: Annotated[list[str] | None, at_most(MAX_ITEMS)] = Field(None, min_length=1)
+    choice: Annotated[Items[str], Field(min_length=1)] | None = None
     grammar: str | None = None
     json_object: bool | None = None
 
@@ -52,7 +52,7 @@ class StructuredFields(RequestFields):
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: Annotated[list[str] | None, at_most(MAX_ITEMS)] = Field(None, min_length=1)
+    guided_choice: Annotated[Items[str], Field(min_length=1)] | None = None
     guided_grammar: str | None = None
 
     @property

@@ -159,7 +159,8 @@ def test_random_walks_end_in_output_that_parses_without_repair_and_validates(com
         (regex_rule("(é|x)+"), "éxé", "e"),
         (choice_rule(['say "hi"\n', "<|end|> é\\"]), "<|end|> é\\", "say"),
         (choice_rule(["yes", "no", ""]), "", "yesno"),
-        (lark_rule('start: "}" x ";"\nx: /[0-9]+/'), "}12;", "12;"),
+        (lark_rule('start: "}" x ";"\nx: /[0-9]+/', param="x"), "}12;", "12;"),
+        (lark_rule('start: "a" %json {"enum": ["b", 1]} ";"', param="x"), 'a"b";', "a2;"),
         (json_rule(ANY_OBJECT, is_strict=True, param="x"), '{"a":[1,{}]}', "[1]"),
         (json_rule(NO_ARGUMENTS, is_strict=True, param="x"), "{}", '{"a":1}'),
     ],
@@ -209,3 +210,36 @@ def test_a_schema_that_is_too_deep_wide_or_long_is_refused_by_its_field():
         with pytest.raises(InvalidRequestError) as caught:
             json_rule(schema, is_strict=False, param="tools[3]")
         assert caught.value.param == "tools[3]"
+
+
+def lark_of(schema, spaces=" "):
+    return f"start: item+ // of its own\nitem: %json{spaces}{json.dumps(schema)} | /[a-z]/"
+
+
+def test_a_schema_within_a_grammar_has_the_same_limits():
+    for spaces in ("", " ", " \n\t"):
+        assert content_accepts(lark_rule(lark_of(CITY_SCHEMA, spaces), param="x"), f"a{ARGUMENTS}")
+    wide = {f"p{number}": True for number in range(MAX_SCHEMA_KEYS + 1)}
+    for schema in (
+        nested(MAX_SCHEMA_DEPTH + 1),
+        {"properties": wide},
+        [wide],
+        {"enum": [1] * MAX_SCHEMA_VALUES},
+    ):
+        for lark in (
+            lark_of(schema, "\n"),
+            f'start: "%json " %json {json.dumps(schema)}',
+            f'start: "%json [1, " %json {json.dumps(schema)}',
+            f"{lark_of({'const': 1})}\nother: %lark {{\n{lark_of(schema)}\n}}",
+        ):
+            with pytest.raises(InvalidRequestError) as caught:
+                lark_rule(lark, param="guided_grammar")
+            assert caught.value.param == "guided_grammar"
+
+
+@pytest.mark.parametrize(
+    "behind", ["", " ", " start", ' {"a": ', " {'a': 1}", "[" * 50_000, "1" * 5000], ids=lambda text: text[:9]
+)
+def test_what_cannot_be_read_as_a_schema_within_a_grammar_is_refused(behind):
+    with pytest.raises(InvalidRequestError, match="%json without a JSON schema behind it, at character 7"):
+        lark_rule(f"start: %json{behind}", param="x")
