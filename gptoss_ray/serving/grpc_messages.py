@@ -166,7 +166,7 @@ def _json(text: str, param: str) -> Any:
     """Return the value of a JSON text, None of an empty one; raise InvalidRequestError naming the field."""
     check_json_size(text.encode(), param)
     try:
-        return from_json(text) if text else None
+        return from_json(text, cache_strings="none") if text else None
     except ValueError as error:
         raise InvalidRequestError(f"{param} is not valid JSON: {error}.", param=param) from None
 

@@ -33,6 +33,10 @@ MAX_SCHEMA_KEYS = 500
 MAX_SCHEMA_VALUES = 50_000
 """In a schema's JSON. More would not fit into a grammar, and writing them out holds the GIL."""
 
+MAX_LARK_CHARS = 1 << 14
+"""Of a client's own grammar, which could have thousands of alternatives in more: the time of a step grows with
+the square of their number."""
+
 MAX_WHITESPACE = 40
 """Characters of white space in a row between the parts of a JSON value: without a bound, a model that knows
 nothing better goes on with spaces until its tokens are used up."""
@@ -83,9 +87,13 @@ def lark_rule(lark: str, *, param: str) -> str:
     """Return the rule for what a Lark grammar of its own describes, from its `start`.
 
     Raises:
-        InvalidRequestError: A schema in it, behind `%json`, is malformed or what `json_rule` refuses; `param`
-            names the request field that the grammar came from.
+        InvalidRequestError: The grammar is too long, or a schema in it, behind `%json`, is malformed or what
+            `json_rule` refuses; `param` names the request field that the grammar came from.
     """
+    if len(lark) > MAX_LARK_CHARS:
+        raise InvalidRequestError(
+            f"{param} has {len(lark)} characters; write it in at most {MAX_LARK_CHARS}.", param=param
+        )
     # Wherever the keyword stands, also in a string or in a schema: what is what only llguidance knows.
     for keyword in _JSON_KEYWORD.finditer(lark):
         try:

@@ -109,8 +109,9 @@ async def test_text_is_turned_into_tokens_beside_the_event_loop(monkeypatch):
         ([5] * MAX_JSON_VALUES, MAX_JSON_VALUES),
         ([{}] * MAX_JSON_CONTAINERS, MAX_JSON_CONTAINERS),
         ({str(number): [] for number in range(MAX_JSON_CONTAINERS)}, MAX_JSON_CONTAINERS),
+        ({str(number): 5 for number in range(MAX_JSON_VALUES // 2)}, MAX_JSON_VALUES),
     ],
-    ids=["numbers", "objects", "keys"],
+    ids=["numbers", "objects", "lists", "keys"],
 )
 async def test_a_body_of_too_many_values_is_refused_unparsed(path, field, values, limit, monkeypatch):
     monkeypatch.setattr(openai_types, "from_json", None)

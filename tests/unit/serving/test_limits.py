@@ -65,7 +65,7 @@ def tool(name):
     [
         {"prompt": list(range(131_072))},
         {"tools": [tool(f"tool_{number}") for number in range(128)]},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}] * 16_384},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}] * 8192},
         {"messages": [{"content": json.dumps([{"a": 'say "hi"', "b": "\\"}] * 70_000)}]},
         {"messages": [{"content": '[{,"\\' * 300_000}]},
     ],
@@ -97,11 +97,12 @@ def test_too_many_values_are_refused_by_the_number_that_is_allowed(text, limit):
 
 
 def count(value):
-    """Return the values and the containers in a JSON value; an empty container counts for two values."""
+    """Return the values, keys too, and the containers in a JSON value; an empty one counts for two values."""
     if not isinstance(value, list | dict):
         return 1, 0
     children = [count(child) for child in (value.values() if isinstance(value, dict) else value)]
-    num_values = 1 + (sum(values for values, _ in children) or 1)
+    num_keys = len(value) if isinstance(value, dict) else 0
+    num_values = 1 + num_keys + (sum(values for values, _ in children) or 1)
     return num_values, 1 + sum(containers for _, containers in children)
 
 

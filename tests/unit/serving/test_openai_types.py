@@ -82,7 +82,8 @@ def refused(parse, **fields):
         ),
         ("structured_outputs", {"choice": []}, "structured_outputs.choice"),
         ("guided_regex", 5, "guided_regex"),
-        ("guided_choice", ["a"] * 16_385, "guided_choice"),
+        ("guided_choice", ["a"] * 1501, "guided_choice"),
+        ("structured_outputs", {"choice": ["a"] * 1501}, "structured_outputs.choice"),
         (
             "tool_choice",
             {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{}] * 16_385}},
@@ -215,7 +216,7 @@ def test_openais_efforts_go_to_the_nearest_of_the_models(fields, effort):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b'{"model": }', b"\xff\xfe", b'{"model": "\\ud800"}', b"[" * 60_000, b"NaN", b"null", b"[]"],
+    [b"", b"{", b'{"model": }', b"\xff\xfe", b'{"model": "\\ud800"}', b"[" * 30_000, b"NaN", b"null", b"[]"],
 )
 def test_a_body_that_is_no_json_object_is_refused(body):
     with pytest.raises(InvalidRequestError, match="JSON"):
