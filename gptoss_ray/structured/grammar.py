@@ -34,8 +34,8 @@ MAX_SCHEMA_VALUES = 50_000
 """In a schema's JSON. More would not fit into a grammar, and writing them out holds the GIL."""
 
 MAX_LARK_CHARS = 1 << 14
-"""Of a client's own grammar, which could have thousands of alternatives in more: the time of a step grows with
-the square of their number."""
+"""Of a client's own grammar, which could have thousands of alternatives in more: the time of a step grows
+with the square of their number."""
 
 MAX_WHITESPACE = 40
 """Characters of white space in a row between the parts of a JSON value: without a bound, a model that knows
