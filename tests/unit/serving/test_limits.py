@@ -2,7 +2,7 @@ import json
 import threading
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gptoss_ray.errors import InvalidRequestError, RequestAbortedError, RequestTooLargeError
@@ -114,6 +114,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(1, 9), st.booleans())
 @example(["\\", '"', "\\\\", ",,", '\\"['], 1, False)
 def test_values_are_counted_exactly_however_the_text_is_cut(value, piece_bytes, is_indented):

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -223,6 +223,7 @@ def test_a_body_that_is_no_json_object_is_refused(body):
         parse_json(ChatCompletionRequest, body)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
 def test_no_value_of_any_field_raises_anything_but_a_refusal(value):
     for kind, fields in ((ChatCompletionRequest, CHAT), (CompletionRequest, COMPLETION)):
