@@ -40,7 +40,8 @@ class SamplingParams:
         logit_bias: (token id, bias) pairs added to the logits.
         seed: Key of the random draws, any 64-bit integer; the ingress fixes one where the client gave none.
         choice_index: Which of a request's n choices this is; part of the key of the draws.
-        max_tokens: At most so many output tokens, at least 1.
+        max_tokens: At most so many output tokens; with 0 the prompt is scored, if that was asked for, and no
+            token is drawn.
         min_tokens: Stop tokens cannot be drawn before so many output tokens.
         stop_token_ids: Drawing one ends the sequence with `FinishReason.STOP`; it is part of the output.
         logprobs: None for no log probabilities, else how many alternatives to report beside the drawn
@@ -79,7 +80,7 @@ class SamplingParams:
         _check_range("repetition_penalty", self.repetition_penalty, 0.0, 10.0, low_is_open=True)
         _check_range("seed", self.seed, -(1 << 63), (1 << 64) - 1)
         _check_range("choice_index", self.choice_index, 0, 1 << 16)
-        _check_range("max_tokens", self.max_tokens, 1, 1 << 31)
+        _check_range("max_tokens", self.max_tokens, 0, 1 << 31)
         _check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
         for name, num_top in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if num_top is not None:
@@ -143,8 +144,9 @@ class TokenOutput:
         position: Index of `token_ids[0]` in the request's output, counting emitted tokens.
         token_ids: New tokens, possibly none when the request only ends.
         logprobs: One entry a token when they were asked for, else empty.
-        prompt_logprobs: In the output at position 0, where they were asked for: one entry a token of the
-            prompt, None for the first, which nothing comes before.
+        prompt_logprobs: In the output at position 0 with the first token, or with the end where none is
+            drawn, if they were asked for: one entry a token of the prompt, None for the first, which nothing
+            comes before.
         num_cached_tokens: Prompt tokens taken from the prefix cache.
         finish_reason: Set on the last output of a request.
         error: Set when `finish_reason` is `ERROR`.

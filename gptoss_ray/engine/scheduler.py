@@ -132,8 +132,10 @@ class Scheduler:
                 chunk.sequence.add_prompt_logprobs(logprobs)
         for chunk in plan.chunks:
             self._advance(chunk)
-        drawn: dict[Sequence, Draw] = dict(zip(plan.drawing_sequences(), draws, strict=True))
-        return [self._emit(sequence, draw) for sequence, draw in (drawn | failures).items()]
+        drawn: dict[Sequence, Draw | None] = dict(zip(plan.drawing_sequences(), draws, strict=True))
+        computed = [chunk.sequence for chunk in plan.chunks]
+        scored = dict.fromkeys(each for each in computed if not each.draws and not each.unscored)
+        return [self._emit(sequence, draw) for sequence, draw in (drawn | scored | failures).items()]
 
     # Planning
 
@@ -231,12 +233,15 @@ class Scheduler:
                 self._keep_window_at(sequence, sequence.num_prompt_tokens)
         sequence.blocks.slide_window(chunk.end)
 
-    def _emit(self, sequence: Sequence, draw: Draw) -> TokenOutput:
-        """Append a draw to its sequence, end the sequence if it is complete, and tell its client."""
+    def _emit(self, sequence: Sequence, draw: Draw | None) -> TokenOutput:
+        """Append a draw, if any, to its sequence, end the sequence if it is complete, and tell its client."""
         position = sequence.num_output_tokens
         if isinstance(draw, GptossError):
             self._end(sequence)
             return sequence.output(position, finish_reason=FinishReason.ERROR, error=draw)
+        if draw is None:
+            self._end(sequence)
+            return sequence.output(position, finish_reason=FinishReason.LENGTH)
         sequence.append(draw.token_id)
         finish_reason = sequence.finish_reason()
         if finish_reason is not None:

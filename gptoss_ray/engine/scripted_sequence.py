@@ -50,7 +50,7 @@ class ScriptedSequence:
             position,
             token_ids,
             () if num_top is None else tuple(scripted_logprobs(token_id, num_top) for token_id in token_ids),
-            prompt_logprobs=self._prompt_logprobs() if token_ids and position == 0 else (),
+            prompt_logprobs=self._prompt_logprobs() if position == 0 and (token_ids or reason) else (),
             num_cached_tokens=self._num_cached_tokens if position == 0 else 0,
             finish_reason=reason,
         )

@@ -73,6 +73,11 @@ class Sequence:
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn behind the prompt; some requests only score it."""
+        return self._max_output_tokens > 0
+
+    @property
     def is_decoding(self) -> bool:
         """Whether one token is left to compute until the next can be drawn."""
         return self.num_uncomputed_tokens == 1
@@ -104,7 +109,7 @@ class Sequence:
         """Why the output is complete as it stands, None when it is not."""
         if self.num_output_tokens and self.token_ids[-1] in self.request.params.stop_token_ids:
             return FinishReason.STOP
-        if self.num_output_tokens >= self._max_output_tokens:
+        if self.num_output_tokens >= self._max_output_tokens and not self.unscored:
             return FinishReason.LENGTH
         return None
 
@@ -119,7 +124,8 @@ class Sequence:
     ) -> TokenOutput:
         """What a step made for this sequence, as its client sees it."""
         prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
-        if token_ids and position == 0 and self.request.params.prompt_logprobs is not None:
+        is_first = position == 0 and error is None
+        if is_first and self.request.params.prompt_logprobs is not None:
             prompt_logprobs = (None, *self._prompt_logprobs)
             self._prompt_logprobs.clear()
         return TokenOutput(

@@ -19,7 +19,7 @@ class ScheduledChunk:
         sequence: Whose tokens.
         start: Position of the first one.
         num_tokens: How many.
-        draws_token: Whether the chunk reaches the sequence's last token, so that the next is drawn.
+        draws_token: Whether the chunk reaches the sequence's last token and the next is drawn.
     """
 
     sequence: Sequence
@@ -95,7 +95,7 @@ class PlanDraft:
             sequence,
             start=sequence.num_computed_tokens,
             num_tokens=num_tokens,
-            draws_token=num_tokens == sequence.num_uncomputed_tokens,
+            draws_token=sequence.draws and num_tokens == sequence.num_uncomputed_tokens,
         )
         self._scored_tokens_left -= len(chunk.scored)
         self._chunks[sequence] = chunk

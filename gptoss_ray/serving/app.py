@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from typing import Any
@@ -44,6 +45,10 @@ class IngressDeployment(Ingress):
         streams = TokenStreams()
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
         super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
+        # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
+        # collected would hold up every stream for 75 ms.
+        gc.collect()
+        gc.freeze()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP side; Serve asks for it once the instance is made."""

@@ -55,6 +55,7 @@ async def start_completion(
     """
     check_counts(request, limits)
     _check_best_of(request)
+    _check_max_tokens(request)
     grammar = await grammar_of_completion(request)
     prompts = await asyncio.to_thread(_encode_prompts, request, model)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
@@ -117,6 +118,14 @@ def _check_best_of(request: CompletionRequest) -> None:
         raise InvalidRequestError(
             "best_of is known only at the end, so it cannot be streamed; leave out best_of or stream.",
             param="best_of",
+        )
+
+
+def _check_max_tokens(request: CompletionRequest) -> None:
+    if request.max_tokens == 0 and not request.echo:
+        raise InvalidRequestError(
+            "max_tokens is 0, which leaves nothing to answer without echo; set echo, or send at least 1.",
+            param="max_tokens",
         )
 
 

@@ -13,7 +13,14 @@ from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
 from gptoss_ray.serving.chat import ChatChoice, ChatDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import CompletionChoice
-from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest, parse_fields
+from gptoss_ray.serving.limits import check_json_size
+from gptoss_ray.serving.openai_types import (
+    MAX_PROMPT_IDS,
+    ChatCompletionRequest,
+    CompletionRequest,
+    parse_fields,
+)
+from gptoss_ray.serving.request_fields import MAX_ITEMS
 
 _ROLES = {
     chat_pb2.ROLE_SYSTEM: "system",
@@ -44,6 +51,10 @@ _FINISH_REASONS = {
 
 def chat_request(message: chat_pb2.ChatRequest) -> ChatCompletionRequest:
     """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
+    _check_length("messages", len(message.messages))
+    _check_length("tools", len(message.tools))
+    _check_length("tool_calls", sum(len(each.tool_calls) for each in message.messages))
+    _check_length("allowed_tools", len(message.allowed_tools))
     fields = {
         **_sampling_fields(message.sampling),
         **_form_fields(message.response_format),
@@ -64,6 +75,7 @@ def completion_request(
     prompt = message.WhichOneof("prompt")
     if prompt is None:
         raise InvalidRequestError("prompt is missing; send text or token_ids.", param="prompt")
+    _check_length("token_ids", len(message.token_ids.ids), MAX_PROMPT_IDS)
     fields = _sampling_fields(message.sampling) | _form_fields(message.response_format)
     fields["logprobs"] = fields.pop("top_logprobs", None)
     fields["prompt"] = [message.text if prompt == "text" else list(message.token_ids.ids)]
@@ -75,6 +87,9 @@ def completion_request(
 
 def _sampling_fields(sampling: common_pb2.SamplingParams) -> dict[str, Any]:
     """Return the fields that are present, by their names, which are those of HTTP."""
+    _check_length("stop", len(sampling.stop))
+    _check_length("stop_token_ids", len(sampling.stop_token_ids))
+    _check_length("logit_bias", len(sampling.logit_bias))
     fields: dict[str, Any] = {field.name: value for field, value in sampling.ListFields()}
     return fields | {
         "stop": list(sampling.stop),
@@ -99,6 +114,7 @@ def _form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
             "strict": schema.strict,
         }
         return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    _check_length("response_format.choices", len(wanted.choices.texts))
     extras: dict[str, Any] = {
         "regex": {"regex": wanted.regex},
         "choices": {"choice": list(wanted.choices.texts)},
@@ -140,10 +156,17 @@ def _tool(tool: chat_pb2.Tool, path: str) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def _check_length(param: str, length: int, limit: int = MAX_ITEMS) -> None:
+    """Raise InvalidRequestError where a list is far too long, before its items are looked at."""
+    if length > limit:
+        raise InvalidRequestError(f"{param} has {length} items; send at most {limit}.", param=param)
+
+
 def _json(text: str, param: str) -> Any:
     """Return the value of a JSON text, None of an empty one; raise InvalidRequestError naming the field."""
+    check_json_size(text.encode(), param)
     try:
-        return from_json(text) if text else None
+        return from_json(text, cache_strings="none") if text else None
     except ValueError as error:
         raise InvalidRequestError(f"{param} is not valid JSON: {error}.", param=param) from None
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
+from typing import TypeVar
 
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from gptoss_ray.config import LimitsConfig
@@ -28,6 +31,7 @@ from gptoss_ray.serving.grpc_messages import (
     stream_generate_response,
 )
 from gptoss_ray.serving.grpc_rpc import streaming, unary
+from gptoss_ray.serving.limits import parse_aside
 from gptoss_ray.serving.models import ModelCatalog
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 
@@ -49,6 +53,14 @@ _SERVICES = (
 _Status = health_pb2.HealthCheckResponse
 
 
+MessageT = TypeVar("MessageT", bound=Message)
+ParsedT = TypeVar("ParsedT")
+
+
+async def _parsed(message: MessageT, parse: Callable[[MessageT], ParsedT]) -> ParsedT:
+    return await parse_aside(message.ByteSize(), partial(parse, message))
+
+
 class GrpcMethods(ABC):
     """The RPCs of an ingress."""
 
@@ -67,7 +79,7 @@ class GrpcMethods(ABC):
     @unary
     async def Chat(self, request: chat_pb2.ChatRequest, tenant: str) -> chat_pb2.ChatResponse:
         """Answer a conversation as a whole."""
-        answer = await self.chat(chat_request(request), tenant=tenant)
+        answer = await self.chat(await _parsed(request, chat_request), tenant=tenant)
         async with aclosing(answer.events) as events:
             return chat_response(answer, *await fold_chat(events))
 
@@ -76,7 +88,7 @@ class GrpcMethods(ABC):
         self, request: chat_pb2.ChatRequest, tenant: str
     ) -> AsyncGenerator[chat_pb2.StreamChatResponse, None]:
         """Answer a conversation as tokens are made."""
-        answer = await self.chat(chat_request(request), tenant=tenant)
+        answer = await self.chat(await _parsed(request, chat_request), tenant=tenant)
         async with aclosing(answer.events) as events:
             async for event in events:
                 yield stream_chat_response(answer, event)
@@ -86,7 +98,7 @@ class GrpcMethods(ABC):
         self, request: generation_pb2.GenerateRequest, tenant: str
     ) -> generation_pb2.GenerateResponse:
         """Continue a prompt and answer as a whole."""
-        answer = await self.complete(completion_request(request), tenant=tenant)
+        answer = await self.complete(await _parsed(request, completion_request), tenant=tenant)
         async with aclosing(answer.events) as events:
             return generate_response(answer, *await fold_completion(events))
 
@@ -95,7 +107,8 @@ class GrpcMethods(ABC):
         self, request: generation_pb2.GenerateRequest, tenant: str
     ) -> AsyncGenerator[generation_pb2.StreamGenerateResponse, None]:
         """Continue a prompt and answer as tokens are made."""
-        answer = await self.complete(completion_request(request, streams=True), tenant=tenant)
+        parsed = await _parsed(request, partial(completion_request, streams=True))
+        answer = await self.complete(parsed, tenant=tenant)
         async with aclosing(answer.events) as events:
             async for event in events:
                 yield stream_generate_response(answer, event)

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from gptoss_ray.errors import GptossError, InvalidRequestError, NotFoundError, UnavailableError
 from gptoss_ray.serving.answer import Answer, Usage
 from gptoss_ray.serving.http_gate import HttpGate
-from gptoss_ray.serving.limits import read_body
+from gptoss_ray.serving.limits import parse_aside, read_body
 from gptoss_ray.serving.metrics import CONTENT_TYPE
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_answers import (
@@ -60,9 +60,6 @@ if TYPE_CHECKING:
     from gptoss_ray.serving.ingress import Ingress
 
 DeltaT = TypeVar("DeltaT")
-
-MAX_BYTES_PARSED_AT_ONCE = 64 << 10
-"""A larger body takes over a millisecond."""
 
 
 def build_fastapi_app(ingress: Ingress, *, echo_request_id: bool = True) -> FastAPI:
@@ -126,11 +123,8 @@ class _Handlers:
         return await _respond(request, parsed, answer, partial(completion_chunk, answer), text_completion)
 
     async def _parse(self, kind: type[RequestT], request: Request) -> RequestT:
-        """Read a request; a large one in a thread, so that others' streams go on."""
         body = await read_body(request.receive, self._ingress.limits.max_body_bytes)
-        if len(body) <= MAX_BYTES_PARSED_AT_ONCE:
-            return parse_json(kind, body)
-        return await asyncio.to_thread(parse_json, kind, body)
+        return await parse_aside(len(body), partial(parse_json, kind, body))
 
     async def list_models(self) -> Response:
         """List the served models, each alias too."""

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
 from starlette.types import Receive
 
-from gptoss_ray.errors import RequestAbortedError, RequestTooLargeError
+from gptoss_ray.errors import InvalidRequestError, RequestAbortedError, RequestTooLargeError
+
+ResultT = TypeVar("ResultT")
+
+MAX_BYTES_READ_AT_ONCE = 16 << 10
+"""A larger request may take milliseconds to parse."""
+
+MAX_JSON_VALUES = 1 << 18
+"""Numbers, strings, keys, lists and objects of a JSON text, twice the token ids of the longest context: to
+parse them holds the GIL, which holds up everybody's streams, thread or not (up to 40 ms for so many)."""
+
+MAX_JSON_CONTAINERS = 1 << 15
+"""Lists and objects among them: turned into fields, each takes as long as a hundred numbers."""
+
+_PIECE_BYTES = 64 << 10
 
 
 async def read_body(receive: Receive, max_bytes: int) -> bytes:
@@ -32,3 +50,41 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
 def body_too_large(max_bytes: int) -> RequestTooLargeError:
     """Return the error for a body or gRPC message of more than `max_bytes`."""
     return RequestTooLargeError(f"The request is larger than {max_bytes} bytes, the most this server reads.")
+
+
+async def parse_aside(num_bytes: int, parse: Callable[[], ResultT]) -> ResultT:
+    """Return what `parse` makes of a request; of a large one in a thread, so that others' streams go on."""
+    return parse() if num_bytes <= MAX_BYTES_READ_AT_ONCE else await asyncio.to_thread(parse)
+
+
+def check_json_size(text: bytes, param: str | None = None) -> None:
+    """Raise InvalidRequestError where a JSON text has too many values.
+
+    Counts what separates and opens values and keys outside of strings, a piece at a time, without parsing. Of
+    a text that is no JSON it counts at least all that a parser would read before it notices.
+
+    Args:
+        text: JSON.
+        param: The field that it stands in; None: it is a whole body.
+    """
+    if len(text) <= MAX_JSON_CONTAINERS:
+        return
+    num_values, num_containers = 1, 0
+    in_string = ends_in_escape = False
+    for start in range(0, len(text), _PIECE_BYTES):
+        # Behind a backslash with which the piece before ended stands a character of a string.
+        piece = text[start + ends_in_escape : start + _PIECE_BYTES].replace(rb"\\", b"")
+        ends_in_escape = piece.endswith(b"\\")
+        parts = piece.replace(rb"\"", b"").split(b'"')
+        outside = b"".join(parts[in_string::2])
+        in_string ^= len(parts) % 2 == 0
+        num_opened = outside.count(b"[") + outside.count(b"{")
+        num_containers += num_opened
+        num_values += num_opened + outside.count(b",") + outside.count(b":")
+        for count, limit, what in (
+            (num_values, MAX_JSON_VALUES, "values"),
+            (num_containers, MAX_JSON_CONTAINERS, "lists and objects"),
+        ):
+            if count > limit:
+                name = param or "The body"
+                raise InvalidRequestError(f"{name} has more than {limit} {what}; send fewer.", param=param)

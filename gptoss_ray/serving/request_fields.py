@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+ItemT = TypeVar("ItemT")
 
 MAX_ITEMS = 16_384
 """Of any list in a request; limits of the configuration are lower. Longer ones are refused unread, because
@@ -32,3 +34,7 @@ def at_most(limit: int) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+Items = Annotated[list[ItemT], Field(fail_fast=True), at_most(MAX_ITEMS)]
+"""A list in a request; behind its first wrong item, which is the error told, no other is looked at."""

@@ -25,7 +25,7 @@ from gptoss_ray.structured.grammar import (
     plain_grammar,
     regex_rule,
 )
-from gptoss_ray.structured.grammar_compiler import grammar_checker
+from gptoss_ray.structured.grammar_compiler import MAX_GRAMMAR_CHARS, grammar_checker
 
 MAX_CHECK_S = 2.0
 
@@ -192,6 +192,11 @@ def _by_extras(request: SamplingFields) -> list[Rule | None]:
 
 
 def _any(make: Callable[[str, Any], Rule], param: str, value: Any) -> Rule | None:
+    """Return the rule that `make` makes of a value, None of none; a text that is far too long is not read."""
+    if isinstance(value, str) and len(value) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequestError(
+            f"{param} has {len(value)} characters; send at most {MAX_GRAMMAR_CHARS}.", param=param
+        )
     return None if value is None else make(param, value)
 
 
@@ -215,4 +220,4 @@ def _choice(param: str, choices: list[str]) -> Rule:
 
 
 def _lark(param: str, lark: str) -> Rule:
-    return Rule(param, lark_rule(lark))
+    return Rule(param, lark_rule(lark, param=param))

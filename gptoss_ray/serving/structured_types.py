@@ -10,6 +10,10 @@ from typing_extensions import TypedDict
 
 from gptoss_ray.serving.request_fields import MAX_ITEMS, RequestFields, at_most, wrong
 
+MAX_CHOICES = 1500
+"""Texts of which one is to be the output; the time of its first step grows with the square of that."""
+
+Choices = Annotated[list[str], Field(fail_fast=True, min_length=1), at_most(MAX_CHOICES)]
 ToolMode = Literal["none", "auto", "required"]
 
 
@@ -40,7 +44,7 @@ class StructuredOutputs(RequestFields):
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
-    choice: Annotated[list[str] | None, at_most(MAX_ITEMS)] = Field(None, min_length=1)
+    choice: Choices | None = None
     grammar: str | None = None
     json_object: bool | None = None
 
@@ -52,7 +56,7 @@ class StructuredFields(RequestFields):
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: Annotated[list[str] | None, at_most(MAX_ITEMS)] = Field(None, min_length=1)
+    guided_choice: Choices | None = None
     guided_grammar: str | None = None
 
     @property

@@ -19,7 +19,7 @@ from gptoss_ray.serving.openai_types import (
     RequestEffort,
     ToolDefinition,
 )
-from gptoss_ray.serving.request_fields import MAX_ITEMS, RequestFields, at_most
+from gptoss_ray.serving.request_fields import Items, RequestFields, at_most
 from gptoss_ray.serving.sampling import check_ids, encode_prompt
 
 
@@ -28,8 +28,8 @@ class TokenizeRequest(RequestFields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage] | None, at_most(MAX_ITEMS)] = Field(None, min_length=1)
-    tools: Annotated[list[ToolDefinition] | None, at_most(MAX_ITEMS)] = None
+    messages: Annotated[Items[ChatMessage], Field(min_length=1)] | None = None
+    tools: Items[ToolDefinition] | None = None
     reasoning_effort: RequestEffort | None = None
     add_generation_prompt: bool = True
     return_token_strs: bool | None = None
@@ -39,7 +39,7 @@ class DetokenizeRequest(RequestFields):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: Annotated[list[int], at_most(MAX_PROMPT_IDS)]
+    tokens: Annotated[list[int], Field(fail_fast=True), at_most(MAX_PROMPT_IDS)]
 
 
 class Tokenized(TypedDict):
@@ -71,11 +71,21 @@ async def tokenize(request: TokenizeRequest, model: ServedModel, *, created: int
     """Return the tokens that the model would read; a chat's system message tells the day of `created`.
 
     Raises:
-        InvalidRequestError: Not exactly one of prompt and messages is there, or a field of it is wrong.
+        InvalidRequestError: Not exactly one of prompt and messages is there, a field of it is wrong, or it
+            has more tokens than one request may have.
     """
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequestError("Send either prompt or messages.", param="prompt")
-    token_ids = await asyncio.to_thread(_token_ids, request, model, created)
+    return await asyncio.to_thread(_tokenized, request, model, created)
+
+
+def _tokenized(request: TokenizeRequest, model: ServedModel, created: int) -> Tokenized:
+    token_ids = _token_ids(request, model, created)
+    if len(token_ids) > MAX_PROMPT_IDS:
+        param = "messages" if request.prompt is None else "prompt"
+        raise InvalidRequestError(
+            f"{param} has {len(token_ids)} tokens; at most {MAX_PROMPT_IDS} are told, send less.", param=param
+        )
     tokenized = Tokenized(count=len(token_ids), max_model_len=model.max_context, tokens=token_ids)
     if request.return_token_strs:
         token_bytes = map(model.encoding.token_bytes, token_ids)

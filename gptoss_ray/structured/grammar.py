@@ -10,6 +10,7 @@ The *rules* that these functions take and return are right sides of Lark rules.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,9 +33,16 @@ MAX_SCHEMA_KEYS = 500
 MAX_SCHEMA_VALUES = 50_000
 """In a schema's JSON. More would not fit into a grammar, and writing them out holds the GIL."""
 
+MAX_LARK_CHARS = 1 << 14
+"""Of a client's own grammar, which could have thousands of alternatives in more: the time of a step grows
+with the square of their number."""
+
 MAX_WHITESPACE = 40
 """Characters of white space in a row between the parts of a JSON value: without a bound, a model that knows
 nothing better goes on with spaces until its tokens are used up."""
+
+_JSON_KEYWORD = re.compile(r"%json\s*")
+_JSON_DECODER = json.JSONDecoder()
 
 _TERMINALS = "TEXT: /(?s:.*)/\n"
 _MESSAGES = (
@@ -75,8 +83,25 @@ def choice_rule(choices: Sequence[str]) -> str:
     return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
 
 
-def lark_rule(lark: str) -> str:
-    """Return the rule for what a Lark grammar of its own describes, from its `start`."""
+def lark_rule(lark: str, *, param: str) -> str:
+    """Return the rule for what a Lark grammar of its own describes, from its `start`.
+
+    Raises:
+        InvalidRequestError: The grammar is too long, or a schema in it, behind `%json`, is malformed or what
+            `json_rule` refuses; `param` names the request field that the grammar came from.
+    """
+    if len(lark) > MAX_LARK_CHARS:
+        raise InvalidRequestError(
+            f"{param} has {len(lark)} characters; write it in at most {MAX_LARK_CHARS}.", param=param
+        )
+    # Wherever the keyword stands, also in a string or in a schema: what is what only llguidance knows.
+    for keyword in _JSON_KEYWORD.finditer(lark):
+        try:
+            schema, _ = _JSON_DECODER.raw_decode(lark, keyword.end())
+        except (ValueError, RecursionError):
+            message = f"{param} has %json without a JSON schema behind it, at character {keyword.start()}."
+            raise InvalidRequestError(message, param=param) from None
+        _check_size(schema, param)
     return f"%lark {{\n{lark}\n}}"
 
 
@@ -118,7 +143,7 @@ def chat_grammar(final: str | None, calls: Mapping[str, str]) -> str:
     return "".join([*rules, _TERMINALS])
 
 
-def _check_size(schema: dict[str, Any], param: str) -> None:
+def _check_size(schema: Any, param: str) -> None:
     """Raise InvalidRequestError where a schema, as JSON, is too deep or too wide to compile in time."""
     level: list[Any] = [schema]
     num_values = 1

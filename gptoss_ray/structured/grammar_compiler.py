@@ -28,8 +28,12 @@ MAX_GRAMMAR_CHARS = 1 << 17
 
 MAX_CACHED_GRAMMARS = 128
 
-# Far below llguidance's own, with which a regular expression of 30 characters can take seconds.
-_LIMITS = LLParserLimits(initial_lexer_fuel=50_000, step_lexer_fuel=50_000, verbose_errors=False)
+# Far below llguidance's own, with which a regular expression of 30 characters can take seconds. Over o200k a
+# step's fuel is used up in 10 ms, its items in 20 ms by the most ambiguous grammars, whose time grows with
+# their square (50,000: 190 ms); an object of 200 optional properties needs most of them.
+_LIMITS = LLParserLimits(
+    initial_lexer_fuel=50_000, step_lexer_fuel=50_000, step_max_items=15_000, verbose_errors=False
+)
 
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
 _QUOTED_LINE = re.compile(r"^\s*\d+ \| ")

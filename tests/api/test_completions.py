@@ -146,6 +146,38 @@ async def test_a_harness_reads_the_log_likelihood_of_a_continuation_from_the_ech
     assert source.requests[0].params.prompt_logprobs == 1
 
 
+async def test_without_output_the_echo_is_the_prompt_and_its_log_probabilities_alone():
+    prompt = encoding().encode("one two three four")
+    scored = {"prompt": [prompt], "logprobs": 1, "echo": True}
+    source = ScriptedSource(tokens(" c d"))
+    answer = (await complete(source, max_tokens=0, **scored)).json()
+    (choice,) = answer["choices"]
+    (longer,) = (await complete(tokens(" c d"), max_tokens=1, **scored)).json()["choices"]
+    assert choice["text"] == "one two three four"
+    assert choice["finish_reason"] == "length"
+    assert choice["logprobs"] == {key: values[:-1] for key, values in longer["logprobs"].items()}
+    assert answer["usage"]["completion_tokens"] == 0
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] == len(prompt)
+    assert source.requests[0].params.max_tokens == 0
+    (chunk,) = await chunks(tokens(" c d"), max_tokens=0, **scored)
+    assert chunk["choices"] == [choice]
+
+
+async def test_without_output_each_of_several_prompts_is_echoed():
+    fields = {"prompt": ["one", "two ☃"], "echo": True, "max_tokens": 0, "n": 2}
+    answer = (await complete(tokens(TEXT), **fields)).json()
+    assert [choice["text"] for choice in answer["choices"]] == ["one"] * 2 + ["two ☃"] * 2
+    assert all(choice["logprobs"] is None for choice in answer["choices"])
+
+
+async def test_without_output_and_echo_there_is_nothing_to_answer():
+    async with http_client(make_ingress(tokens(TEXT))) as client:
+        response = await client.post(URL, json={"model": MODEL, "prompt": "hi", "max_tokens": 0})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "max_tokens"
+    assert "echo" in response.json()["error"]["message"]
+
+
 async def test_the_prompts_log_probabilities_are_computed_only_for_an_echo_that_shows_them():
     for fields in ({"logprobs": 1}, {"echo": True}):
         source = ScriptedSource(tokens(TEXT))

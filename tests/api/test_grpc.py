@@ -1,4 +1,5 @@
 import pickle
+import threading
 
 import grpc
 import pytest
@@ -11,6 +12,9 @@ from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2, mo
 from gptoss_ray.serving import grpc_service
 from gptoss_ray.serving.auth import PUBLIC_RPCS
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
+from gptoss_ray.serving.limits import MAX_BYTES_READ_AT_ONCE
+from gptoss_ray.serving.openai_types import MAX_PROMPT_IDS
+from gptoss_ray.serving.request_fields import MAX_ITEMS
 from tests.support.ingresses import (
     ALIAS,
     ANSWER,
@@ -192,6 +196,27 @@ async def test_an_echo_has_the_prompt_and_its_log_probabilities():
     assert b"".join(entry.chosen.token for entry in choice.logprobs).decode() == choice.text
 
 
+async def test_no_output_is_an_echo_alone_and_nothing_for_a_chat():
+    request = generate_request(MODEL, "Tell:", sampling=sampling(max_tokens=0, top_logprobs=1))
+    code, details = await failure([], lambda client: client.generate(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("max_tokens is 0")
+    request.echo = True
+    async with grpc_server(make_ingress(tokens(" more"))) as target, AsyncClient(target) as client:
+        response = await client.generate(request)
+        pieces = [piece async for piece in client.stream_generate(request)]
+    (choice,) = response.choices
+    assert choice.text == b"".join(entry.chosen.token for entry in choice.logprobs).decode() == "Tell:"
+    assert (list(choice.token_ids), response.usage.completion_tokens) == ([], 0)
+    assert choice.finish_reason == common_pb2.FINISH_REASON_LENGTH
+    assert [piece.choice for piece in pieces[:-1]] == [choice]
+    code, details = await failure(
+        [], lambda client: client.chat(chat_request(MODEL, "x", sampling=sampling(max_tokens=0)))
+    )
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("max_tokens")
+
+
 async def test_the_best_of_several_is_drawn_and_the_stop_string_shown():
     options = sampling(max_tokens=9, stop=["b"], include_stop_str_in_output=True)
     request = generate_request(MODEL, "x", sampling=options)
@@ -283,6 +308,65 @@ async def test_a_message_over_the_limit_is_refused():
     )
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "1024 bytes" in details
+
+
+@pytest.mark.parametrize(
+    ("param", "request_"),
+    [
+        ("messages", chat_pb2.ChatRequest(messages=[chat_pb2.Message()] * (MAX_ITEMS + 1))),
+        ("tools", chat_pb2.ChatRequest(tools=[chat_pb2.Tool()] * (MAX_ITEMS + 1))),
+        (
+            "tool_calls",
+            chat_pb2.ChatRequest(
+                messages=[chat_pb2.Message(tool_calls=[chat_pb2.ToolCall()] * MAX_ITEMS)] * 2
+            ),
+        ),
+        ("allowed_tools", chat_pb2.ChatRequest(allowed_tools=["f"] * (MAX_ITEMS + 1))),
+        ("stop", chat_pb2.ChatRequest(sampling=sampling(stop=["a"] * (MAX_ITEMS + 1)))),
+        ("stop_token_ids", chat_pb2.ChatRequest(sampling=sampling(stop_token_ids=[5] * (MAX_ITEMS + 1)))),
+        (
+            "logit_bias",
+            chat_pb2.ChatRequest(sampling=sampling(logit_bias=dict.fromkeys(range(MAX_ITEMS + 1), 1.0))),
+        ),
+        (
+            "response_format.choices",
+            chat_pb2.ChatRequest(
+                response_format=common_pb2.ResponseFormat(
+                    choices=common_pb2.Choices(texts=["a"] * (MAX_ITEMS + 1))
+                )
+            ),
+        ),
+        (
+            "tools[0].parameters_json",
+            chat_pb2.ChatRequest(tools=[chat_pb2.Tool(parameters_json=f"[{'[],' * 70_000}[]]")]),
+        ),
+        ("token_ids", generate_request(MODEL, [5] * (MAX_PROMPT_IDS + 1))),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_lists_that_are_far_too_long_are_refused_unread(param, request_):
+    is_chat = isinstance(request_, chat_pb2.ChatRequest)
+    code, details = await failure(
+        [], lambda client: client.chat(request_) if is_chat else client.generate(request_)
+    )
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith(param)
+
+
+async def test_a_large_message_is_read_beside_the_event_loop(monkeypatch):
+    threads = []
+    convert = grpc_service.chat_request
+
+    def watched(message):
+        threads.append(threading.get_ident())
+        return convert(message)
+
+    monkeypatch.setattr(grpc_service, "chat_request", watched)
+    async with grpc_server(make_ingress(tokens(ANSWER))) as target, AsyncClient(target) as client:
+        await client.chat(chat_request(MODEL, "hi"))
+        with pytest.raises(grpc.aio.AioRpcError, match="maximum context length"):
+            await client.chat(chat_request(MODEL, "hi " * MAX_BYTES_READ_AT_ONCE))
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
 async def test_a_fault_of_the_server_is_internal_without_its_traceback(caplog):

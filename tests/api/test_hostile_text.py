@@ -6,6 +6,8 @@ import threading
 import pytest
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.serving import http_app, openai_types
+from gptoss_ray.serving.limits import MAX_BYTES_READ_AT_ONCE, MAX_JSON_CONTAINERS, MAX_JSON_VALUES
 from tests.support.ingresses import ALIAS, ANSWER, encoding, http_client, make_ingress, tokens
 
 TEXTS = {
@@ -99,7 +101,43 @@ async def test_text_is_turned_into_tokens_beside_the_event_loop(monkeypatch):
     assert threading.get_ident() not in {thread for _, thread in threads}
 
 
-LONG = 300_000
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
+@pytest.mark.parametrize("field", ["messages", "prompt", "tokens", "tools", "metadata", "nobody knows it"])
+@pytest.mark.parametrize(
+    ("values", "limit"),
+    [
+        ([5] * MAX_JSON_VALUES, MAX_JSON_VALUES),
+        ([{}] * MAX_JSON_CONTAINERS, MAX_JSON_CONTAINERS),
+        ({str(number): [] for number in range(MAX_JSON_CONTAINERS)}, MAX_JSON_CONTAINERS),
+        ({str(number): 5 for number in range(MAX_JSON_VALUES // 2)}, MAX_JSON_VALUES),
+    ],
+    ids=["numbers", "objects", "lists", "keys"],
+)
+async def test_a_body_of_too_many_values_is_refused_unparsed(path, field, values, limit, monkeypatch):
+    monkeypatch.setattr(openai_types, "from_json", None)
+    async with http_client(make_ingress(tokens(ANSWER))) as client:
+        response = await client.post(path, content=json.dumps({"model": ALIAS, field: values}))
+    assert response.status_code == 400
+    assert f"more than {limit}" in response.json()["error"]["message"]
+
+
+async def test_a_large_body_is_parsed_beside_the_event_loop(monkeypatch):
+    threads = []
+    parse = http_app.parse_json
+
+    def watched(kind, body):
+        threads.append((len(body) > MAX_BYTES_READ_AT_ONCE, threading.get_ident()))
+        return parse(kind, body)
+
+    monkeypatch.setattr(http_app, "parse_json", watched)
+    async with http_client(make_ingress(tokens(ANSWER))) as client:
+        for length in (10, MAX_BYTES_READ_AT_ONCE):
+            await client.post("/v1/completions", json={"model": ALIAS, "prompt": "a " * length})
+    assert [is_large for is_large, _ in threads] == [False, True]
+    assert [thread == threading.get_ident() for _, thread in threads] == [True, False]
+
+
+LONG = 20_000
 
 
 @pytest.mark.parametrize(
@@ -110,12 +148,13 @@ LONG = 300_000
         (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}] * LONG}]}, "messages[0].tool_calls"),
         (CHAT, {"messages": [{"role": "user"}], "tools": [{}] * LONG}, "tools"),
         ("/v1/completions", {"prompt": [[5]] * LONG}, "prompt"),
-        ("/v1/completions", {"prompt": [5] * (1 << 20 | 1)}, "prompt"),
+        ("/v1/completions", {"prompt": [5] * 200_001}, "prompt"),
+        ("/v1/completions", {"prompt": [[5] * 100_000, [5] * 100_001]}, "prompt"),
         ("/v1/completions", {"prompt": "a", "stop": ["b"] * LONG}, "stop"),
         ("/v1/completions", {"prompt": "a", "stop_token_ids": [5] * LONG}, "stop_token_ids"),
         ("/v1/completions", {"prompt": "a", "logit_bias": {str(n): 1 for n in range(LONG)}}, "logit_bias"),
         ("/tokenize", {"messages": [{}] * LONG}, "messages"),
-        ("/detokenize", {"tokens": [5] * (1 << 20 | 1)}, "tokens"),
+        ("/detokenize", {"tokens": [5] * 200_001}, "tokens"),
     ],
 )
 async def test_a_list_that_is_far_too_long_is_refused_unread(path, fields, param):

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from gptoss_ray.errors import UnavailableError
-from tests.support.ingresses import ANSWER, CALL, MODEL, http_server, make_ingress, tokens
+from tests.support.ingresses import ANSWER, CALL, FORMED, MODEL, http_server, make_ingress, tokens
 from tests.support.scripted_source import Pause, ScriptedSource
 
 MESSAGES = [{"role": "user", "content": "What is 17 + 25?"}]
@@ -19,18 +20,29 @@ WEATHER = {
 }
 
 
+class Weather(BaseModel):
+    """Where to look for the weather."""
+
+    city: str
+
+
 def script(request):
-    """Answer, call, break off, or answer choice by choice, as the test's seed says."""
+    """Answer, call, break off, answer choice by choice or in JSON, as the test's seed says."""
     if request.params.seed == 3:  # The last choice is the first to speak.
         return [Pause(0.1 * (2 - request.params.choice_index)), *tokens(ANSWER)]
     failing = [*tokens(ANSWER)[:12], UnavailableError("The replica was lost.")]
-    return [tokens(ANSWER), tokens(CALL), failing][request.params.seed]
+    return {0: tokens(ANSWER), 1: tokens(CALL), 2: failing, 4: tokens(FORMED)}[request.params.seed]
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[openai.OpenAI]:
+def source() -> ScriptedSource:
+    return ScriptedSource(script)
+
+
+@pytest.fixture(scope="module")
+def client(source) -> Iterator[openai.OpenAI]:
     with (
-        http_server(make_ingress(ScriptedSource(script), api_keys=["key"])) as url,
+        http_server(make_ingress(source, api_keys=["key"])) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0) as client,
     ):
         yield client
@@ -113,6 +125,10 @@ def test_a_completion_with_its_echo_and_the_best_of_several(client):
     logprobs = scored.choices[0].logprobs
     assert logprobs.token_logprobs == [None, -0.25, -0.25, -0.25]
     assert "".join(logprobs.tokens) == scored.choices[0].text
+    alone = client.completions.create(
+        model=MODEL, prompt=[5, 6, 7], max_tokens=0, echo=True, logprobs=1, seed=0
+    )
+    assert alone.choices[0].logprobs.token_logprobs == [None, -0.25, -0.25]
     best = client.completions.create(model=MODEL, prompt="hi", n=2, best_of=3, max_tokens=2, seed=0)
     assert [choice.index for choice in best.choices] == [0, 1]
     pieces = client.completions.create(model=MODEL, prompt="hi", echo=True, max_tokens=2, seed=0, stream=True)
@@ -137,3 +153,45 @@ def test_the_sdks_own_events_of_a_tool_call(client):
     *deltas, done = events
     assert "".join(event.arguments_delta for event in deltas) == done.arguments == '{"city":"Bern"}'
     assert (done.type, done.name) == ("tool_calls.function.arguments.done", "weather")
+
+
+def test_the_sdk_parses_an_answer_that_is_held_to_a_pydantic_type(client, source):
+    options = {"model": MODEL, "messages": MESSAGES, "response_format": Weather, "seed": 4}
+    whole = client.chat.completions.parse(**options)
+    with client.chat.completions.stream(**options) as stream:
+        streamed = stream.until_done().get_final_completion()
+    for answer in (whole, streamed):
+        assert answer.choices[0].message.parsed == Weather(city="Bern")
+    for request in source.requests[-2:]:
+        assert '"required":["city"]' in request.params.grammar
+        assert '"additionalProperties":false' in request.params.grammar
+
+
+def test_the_sdk_parses_the_arguments_of_a_strict_tool(client, source):
+    tool = openai.pydantic_function_tool(Weather, name="weather")
+    assert tool["function"]["strict"]
+    options = {"model": MODEL, "messages": MESSAGES, "tools": [tool], "seed": 1}
+    whole = client.chat.completions.parse(**options)
+    with client.chat.completions.stream(**options) as stream:
+        streamed = stream.until_done().get_final_completion()
+    for answer in (whole, streamed):
+        (call,) = answer.choices[0].message.tool_calls
+        assert call.function.parsed_arguments == Weather(city="Bern")
+    for request in source.requests[-2:]:
+        assert 'to=functions.weather"' in request.params.grammar
+        assert '"additionalProperties":false' in request.params.grammar
+
+
+def test_a_strict_tool_that_cannot_be_enforced_is_the_sdks_bad_request(client):
+    parameters = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": parameters}}
+    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+        ask(client, tools=[tool])
+    assert caught.value.param == "tools[0].function.parameters"
+
+
+def test_a_chat_without_output_is_the_sdks_bad_request(client):
+    for field in ("max_tokens", "max_completion_tokens"):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(client, **{field: 0})
+        assert caught.value.param == field

@@ -31,6 +31,7 @@ EXCHANGES = [
     ("POST", "/v1/completions", "a<|return|>", {**PROMPT, "guided_json": '{"type": "object"}'}),
     ("POST", "/v1/completions", "a<|return|>", {**PROMPT, "structured_outputs": {"choice": ["a", "b"]}}),
     ("POST", "/v1/completions", "a b", {**PROMPT, "logprobs": 2, "echo": True, "max_tokens": 1}),
+    ("POST", "/v1/completions", "a b", {**PROMPT, "logprobs": 2, "echo": True, "max_tokens": 0}),
     ("POST", "/v1/completions", "a<|return|>", {**PROMPT, "prompt": [[5, 6], [7]], "stop": "x"}),
     ("POST", "/tokenize", "", {"prompt": "a", "return_token_strs": True}),
     ("POST", "/tokenize", "", {"messages": HI["messages"]}),

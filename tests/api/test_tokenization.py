@@ -1,5 +1,6 @@
 import pytest
 
+from gptoss_ray.serving import tokenization
 from tests.support.ingresses import ANSWER, MAX_CONTEXT, MODEL, encoding, http_client, make_ingress, tokens
 from tests.support.scripted_source import ScriptedSource
 
@@ -66,6 +67,17 @@ async def test_a_harness_learns_the_names_of_the_control_tokens():
 async def test_what_cannot_be_turned_is_a_400_that_names_the_field(path, body, param):
     response = await post(path, **body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_more_tokens_than_a_request_may_have_are_not_told(monkeypatch):
+    count = (await post("/tokenize", prompt=MARKUP)).json()["count"]
+    monkeypatch.setattr(tokenization, "MAX_PROMPT_IDS", count)
+    assert (await post("/tokenize", prompt=MARKUP)).status_code == 200
+    monkeypatch.setattr(tokenization, "MAX_PROMPT_IDS", count - 1)
+    error = (await post("/tokenize", prompt=MARKUP)).json()["error"]
+    assert (error["param"], f"at most {count - 1}" in error["message"]) == ("prompt", True)
+    monkeypatch.setattr(tokenization, "MAX_PROMPT_IDS", 9)
+    assert (await post("/tokenize", messages=MESSAGES)).json()["error"]["param"] == "messages"
 
 
 async def test_an_unknown_model_is_a_404_and_none_is_the_first():

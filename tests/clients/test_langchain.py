@@ -1,8 +1,9 @@
 """LangChain's ChatOpenAI and OpenAI as clients."""
 
 import pytest
+from pydantic import BaseModel
 
-from tests.support.ingresses import MODEL
+from tests.support.ingresses import CALL, FORMED, MODEL, tokens
 from tests.support.one_call import prompt_text
 
 QUESTION = "What is 17 + 25?"
@@ -13,6 +14,12 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+
+
+class Weather(BaseModel):
+    """Where to look for the weather."""
+
+    city: str
 
 
 @pytest.fixture
@@ -62,6 +69,26 @@ def test_a_bound_tool_is_called_and_its_result_taken(chat, source, streams):
     assert answer.content == "It is 42."
     assert not answer.tool_calls
     assert "Look it up." in prompt_text(source.requests[1])
+
+
+# The openai SDK's own type of a parsed answer, which LangChain writes out when it streams.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("method", "script", "form"),
+    [
+        ("json_schema", FORMED, '"additionalProperties":false'),
+        ("function_calling", CALL.replace("weather", "Weather"), 'to=functions.Weather"'),
+        ("json_mode", FORMED, '"type":"object"'),
+    ],
+)
+def test_an_answer_comes_as_the_type_that_was_asked_for(chat, source, method, script, form, streams):
+    source.script = tokens(script)
+    strict = {} if method == "json_mode" else {"strict": True}
+    model = chat.with_structured_output(Weather, method=method, **strict)
+    answer = list(model.stream(QUESTION))[-1] if streams else model.invoke(QUESTION)
+    assert answer == Weather(city="Bern")
+    assert form in source.requests[0].params.grammar
 
 
 def test_a_completion_is_text_whole_and_streamed(langchain_openai, url):

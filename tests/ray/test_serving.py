@@ -18,6 +18,7 @@ from gptoss_ray.protos.gptoss.v1 import (
     generation_pb2,
     generation_pb2_grpc,
 )
+from tests.support.eval_harness import EvalHarness
 from tests.support.served_app import ServedApp
 
 
@@ -94,6 +95,21 @@ def test_the_grpc_services_stream_the_tokens_of_http(http, channel, served):
     assert answer.choices[0].text == whole["choices"][0]["text"]
     assert ids == list(answer.choices[0].token_ids)
     assert len(ids) == 12
+
+
+def test_a_harness_reads_log_likelihoods_that_add_up(http):
+    harness = EvalHarness(http, "tiny")
+    pairs = [
+        ("The capital of", " France"),
+        ("The capital of France", " is"),
+        ("The capital of", " France is"),
+    ]
+    results = harness.log_likelihoods(pairs)
+    first, second, both = (value for value, _ in results)
+    assert first < 0
+    assert both == pytest.approx(first + second)
+    assert harness.log_likelihoods(pairs, max_tokens=0) == results
+    assert [harness.log_likelihoods([pair])[0] for pair in pairs] == results
 
 
 def test_the_grpc_chat_streams_what_it_answers_whole(channel, served):

@@ -52,6 +52,10 @@ CALL = (
     "<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
     '{"city":"Bern"}<|call|>'
 )
+FORMED = (
+    "<|channel|>analysis<|message|>A city.<|end|>"
+    '<|start|>assistant<|channel|>final <|constrain|>json<|message|>{"city":"Bern"}<|return|>'
+)
 
 
 def make_ingress(source: ScriptedSource | Script, **options: Any) -> Ingress:

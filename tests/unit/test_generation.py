@@ -11,7 +11,7 @@ from gptoss_ray.generation import SamplingParams
     [
         ("temperature", -0.1), ("temperature", 2.1), ("temperature", float("nan")), ("temperature", True),
         ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("min_p", 1.5), ("presence_penalty", 3),
-        ("frequency_penalty", -3), ("repetition_penalty", 0), ("max_tokens", 0), ("min_tokens", 17),
+        ("frequency_penalty", -3), ("repetition_penalty", 0), ("max_tokens", -1), ("min_tokens", 17),
         ("seed", 1 << 64), ("logprobs", 21), ("logit_bias", ((1, 101.0),)), ("logit_bias", ((-1, 1.0),)),
     ],
 )  # fmt: skip

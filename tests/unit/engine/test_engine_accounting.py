@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gptoss_ray.engine.engine import Engine
-from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
+from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenLogprobs
 from tests.support.constraints import HashedConstraint, InlineMasks
 from tests.support.engine_invariants import check_engine
 from tests.support.engine_runs import run, small_config
@@ -25,7 +25,8 @@ PARAMS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 1.0]),
     seed=st.integers(0, 3),
-    max_tokens=st.integers(1, 60),
+    max_tokens=st.integers(0, 60),
+    prompt_logprobs=st.sampled_from([None, None, 1]),
     stop_token_ids=st.sampled_from([(), (6,)]),
     grammar=st.sampled_from([None, "a", "b"]),
 )
@@ -49,6 +50,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine = make_engine(self.transformer, num_blocks=26)
         self.requests: dict[str, GenerationRequest] = {}
         self.outputs: dict[str, list[int]] = {}
+        self.scores: dict[str, list[TokenLogprobs | None]] = {}
         self.num_submitted = 0
 
     @rule(prompt=PROMPTS, params=PARAMS, salt=st.sampled_from(["", "b"]))
@@ -58,7 +60,7 @@ class EngineMachine(RuleBasedStateMachine):
         request = GenerationRequest(request_id, prompt, params, cache_salt=salt)
         self.engine.submit(request)
         self.requests[request_id] = request
-        self.outputs[request_id] = []
+        self.outputs[request_id], self.scores[request_id] = [], []
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -102,6 +104,7 @@ class EngineMachine(RuleBasedStateMachine):
         tokens = self.outputs[output.request_id]
         assert output.position == len(tokens)
         tokens += output.token_ids
+        self.scores[output.request_id] += output.prompt_logprobs
         if output.finish_reason is None:
             return
         assert output.finish_reason in {FinishReason.STOP, FinishReason.LENGTH}
@@ -111,6 +114,7 @@ class EngineMachine(RuleBasedStateMachine):
         lonely._masks = InlineMasks()
         expected = run(lonely, [GenerationRequest("x", request.prompt_token_ids, request.params)])["x"]
         assert tuple(tokens) == expected.token_ids
+        assert tuple(self.scores[output.request_id]) == expected.prompt_logprobs
 
     @invariant()
     def blocks_are_accounted_for(self):

@@ -135,4 +135,68 @@ def test_a_prompt_that_cannot_be_scored_fails_alone():
 
 
 def test_a_prompt_of_one_token_has_nothing_to_score():
-    assert answer_of(scored(num_tokens=1)).prompt_logprobs == (None,)
+    for max_tokens in (0, 3):
+        assert answer_of(scored(num_tokens=1, max_tokens=max_tokens)).prompt_logprobs == (None,)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 63, 64, 65, 66, 150])
+@pytest.mark.parametrize("budget", [1, 16, 1000])
+def test_a_request_without_output_has_its_prompt_scored_and_draws_nothing(num_tokens, budget):
+    request = scored(num_tokens=num_tokens, max_tokens=0)
+    transformer = WatchedTransformer()
+    engine = make_engine(transformer, max_num_batched_tokens=budget)
+    answer = run(engine, [request])["r"]
+    assert answer.prompt_logprobs == answer_of(scored(num_tokens=num_tokens)).prompt_logprobs
+    assert (answer.token_ids, answer.logprobs) == ((), ())
+    assert answer.finish_reason is FinishReason.LENGTH
+    assert sum(transformer.num_rows) == num_tokens - 1
+    assert engine.stats().num_generation_tokens == 0
+    check_engine(engine)
+    assert engine.stats().num_running == 0
+
+
+def test_requests_with_and_without_output_do_not_change_each_other():
+    requests = [scored(f"r{n}", 20 + 30 * n, seed=n, max_tokens=3 * (n % 2)) for n in range(5)]
+    requests.append(scored("plain", 40, prompt_logprobs=None, max_tokens=9))
+    together = run(make_engine(max_num_batched_tokens=32), requests)
+    for request in requests:
+        assert together[request.request_id].text() == answer_of(request).text()
+
+
+def test_a_request_without_output_that_was_preempted_delivers_its_prompt_once():
+    # While it is read, two tokens a step, those before it grow; the latest makes way.
+    growing = [scored(f"r{n}", 5, seed=n, max_tokens=100, prompt_logprobs=None) for n in range(4)]
+    request = scored(num_tokens=200, max_tokens=0)
+    engine = make_engine(kv_cache_bytes=36 * BLOCK_BYTES, max_num_batched_tokens=6)
+    answers = run(engine, [*growing, request])
+    assert engine.stats().num_preemptions > 0
+    assert answers["r"].text() == answer_of(request).text()
+
+
+def test_a_request_without_output_and_without_scores_computes_nothing():
+    transformer = WatchedTransformer()
+    engine = make_engine(transformer)
+    answer = run(engine, [scored(max_tokens=0, prompt_logprobs=None)])["r"]
+    assert (answer.token_ids, answer.prompt_logprobs) == ((), ())
+    assert answer.finish_reason is FinishReason.LENGTH
+    assert transformer.num_rows == []
+
+
+def test_a_request_without_output_whose_prompt_cannot_be_scored_fails():
+    transformer = WatchedTransformer()
+    transformer.spoilt_token = 96
+    engine = make_engine(transformer)
+    bad = GenerationRequest("bad", (1, 96, 3), SamplingParams(max_tokens=0, prompt_logprobs=1))
+    answer = run(engine, [bad])["bad"]
+    assert isinstance(answer.error, InternalError)
+    assert answer.prompt_logprobs == ()
+    check_engine(engine)
+
+
+def test_a_request_without_output_can_be_aborted_within_its_prompt():
+    engine = make_engine(max_num_batched_tokens=16)
+    engine.submit(scored(max_tokens=0))
+    assert engine.step() == []
+    assert engine.abort("r")
+    assert finish(engine) == {}
+    check_engine(engine)

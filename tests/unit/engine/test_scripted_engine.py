@@ -60,6 +60,13 @@ def test_log_probabilities_come_only_where_they_are_asked_for():
     assert len(answers["b"].prompt_logprobs) == 2
 
 
+def test_a_request_without_output_has_its_prompt_scored_alone():
+    engine = ScriptedEngine(lambda request: count())
+    answer = play(engine, request(max_tokens=0, prompt_logprobs=1))["r"]
+    assert (answer.token_ids, answer.finish_reason) == ((), FinishReason.LENGTH)
+    assert len(answer.prompt_logprobs) == 2
+
+
 def test_an_aborted_request_says_no_more_and_an_id_is_used_once_at_a_time():
     engine = ScriptedEngine(lambda request: count())
     engine.submit(request(max_tokens=9))

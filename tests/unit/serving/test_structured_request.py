@@ -16,6 +16,7 @@ from tests.support.grammars import CITY_SCHEMA, byte_compiler, byte_encoding
 
 WEATHER = {"name": "weather", "parameters": CITY_SCHEMA}
 NOW = {"name": "now"}
+WIDE = {str(number): 1 for number in range(501)}
 FINAL_TEXT = "<|channel|>final<|message|>Hi.<|return|>"
 FINAL_JSON = '<|channel|>final<|message|>{"a":1}<|return|>'
 CALL_NOW = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}<|call|>"
@@ -169,8 +170,15 @@ BAD_TYPE = {"type": "object", "properties": {"a": {"type": "wat"}}}
             "characters",
         ),
         (
-            {"response_format": schema_format({"p": [[[[{str(i): 1 for i in range(501)}]]]]})},
+            {"response_format": schema_format({"p": [[[[WIDE]]]]})},
             "response_format",
+            "keys",
+        ),
+        ({"guided_regex": "a" * (MAX_GRAMMAR_CHARS + 1)}, "guided_regex", "characters"),
+        ({"guided_json": "[" * (MAX_GRAMMAR_CHARS + 1)}, "guided_json", "characters"),
+        (
+            {"structured_outputs": {"grammar": f"start: %json {json.dumps(WIDE)}"}},
+            "structured_outputs.grammar",
             "keys",
         ),
     ],

@@ -10,6 +10,7 @@ from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.structured.grammar import (
     ANY_OBJECT,
     ANY_TEXT,
+    MAX_LARK_CHARS,
     MAX_SCHEMA_DEPTH,
     MAX_SCHEMA_KEYS,
     MAX_SCHEMA_VALUES,
@@ -159,7 +160,8 @@ def test_random_walks_end_in_output_that_parses_without_repair_and_validates(com
         (regex_rule("(é|x)+"), "éxé", "e"),
         (choice_rule(['say "hi"\n', "<|end|> é\\"]), "<|end|> é\\", "say"),
         (choice_rule(["yes", "no", ""]), "", "yesno"),
-        (lark_rule('start: "}" x ";"\nx: /[0-9]+/'), "}12;", "12;"),
+        (lark_rule('start: "}" x ";"\nx: /[0-9]+/', param="x"), "}12;", "12;"),
+        (lark_rule('start: "a" %json {"enum": ["b", 1]} ";"', param="x"), 'a"b";', "a2;"),
         (json_rule(ANY_OBJECT, is_strict=True, param="x"), '{"a":[1,{}]}', "[1]"),
         (json_rule(NO_ARGUMENTS, is_strict=True, param="x"), "{}", '{"a":1}'),
     ],
@@ -209,3 +211,62 @@ def test_a_schema_that_is_too_deep_wide_or_long_is_refused_by_its_field():
         with pytest.raises(InvalidRequestError) as caught:
             json_rule(schema, is_strict=False, param="tools[3]")
         assert caught.value.param == "tools[3]"
+
+
+def lark_of(schema, spaces=" "):
+    return f"start: item+ // of its own\nitem: %json{spaces}{json.dumps(schema)} | /[a-z]/"
+
+
+def test_a_schema_within_a_grammar_has_the_same_limits():
+    for spaces in ("", " ", " \n\t"):
+        assert content_accepts(lark_rule(lark_of(CITY_SCHEMA, spaces), param="x"), f"a{ARGUMENTS}")
+    wide = {f"p{number}": True for number in range(MAX_SCHEMA_KEYS + 1)}
+    for schema in (
+        nested(MAX_SCHEMA_DEPTH + 1),
+        {"properties": wide},
+        [wide],
+        {"enum": [1] * MAX_SCHEMA_VALUES},
+    ):
+        for lark in (
+            lark_of(schema, "\n"),
+            f'start: "%json " %json {json.dumps(schema)}',
+            f'start: "%json [1, " %json {json.dumps(schema)}',
+            f"{lark_of({'const': 1})}\nother: %lark {{\n{lark_of(schema)}\n}}",
+        ):
+            with pytest.raises(InvalidRequestError) as caught:
+                lark_rule(lark, param="guided_grammar")
+            assert caught.value.param == "guided_grammar"
+
+
+@pytest.mark.parametrize(
+    "behind", ["", " ", " start", ' {"a": ', " {'a': 1}", "[" * 5000, "1" * 5000], ids=lambda text: text[:9]
+)
+def test_what_cannot_be_read_as_a_schema_within_a_grammar_is_refused(behind):
+    with pytest.raises(InvalidRequestError, match="%json without a JSON schema behind it, at character 7"):
+        lark_rule(f"start: %json{behind}", param="x")
+
+
+def test_a_grammar_that_is_far_too_long_is_refused():
+    lark = f"start: {'a' * (MAX_LARK_CHARS - 7)}"
+    lark_rule(lark, param="x")
+    with pytest.raises(InvalidRequestError, match=f"at most {MAX_LARK_CHARS}") as caught:
+        lark_rule(f"{lark} ", param="x")
+    assert caught.value.param == "x"
+
+
+def test_a_grammar_that_is_too_ambiguous_ends_with_an_error_of_the_request_before_a_step_takes_long(compiler):
+    state = compiler.compile(plain_grammar(lark_rule("start: a\na: a a | a a a | /[a-z ]/", param="x")))
+    (letter,) = encoding().encode("a")
+    with pytest.raises(InvalidRequestError, match=r"Too many items \(limit 15000"):
+        for _ in range(100):
+            assert state.allowed()[letter]
+            state.advance(letter)
+
+
+def test_an_object_of_two_hundred_optional_properties_is_not_too_ambiguous(compiler):
+    properties = {f"p{number}": {"type": "integer", "maximum": 9, "minimum": 0} for number in range(200)}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    grammar = plain_grammar(json_rule(schema, is_strict=True, param="x"))
+    for seed in range(3):
+        token_ids = walk(compiler.compile(grammar), encoding(), Random(seed))
+        jsonschema.validate(json.loads(encoding().decode_bytes(token_ids[:-1])), schema)
