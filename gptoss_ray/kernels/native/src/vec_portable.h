@@ -20,6 +20,15 @@ struct Pairs {  // 16 lanes of two bf16, the lower address in the lower half
 struct Quad {  // 8 consecutive k of 16 rows: 4 pairs
   Pairs pair[4];
 };
+struct I32 {  // 16 int32
+  int32_t v[16];
+};
+struct Fours {  // weights of 16 lanes, four bytes each
+  int8_t v[64];
+};
+struct Octet {  // 8 consecutive k of 16 rows: k = 0 4 1 5, then 2 6 3 7
+  Fours four[2];
+};
 
 constexpr int kLanes = 16;
 // Rows whose sums fit in registers at once.
@@ -160,6 +169,34 @@ GR_INLINE F32 dot(F32 acc, Pairs a, Pairs b) {
 
 #undef GR_EACH
 
+// --- 8-bit codes ---
+constexpr int kWeightOffset = 0;  // weights are signed in a dot
+
+GR_INLINE I32 set_int(int32_t x) {
+  I32 result;
+  for (int i = 0; i < 16; ++i) result.v[i] = x;
+  return result;
+}
+GR_INLINE F32 to_float(I32 x) {
+  float lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(x.v[i]);
+  return load(lanes);
+}
+// acc + the dot of each lane's four weights with the same four signed codes.
+GR_INLINE I32 dot(I32 acc, const Fours& weights, const uint8_t* codes) {
+  int8_t four[4];
+  memcpy(four, codes, sizeof four);
+  for (int i = 0; i < 64; ++i) acc.v[i / 4] += weights.v[i] * four[i % 4];
+  return acc;
+}
+// 16 whole numbers in -127..127 as bytes, in the order of Octet.
+GR_INLINE void store_codes(int8_t* p, F32 x) {
+  constexpr int kOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+  float lanes[16];
+  store(lanes, x);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(lanes[i / 8 * 8 + kOrder[i % 8]]);
+}
+
 // --- packed weights (api.h) ---
 // Codes in the low 4 bits of each half of a lane, as bf16. From 1.0 (code 2) on, a code's 3 low
 // bits are exponent and mantissa in place; 0 and 0.5 are put right.
@@ -178,6 +215,26 @@ GR_INLINE Quad e2m1_quad(const uint8_t* codes) {  // 64 bytes
     U4 v;
     memcpy(&v, codes + 16 * i, sizeof v);
     for (int j = 0; j < 4; ++j) result.pair[j].v[i] = e2m1_values(v >> (4 * j));
+  }
+  return result;
+}
+
+GR_INLINE Octet e2m1_octet(const uint8_t* codes) {  // 64 bytes, as twice their values
+  constexpr int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  Octet result;
+  for (int i = 0; i < 64; ++i) {
+    result.four[0].v[i] = kTwice[codes[i] & 15];
+    result.four[1].v[i] = kTwice[codes[i] >> 4];
+  }
+  return result;
+}
+
+GR_INLINE Octet int8_octet(const uint8_t* codes) {  // 128 bytes: four pairs of k, 16 rows each
+  Octet result;
+  for (int i = 0; i < 64; ++i) {
+    const uint8_t* const code = codes + i % 2 * 64 + i / 2;
+    result.four[0].v[i] = static_cast<int8_t>(code[0]);
+    result.four[1].v[i] = static_cast<int8_t>(code[32]);
   }
   return result;
 }
