@@ -20,13 +20,13 @@ struct Pairs {  // 16 lanes of two bf16, the lower address in the lower half
 struct Quad {  // 8 consecutive k of 16 rows: 4 pairs
   Pairs pair[4];
 };
-struct I32 {  // 16 int32
-  int32_t v[16];
+struct I32 {  // 16 whole numbers below 2^24, which floats hold exactly
+  V4 v[4];
 };
-struct Fours {  // weights of 16 lanes, four bytes each
-  int8_t v[64];
+struct Fours {  // weights of 16 lanes, four each: [k, lane]
+  V4 v[4][4];
 };
-struct Octet {  // 8 consecutive k of 16 rows: k = 0 4 1 5, then 2 6 3 7
+struct Octet {  // 8 consecutive k of 16 rows
   Fours four[2];
 };
 
@@ -173,28 +173,25 @@ GR_INLINE F32 dot(F32 acc, Pairs a, Pairs b) {
 constexpr int kWeightOffset = 0;  // weights are signed in a dot
 
 GR_INLINE I32 set_int(int32_t x) {
-  I32 result;
-  for (int i = 0; i < 16; ++i) result.v[i] = x;
-  return result;
+  const F32 all = set(static_cast<float>(x));
+  return {{all.v[0], all.v[1], all.v[2], all.v[3]}};
 }
-GR_INLINE F32 to_float(I32 x) {
-  float lanes[16];
-  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(x.v[i]);
-  return load(lanes);
-}
+GR_INLINE F32 to_float(I32 x) { return {{x.v[0], x.v[1], x.v[2], x.v[3]}}; }
 // acc + the dot of each lane's four weights with the same four signed codes.
 GR_INLINE I32 dot(I32 acc, const Fours& weights, const uint8_t* codes) {
   int8_t four[4];
   memcpy(four, codes, sizeof four);
-  for (int i = 0; i < 64; ++i) acc.v[i / 4] += weights.v[i] * four[i % 4];
+  for (int k = 0; k < 4; ++k) {
+    const float code = four[k];
+    for (int i = 0; i < 4; ++i) acc.v[i] += weights.v[k][i] * code;
+  }
   return acc;
 }
 // 16 whole numbers in -127..127 as bytes, in the order of Octet.
 GR_INLINE void store_codes(int8_t* p, F32 x) {
-  constexpr int kOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
   float lanes[16];
   store(lanes, x);
-  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(lanes[i / 8 * 8 + kOrder[i % 8]]);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(lanes[i]);
 }
 
 // --- packed weights (api.h) ---
@@ -219,26 +216,6 @@ GR_INLINE Quad e2m1_quad(const uint8_t* codes) {  // 64 bytes
   return result;
 }
 
-GR_INLINE Octet e2m1_octet(const uint8_t* codes) {  // 64 bytes, as twice their values
-  constexpr int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  Octet result;
-  for (int i = 0; i < 64; ++i) {
-    result.four[0].v[i] = kTwice[codes[i] & 15];
-    result.four[1].v[i] = kTwice[codes[i] >> 4];
-  }
-  return result;
-}
-
-GR_INLINE Octet int8_octet(const uint8_t* codes) {  // 128 bytes: four pairs of k, 16 rows each
-  Octet result;
-  for (int i = 0; i < 64; ++i) {
-    const uint8_t* const code = codes + i % 2 * 64 + i / 2;
-    result.four[0].v[i] = static_cast<int8_t>(code[0]);
-    result.four[1].v[i] = static_cast<int8_t>(code[32]);
-  }
-  return result;
-}
-
 // 32 bytes: 16 rows, two k each. Whole numbers up to 128 are exact in bf16.
 GR_INLINE Pairs int8_pairs(const uint8_t* codes) {
   uint16_t lanes[32];
@@ -247,6 +224,28 @@ GR_INLINE Pairs int8_pairs(const uint8_t* codes) {
     lanes[i] = static_cast<uint16_t>(bits_of(value) >> 16);
   }
   return load_pairs(lanes);
+}
+
+// Two pairs of k as floats, times `factor`.
+GR_INLINE Fours fours(Pairs first, Pairs second, float factor) {
+  Fours result;
+  for (int i = 0; i < 4; ++i) {
+    result.v[0][i] = factor * low_halves(first.v[i]);
+    result.v[1][i] = factor * high_halves(first.v[i]);
+    result.v[2][i] = factor * low_halves(second.v[i]);
+    result.v[3][i] = factor * high_halves(second.v[i]);
+  }
+  return result;
+}
+
+GR_INLINE Octet e2m1_octet(const uint8_t* codes) {  // 64 bytes, as twice their values
+  const Quad quad = e2m1_quad(codes);
+  return {{fours(quad.pair[0], quad.pair[1], 2.0f), fours(quad.pair[2], quad.pair[3], 2.0f)}};
+}
+
+GR_INLINE Octet int8_octet(const uint8_t* codes) {  // 128 bytes: four pairs of k, 16 rows each
+  return {{fours(int8_pairs(codes), int8_pairs(codes + 32), 1.0f),
+           fours(int8_pairs(codes + 64), int8_pairs(codes + 96), 1.0f)}};
 }
 
 // 16 scales 2^(s - 127); 0 is 2^-127, 255 is NaN.
