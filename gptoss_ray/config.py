@@ -48,6 +48,9 @@ class EngineConfig(_Frozen):
     dense_weights: Literal["bfloat16", "int8"] = Field(
         "bfloat16", description="Weights of attention and unembedding; int8 needs native kernels."
     )
+    activations: Literal["bfloat16", "int8"] = Field(
+        "bfloat16", description="What matrices multiply; int8 needs native kernels and int8 dense weights."
+    )
     packed_weights: str | None = Field(
         None, min_length=1, description="Folder that keeps packed weights, for the next start and all ranks."
     )

@@ -160,7 +160,8 @@ class EngineReport:
         if self.ceilings:
             reached = prefill_flops(self.model, result.num_tokens) / statistics.median(result.seconds)
             row["gflop_per_s"] = round(reached / 1e9, 1)
-            row["percent_of_dots"] = round(100 * reached / together(self.ceilings).flops, 1)
+            limit = together(self.ceilings).dots(self.engine.activations)
+            row["percent_of_dots"] = round(100 * reached / limit, 1)
         return row
 
     def _decode_row(self, result: DecodeResult) -> Row:

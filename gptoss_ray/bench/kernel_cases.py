@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gptoss_ray.bench.step_bytes import DenseFormat, dense_bytes, expert_bytes, kv_bytes
+from gptoss_ray.bench.step_bytes import ActivationFormat, DenseFormat, dense_bytes, expert_bytes, kv_bytes
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.kernels.kernels import (
     AttentionPlan,
@@ -31,6 +31,9 @@ from gptoss_ray.kvcache.kv_cache import KVCache
 AnyKernels = NativeKernels | ReferenceKernels
 """Both offer the parts of a layer, too, which are measured one by one."""
 
+MatrixFormats = tuple[DenseFormat, ActivationFormat]
+"""Of dense weights, and of the activations that all matrices multiply."""
+
 _PREFILL_CHUNK = 512
 # Of 1024 keys each, half a GB.
 _MAX_SEQUENCES = 256
@@ -48,6 +51,7 @@ class KernelWork:
     Attributes:
         kernel: What it computes.
         weights: Their format, or that of keys and values.
+        activations: Their format as they are multiplied.
         num_rows: Tokens; of experts, the rows of each.
         detail: What else tells the case from others.
         num_bytes: Weights, keys and values that a call must read.
@@ -56,6 +60,7 @@ class KernelWork:
 
     kernel: str
     weights: str
+    activations: ActivationFormat
     num_rows: int
     detail: str
     num_bytes: float
@@ -71,9 +76,13 @@ class KernelCase:
 
 
 def expert_cases(
-    kernels: AnyKernels, model: ModelConfig, rows: Sequence[int], cycle_bytes: int
+    kernels: AnyKernels,
+    model: ModelConfig,
+    activations: ActivationFormat,
+    rows: Sequence[int],
+    cycle_bytes: int,
 ) -> Iterator[KernelCase]:
-    """Yield the experts that one token chooses, each with so many rows."""
+    """Yield the experts that one token chooses, each with so many rows; `activations` are the kernels'."""
     num_chosen = model.num_experts_per_token
     num_bytes = num_chosen * expert_bytes(model)
     tables = _expert_tables(kernels, model, _num_copies(cycle_bytes, num_bytes))
@@ -85,7 +94,7 @@ def expert_cases(
         counts = [num_rows] * num_chosen
         detail = f"of each of {num_chosen}"
         num_flops = num_chosen * num_rows * flops_per_row
-        work = KernelWork("experts", "mxfp4", num_rows, detail, num_bytes, num_flops)
+        work = KernelWork("experts", "mxfp4", activations, num_rows, detail, num_bytes, num_flops)
         return KernelCase(
             work, lambda number: kernels.experts(x, counts, tables[number % len(tables)], swiglu)
         )
@@ -94,9 +103,17 @@ def expert_cases(
 
 
 def dense_cases(
-    kernels: AnyKernels, model: ModelConfig, dense: DenseFormat, rows: Sequence[int], cycle_bytes: int
+    kernels: AnyKernels,
+    model: ModelConfig,
+    formats: MatrixFormats,
+    rows: Sequence[int],
+    cycle_bytes: int,
 ) -> Iterator[KernelCase]:
-    """Yield the dense matrices: norm and qkv, attention's output and residual, norm and unembedding."""
+    """Yield the dense matrices: norm and qkv, attention's output and residual, norm and unembedding.
+
+    `formats` are the kernels'.
+    """
+    dense, activations = formats
     hidden = model.hidden_size
     q_size = model.num_attention_heads * model.head_dim
     qkv_size = q_size + 2 * model.num_key_value_heads * model.head_dim
@@ -106,7 +123,8 @@ def dense_cases(
         num_bytes = dense_bytes(n, k, dense)
         matrices = _matrices(kernels, n, k, _num_copies(cycle_bytes, num_bytes), is_wide=is_wide)
         for num_rows in rows:
-            work = KernelWork(kernel, dense, num_rows, f"{n} x {k}", num_bytes, 2.0 * num_rows * n * k)
+            num_flops = 2.0 * num_rows * n * k
+            work = KernelWork(kernel, dense, activations, num_rows, f"{n} x {k}", num_bytes, num_flops)
             x, residual = _activations(num_rows, k), _activations(num_rows, n)
             if kernel == _OUT:
                 call = _cycled(matrices, partial(kernels.linear_add, x), residual)
@@ -174,6 +192,7 @@ class _AttentionCache:
         work = KernelWork(
             kernel=f"attention, {kind}",
             weights="bfloat16",
+            activations="bfloat16",
             num_rows=num_rows,
             detail=f"{context} keys" + (f", window {window}" if window else ""),
             num_bytes=kv_bytes(num_keys, heads.num_kv_heads, heads.head_dim),
@@ -215,18 +234,15 @@ def small_cases(kernels: AnyKernels, model: ModelConfig, rows: Sequence[int]) ->
         x = _activations(num_rows, hidden)
         num_bytes = num_experts * hidden * _FLOAT32_BYTES + x.nbytes
         num_flops = 2.0 * num_rows * num_experts * hidden
-        work = KernelWork(
-            "norm and gate", "float32", num_rows, f"{num_experts} experts", num_bytes, num_flops
-        )
+        detail = f"{num_experts} experts"
+        work = KernelWork("norm and gate", "float32", "bfloat16", num_rows, detail, num_bytes, num_flops)
         return KernelCase(work, lambda _: kernels.gate(x, norm, gate))
 
     def combine_case(num_rows: int) -> KernelCase:
         x, slots = _activations(num_rows, hidden), _activations(num_rows, num_chosen, hidden)
         weights = torch.full((num_rows, num_chosen), 1 / num_chosen)
-        num_flops = 2.0 * num_rows * num_chosen * hidden
-        work = KernelWork(
-            "combine", "", num_rows, f"{num_chosen} a token", slots.nbytes + x.nbytes, num_flops
-        )
+        num_bytes, num_flops = slots.nbytes + x.nbytes, 2.0 * num_rows * num_chosen * hidden
+        work = KernelWork("combine", "", "bfloat16", num_rows, f"{num_chosen} a token", num_bytes, num_flops)
         return KernelCase(work, lambda _: kernels.combine(x, slots, weights))
 
     yield from map(gate_case, rows)

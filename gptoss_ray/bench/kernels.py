@@ -13,20 +13,23 @@ from dataclasses import dataclass
 from gptoss_ray.bench import ceilings
 from gptoss_ray.bench.ceilings import Ceilings
 from gptoss_ray.bench.kernel_cases import (
+    AnyKernels,
     KernelCase,
     KernelWork,
+    MatrixFormats,
     attention_cases,
     dense_cases,
     expert_cases,
     small_cases,
 )
-from gptoss_ray.bench.step_bytes import DenseFormat
 from gptoss_ray.bench.timings import Timings, time_calls
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.kernels.backend import make_kernels, select_backend
 
-DENSE_FORMATS: tuple[DenseFormat, ...] = ("bfloat16", "int8")
+DENSE_FORMATS: tuple[MatrixFormats, ...] = (("bfloat16", "bfloat16"), ("int8", "bfloat16"), ("int8", "int8"))
+# Experts are MXFP4, whatever the dense weights.
+EXPERT_FORMATS = DENSE_FORMATS[1:]
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,12 @@ class KernelResult:
     def row(self, limits: Ceilings) -> dict[str, float | int | str]:
         """Return the figures that are printed."""
         median_s = self.timings.median_s
-        shortest_s = max(self.work.num_bytes / limits.read, self.work.num_flops / limits.flops)
+        dots = limits.dots(self.work.activations)
+        shortest_s = max(self.work.num_bytes / limits.read, self.work.num_flops / dots)
         return {
             "kernel": self.work.kernel,
             "weights": self.work.weights,
+            "activations": self.work.activations,
             "rows": self.work.num_rows,
             "detail": self.work.detail,
             "median_us": round(1e6 * median_s, 1),
@@ -121,19 +126,24 @@ def run(
 
     def measure(case: KernelCase) -> None:
         work = case.work
-        note(f"{work.kernel}, {work.weights}, {work.num_rows} row(s) {work.detail}")
+        note(f"{work.kernel}, {work.weights} x {work.activations}, {work.num_rows} row(s) {work.detail}")
         results.append(
             KernelResult(work, time_calls(case.call, min_calls=bench.min_calls, min_s=bench.min_s))
         )
 
-    kernels = make_kernels(backend, engine, unpacks_mxfp4=False)
-    for case in expert_cases(kernels, model, bench.expert_rows, bench.cycle_bytes):
-        measure(case)
-    for dense in DENSE_FORMATS:
-        formatted = engine.model_copy(update={"dense_weights": dense})
-        dense_kernels = make_kernels(backend, formatted, unpacks_mxfp4=False)
-        for case in dense_cases(dense_kernels, model, dense, bench.dense_rows, bench.cycle_bytes):
+    def kernels_of(formats: MatrixFormats) -> AnyKernels:
+        changes = {"dense_weights": formats[0], "activations": formats[1]}
+        return make_kernels(backend, engine.model_copy(update=changes), unpacks_mxfp4=False)
+
+    for formats in EXPERT_FORMATS:
+        for case in expert_cases(
+            kernels_of(formats), model, formats[1], bench.expert_rows, bench.cycle_bytes
+        ):
             measure(case)
+    for formats in DENSE_FORMATS:
+        for case in dense_cases(kernels_of(formats), model, formats, bench.dense_rows, bench.cycle_bytes):
+            measure(case)
+    kernels = kernels_of(("bfloat16", "bfloat16"))
     for case in attention_cases(kernels, model, bench.contexts, bench.cycle_bytes, engine.kv_block_size):
         measure(case)
     for case in small_cases(kernels, model, bench.dense_rows):

@@ -14,6 +14,7 @@ from gptoss_ray.planner import kv
 from gptoss_ray.planner.rates import expected_experts
 
 DenseFormat = Literal["bfloat16", "int8"]
+ActivationFormat = Literal["bfloat16", "int8"]
 
 _FLOAT32_BYTES = 4
 _BF16_BYTES = 2

@@ -23,6 +23,7 @@ Shape = Annotated[
 Threads = Annotated[int | None, typer.Option(help="Threads that compute; all CPUs if not given.", min=1)]
 Layers = Annotated[int | None, typer.Option(help="Number of layers, if not the model's own.", min=1)]
 Dense = Annotated[Literal["bfloat16", "int8"], typer.Option(help="Weights of attention and unembedding.")]
+Activations = Annotated[Literal["bfloat16", "int8"], typer.Option(help="What matrices multiply.")]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Folder of a checkpoint; one of the shape is made if not given.")
 ]
@@ -67,6 +68,7 @@ def engine(
     shape: Shape = "gpt-oss-20b",
     layers: Layers = None,
     dense: Dense = "bfloat16",
+    activations: Activations = "bfloat16",
     threads: Threads = None,
     kernels: Annotated[
         Literal["auto", "native", "torch"], typer.Option(help="As engine.kernels of a configuration.")
@@ -101,6 +103,7 @@ def engine(
         engine=EngineConfig(
             kernels=kernels,
             dense_weights=dense,
+            activations=activations,
             num_threads=threads or _num_cpus(),
             pin_threads=pin,
             max_num_batched_tokens=batched_tokens,
@@ -114,13 +117,14 @@ def engine(
     )
     report = run(bench, note)
     print_tables(report.tables())
-    write_json(json_file, {"shape": shape, "dense": dense, **report.to_json()})
+    write_json(json_file, {"shape": shape, "dense": dense, "activations": activations, **report.to_json()})
 
 
 def ep_throughput(
     shape: Shape = "gpt-oss-20b",
     layers: Layers = None,
     dense: Dense = "bfloat16",
+    activations: Activations = "bfloat16",
     threads: Threads = None,
     ranks: Annotated[int, typer.Option(help="Processes that share the experts.", min=2)] = 2,
     streams: Annotated[int, typer.Option(help="Streams that decode together, over all ranks.", min=1)] = 16,
@@ -137,6 +141,7 @@ def ep_throughput(
 
     engine = EngineConfig(
         dense_weights=dense,
+        activations=activations,
         num_threads=threads or _num_cpus(),
         packed_weights=str(packed or default_cache() / "packed"),
     )
@@ -144,8 +149,9 @@ def ep_throughput(
     bench = EPThroughputBench(folder, engine, ranks, streams, context, rounds, steps)
     arrangements = run(bench, note)
     rows = [arrangement.row(arrangements[0]) for arrangement in arrangements]
-    print_tables({f"{streams} streams of {shape}, {dense} dense weights": rows})
-    write_json(json_file, {"shape": shape, "dense": dense, "context": context, "results": rows})
+    print_tables({f"{streams} streams of {shape}, {dense} dense weights, {activations} activations": rows})
+    formats = {"dense": dense, "activations": activations}
+    write_json(json_file, {"shape": shape, **formats, "context": context, "results": rows})
 
 
 def _checkpoint(given: Path | None, shape: str, layers: int | None) -> Path:

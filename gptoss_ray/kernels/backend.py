@@ -61,15 +61,23 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
     else:
         problem, found = _find_native(engine, model)
     if found is not None:
+        if engine.activations == "int8" and engine.dense_weights != "int8":
+            raise ConfigError(
+                f"engine.activations is 'int8' and engine.dense_weights {engine.dense_weights!r}; 8-bit "
+                "activations multiply 8-bit dense weights: set dense_weights to int8 too.",
+                param="activations",
+            )
         reason = f"the native library is built, and this CPU runs its {found.instruction_set} variant"
+        if engine.activations == "int8":
+            reason += ", with 8-bit activations"
         return Backend(f"native-{found.instruction_set}", reason, found.build_id, found)
     if engine.kernels == "native":
         raise ConfigError(f"engine.kernels is 'native', but {problem}.", param="kernels")
-    if engine.dense_weights != "bfloat16":
-        raise ConfigError(
-            f"engine.dense_weights is {engine.dense_weights!r}, which needs native kernels, but {problem}.",
-            param="dense_weights",
-        )
+    for field, choice in (("dense_weights", engine.dense_weights), ("activations", engine.activations)):
+        if choice != "bfloat16":
+            raise ConfigError(
+                f"engine.{field} is {choice!r}, which needs native kernels, but {problem}.", param=field
+            )
     return Backend("torch-reference", problem, str(_REFERENCE_VERSION))
 
 
@@ -92,6 +100,7 @@ def make_kernels(
             backend.library,
             num_threads=engine.num_threads,
             dense_weights=engine.dense_weights,
+            activations=engine.activations,
             pin_threads=engine.pin_threads,
         )
     from gptoss_ray.kernels.reference_kernels import ReferenceKernels  # noqa: PLC0415
@@ -108,10 +117,10 @@ def numerics_fingerprint(backend: Backend, engine: EngineConfig) -> str:
     import torch  # noqa: PLC0415
 
     capability = torch.backends.cpu.get_cpu_capability()
-    dense_weights = f";dense={engine.dense_weights}" if backend.is_native else ""
+    formats = f";dense={engine.dense_weights};activations={engine.activations}" if backend.is_native else ""
     return (
         f"{backend.name}/{backend.build};torch={torch.__version__};{platform.machine()};{capability};"
-        f"{engine.dtype};kv_block={engine.kv_block_size}{dense_weights}"
+        f"{engine.dtype};kv_block={engine.kv_block_size}{formats}"
     )
 
 

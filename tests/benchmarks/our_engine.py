@@ -22,6 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="our checkpoint; one of the shape is made if not given")
     parser.add_argument("--packed", help="folder of our packed weights")
     parser.add_argument("--dense", default="int8", choices=["int8", "bfloat16"], help="our dense weights")
+    parser.add_argument(
+        "--activations", default="bfloat16", choices=["int8", "bfloat16"], help="our activations"
+    )
     parser.add_argument("--kernels", default="native", choices=["native", "torch"], help="our kernels")
     parser.add_argument("--json", type=Path, help="write all figures here")
 
@@ -32,6 +35,7 @@ def measure(options: argparse.Namespace, *more: str) -> tuple[dict[str, Any], Ru
         file = Path(folder) / "engine.json"
         command = [sys.executable, "-m", "gptoss_ray.cli", "bench", "engine", "--no-starts"]
         command += ["--rounds", "1", "--threads", str(options.threads), "--dense", options.dense]
+        command += ["--activations", options.activations]
         command += ["--kernels", options.kernels, "--prompts", options.prompts, "--json", str(file)]
         command += ["--shape", options.shape]
         for name in ("checkpoint", "packed"):

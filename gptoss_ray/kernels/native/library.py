@@ -6,6 +6,7 @@ import ctypes
 import os
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,19 @@ LIBRARY_VARIABLE = "GPTOSS_RAY_NATIVE_LIBRARY"
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 
 
+class Activations(IntEnum):
+    """What a matrix multiplies: rows as they are, or quantized to 8 bits first (enum gr_activations)."""
+
+    BF16 = 0
+    INT8 = 1
+
+
 class CMatrix(ctypes.Structure):
     """gr_matrix: a packed matrix."""
 
     _fields_ = (
         ("format", c_int64),
+        ("activations", c_int64),
         ("n", c_int64),
         ("k", c_int64),
         ("codes", c_void_p),
@@ -79,7 +88,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gr_combine": (c_int, (_P, _P, _P, _P, _N, _N, _N, _P)),
     "gr_mixture": (c_int, (_P, _P, c_float, _P, _P, _P, _P, _N, _N, c_float, c_float, _N, _P, _P)),
     "gr_measure_read": (c_int, (_P, _P, c_size_t, POINTER(c_uint64))),
-    "gr_measure_dots": (c_int, (_P, _N, _P)),
+    "gr_measure_dots": (c_int, (_P, _N, c_int, _P)),
 }
 
 

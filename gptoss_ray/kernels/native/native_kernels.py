@@ -29,13 +29,14 @@ from gptoss_ray.kernels.kernels import (
 from gptoss_ray.kernels.native.arguments import activations, address, contiguous, sizes
 from gptoss_ray.kernels.native.attention_arguments import NativeAttentionPlan, native_plan
 from gptoss_ray.kernels.native.context import NativeContext, usable_cpus
-from gptoss_ray.kernels.native.library import NativeLibrary
+from gptoss_ray.kernels.native.library import Activations, NativeLibrary
 from gptoss_ray.kernels.native.packed import LAYOUT_VERSION, Format, PackedMatrix, packed
 from gptoss_ray.kernels.native.packed_experts import PackedExperts, native_table
 from gptoss_ray.kernels.native.packing import Packer
 
 _BF16, _F32, _I64 = torch.bfloat16, torch.float32, torch.int64
 _DENSE_FORMATS = {"bfloat16": Format.BF16, "int8": Format.INT8}
+_ACTIVATIONS = {"bfloat16": Activations.BF16, "int8": Activations.INT8}
 
 
 class NativeKernels:
@@ -45,6 +46,7 @@ class NativeKernels:
         library: What is built here.
         num_threads: That compute, the caller's included.
         dense_weights: How weights that are no MXFP4 are packed; int8 has a scale for each 32 of a row.
+        activations: What matrices multiply; int8, with int8 weights only, has a scale for each 32 of a row.
         pin_threads: Keep each thread but the caller's on a CPU of its own, of those this process may use.
         instruction_set: One of the library's; None: the fastest.
 
@@ -61,15 +63,23 @@ class NativeKernels:
         *,
         num_threads: int,
         dense_weights: Literal["bfloat16", "int8"] = "bfloat16",
+        activations: Literal["bfloat16", "int8"] = "bfloat16",
         pin_threads: bool = False,
         instruction_set: str | None = None,
     ) -> None:
         if dense_weights not in _DENSE_FORMATS:
             raise ValueError(f"dense_weights is {dense_weights!r}; it must be 'bfloat16' or 'int8'")
+        if activations not in _ACTIVATIONS:
+            raise ValueError(f"activations is {activations!r}; it must be 'bfloat16' or 'int8'")
+        if activations == "int8" and dense_weights != "int8":
+            raise ValueError(
+                f"activations is 'int8' and dense_weights is {dense_weights!r}; it must be 'int8' too"
+            )
         cpus = usable_cpus(num_threads) if pin_threads else None
         self.context = NativeContext(library, num_threads, instruction_set=instruction_set, cpus=cpus)
         self.name = f"native-{self.context.instruction_set}"
         self.packing = f"native-{LAYOUT_VERSION}-{dense_weights}"
+        self._activations = _ACTIVATIONS[activations]
         self._packer = Packer(library, num_threads, _DENSE_FORMATS[dense_weights])
 
     def close(self) -> None:
@@ -88,7 +98,7 @@ class NativeKernels:
         self, tensors: Mapping[str, Tensor], shape: tuple[int, int], *, is_wide: bool = False
     ) -> PackedMatrix:
         """ValueError where a tensor is not what `pack` makes of this shape, or is not on 64 bytes."""
-        return PackedMatrix(dict(tensors), shape, is_wide)
+        return PackedMatrix(dict(tensors), shape, is_wide, self._activations)
 
     def linear(self, x: Tensor, matrix: Matrix) -> Tensor:
         """Return x [T, K] @ W.T + bias → [T, N], rounded once, or float32 where the matrix is wide."""

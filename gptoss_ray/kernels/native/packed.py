@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gptoss_ray.kernels.kernels import Matrix
 from gptoss_ray.kernels.native.arguments import address
-from gptoss_ray.kernels.native.library import CMatrix
+from gptoss_ray.kernels.native.library import Activations, CMatrix
 
 # Raised whenever a layout changes: packed weights kept on disk are then packed again.
 LAYOUT_VERSION = 1
@@ -60,6 +60,7 @@ class PackedMatrix:
         tensors: codes; scales, but of bfloat16; bias float32 [N], if there is one. They begin on 64 bytes.
         shape: (N, K).
         is_wide: Results are float32 rather than bfloat16.
+        activations: What it multiplies; the memory is the same. INT8 goes with MXFP4 and INT8 weights.
         format: Of the codes.
         address: Of a CMatrix.
     """
@@ -67,12 +68,16 @@ class PackedMatrix:
     tensors: Mapping[str, Tensor]
     shape: tuple[int, int]
     is_wide: bool = False
+    activations: Activations = Activations.BF16
     format: Format = field(init=False)
     address: int = field(init=False, repr=False)
     _c_matrix: CMatrix = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         c_matrix = _describe(self.tensors, self.shape)
+        if self.activations is Activations.INT8 and c_matrix.format == Format.BF16:
+            raise ValueError("activations are INT8 and weights BF16; such weights take BF16 activations")
+        c_matrix.activations = self.activations
         object.__setattr__(self, "format", Format(c_matrix.format))
         object.__setattr__(self, "address", ctypes.addressof(c_matrix))
         object.__setattr__(self, "_c_matrix", c_matrix)

@@ -40,12 +40,25 @@ def test_an_engine_of_a_random_checkpoint_is_measured_and_written_as_json(tmp_pa
 
 
 @needs_native
+def test_an_engine_is_measured_with_8_bit_activations_where_dense_weights_have_8_bits_too(tmp_path):
+    file = tmp_path / "engine.json"
+    options = "--shape tiny --layers 2 --threads 1 --prompts 16 --streams= --long-context 0 --rounds 1"
+    more = ["--no-starts", "--activations", "int8", "--json", str(file)]
+    call("engine", *options.split(), *more, "--dense", "int8")
+    document = json.loads(file.read_text())
+    assert document["activations"] == document["engine"]["activations"] == "int8"
+    assert "activations=int8" in document["fingerprint"]
+    with pytest.raises(ConfigError, match="set dense_weights to int8 too"):
+        call("engine", *options.split(), *more)
+
+
+@needs_native
 def test_kernels_are_measured_and_written_as_json(tmp_path):
     file = tmp_path / "kernels.json"
     call("kernels", "--shape", "tiny", "--threads", "1", "--json", str(file))
     document = json.loads(file.read_text())
     assert document["kernels"].startswith("native-") and document["num_threads"] == 1
-    assert {"kernel", "weights", "rows", "median_us", "gb_per_s", "gflop_per_s", "percent_of_ceiling"} <= set(
+    assert {"kernel", "weights", "activations", "rows", "median_us", "gb_per_s", "percent_of_ceiling"} <= set(
         document["results"][0]
     )
     assert [row["when"] for row in document["ceilings"]] == ["before", "after"]

@@ -38,6 +38,9 @@ def test_native_kernels_are_chosen_where_they_are_built_and_the_choice_is_explai
     assert (backend.name, backend.build, backend.is_native) == ("native-avx2", "abc123", True)
     assert "avx2" in backend.reason
     assert select_backend(EngineConfig(kernels="native", dense_weights="int8"), MODEL).is_native
+    coded = select_backend(EngineConfig(dense_weights="int8", activations="int8"), MODEL)
+    assert coded.is_native and "8-bit activations" in coded.reason
+    assert "activations" not in backend.reason
 
 
 @pytest.mark.usefixtures("built")
@@ -72,13 +75,25 @@ def test_torch_runs_where_the_configuration_wants_it(engine, reason):
 
 @pytest.mark.usefixtures("not_built")
 @pytest.mark.parametrize(
-    ("choice", "param"), [({"kernels": "native"}, "kernels"), ({"dense_weights": "int8"}, "dense_weights")]
+    ("choice", "param"),
+    [
+        ({"kernels": "native"}, "kernels"),
+        ({"dense_weights": "int8"}, "dense_weights"),
+        ({"activations": "int8"}, "activations"),
+    ],
 )
 def test_what_needs_native_kernels_is_refused_with_the_remedy_where_they_are_missing(choice, param):
     assert select_backend(EngineConfig(), MODEL).reason == "there is no compiler; install g++"
     with pytest.raises(ConfigError, match="there is no compiler; install g") as caught:
         select_backend(EngineConfig(**choice), MODEL)
     assert caught.value.param == param
+
+
+@pytest.mark.usefixtures("built")
+def test_8_bit_activations_demand_8_bit_dense_weights():
+    with pytest.raises(ConfigError, match="set dense_weights to int8") as caught:
+        select_backend(EngineConfig(activations="int8"), MODEL)
+    assert caught.value.param == "activations"
 
 
 def test_a_device_without_kernels_is_refused_by_name():
@@ -109,7 +124,8 @@ def test_the_fingerprint_changes_with_whatever_changes_bits_and_not_with_threads
     for name, build in (("native-avx2", "2"), ("native-avx512", "2"), ("native-avx512", "3")):
         backend = dataclasses.replace(backend, name=name, build=build, library=LIBRARY)
         others |= {fingerprint(), fingerprint(dense_weights="int8")}
-    assert len(others | {first}) == 2 + 6 + 1
+        others.add(fingerprint(dense_weights="int8", activations="int8"))
+    assert len(others | {first}) == 2 + 9 + 1
     backend = select_backend(EngineConfig(kernels="torch"), MODEL)
     with torch_threads(2):
         assert first == fingerprint(num_threads=2)

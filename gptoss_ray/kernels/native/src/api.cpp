@@ -319,10 +319,11 @@ int gr_measure_read(gr_context* context, const void* data, size_t num_bytes, uin
   });
 }
 
-int gr_measure_dots(gr_context* context, int64_t num_dots, float* sink) {
+int gr_measure_dots(gr_context* context, int64_t num_dots, int activations, float* sink) {
   return guarded(__func__, context, [&] {
     require(num_dots >= 0, "num_dots is %lld, but must not be negative", number(num_dots));
+    require_activations(activations, "activations");
     require_pointer(sink, "sink");
-    context->kernels.measure_dots(context->pool, num_dots, sink);
+    context->kernels.measure_dots(context->pool, num_dots, activations, sink);
   });
 }

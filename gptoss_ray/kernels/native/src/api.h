@@ -21,6 +21,9 @@ typedef struct gr_context gr_context;  // an instruction set and a pool of threa
 enum gr_isa { GR_PORTABLE = 0, GR_AVX2 = 1, GR_AVX512 = 2 };       // AVX512: F, BW, VL, VNNI and BF16
 enum gr_format { GR_MXFP4 = 0, GR_BF16 = 1, GR_INT8 = 2 };
 enum gr_type { GR_OUT_BF16 = 0, GR_OUT_F32 = 1 };
+// What a matrix multiplies of a row x of bf16. GR_ACT_BF16: x as it is. GR_ACT_INT8, of MXFP4 and INT8 weights: x
+// quantized in blocks of 32, scale = max|x| / 127 in float32, code = round to nearest even of x / scale.
+enum gr_activations { GR_ACT_BF16 = 0, GR_ACT_INT8 = 1 };
 
 // A packed matrix [N, K]. N is the true number of rows; storage is in tiles of 16 rows, the last one filled up
 // with zero rows. K is a multiple of 32. All arrays are 64-byte aligned.
@@ -30,7 +33,7 @@ enum gr_type { GR_OUT_BF16 = 0, GR_OUT_F32 = 1 };
 //   GR_BF16   codes  bf16  [N/16, K/2, 16 rows, 2]; no scales
 //   GR_INT8   codes  int8  [N/16, K/32, 16 pairs of k, 16 rows, 2];  scales float16 [N/16, K/32, 16]
 typedef struct {
-  int64_t format, n, k;
+  int64_t format, activations, n, k;
   const void *codes;
   const void *scales;
   const float *bias;  // float32 [N], or null
@@ -91,6 +94,7 @@ GR_EXPORT int gr_gate(gr_context *, const uint16_t *x, const float *norm_weight,
                       const float *gate_bias /*[E]*/, int64_t t, int64_t h, int64_t e, int64_t k, uint16_t *normed,
                       float *weights, int64_t *ids);
 // x bf16 [R, H], the rows of expert 0, then of expert 1, ...; num_rows [E]. gate_up[e] is [2 I, H]: all gates, then all ups.
+// All gate_up have the same activations, and so have all down.
 // out bf16 [R, H] = down(swiglu(gate_up(x))); gate_up and swiglu are rounded to bf16 as the reference does.
 GR_EXPORT int gr_experts(gr_context *, const gr_matrix *gate_up, const gr_matrix *down, int64_t num_experts,
                          const int64_t *num_rows, const uint16_t *x, float alpha, float limit, uint16_t *out);
@@ -108,7 +112,8 @@ GR_EXPORT int gr_mixture(gr_context *, const float *norm_weight, float eps, cons
 
 // --- ceilings of the machine, for `bench kernels` ---
 GR_EXPORT int gr_measure_read(gr_context *, const void *data, size_t num_bytes, uint64_t *checksum);  // reads all of it once
-GR_EXPORT int gr_measure_dots(gr_context *, int64_t num_dots, float *sink);  // each thread: that many independent pair dots of 16 lanes
+// Each thread: that many independent dots of 16 lanes, of pairs of bf16 or, for GR_ACT_INT8, of four codes.
+GR_EXPORT int gr_measure_dots(gr_context *, int64_t num_dots, int activations, float *sink);
 
 #ifdef __cplusplus
 }

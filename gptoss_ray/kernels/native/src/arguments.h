@@ -57,11 +57,20 @@ inline void require_out_type(int out_type) {
           "out_type is %d, but must be 0 (bf16) or 1 (float32)", out_type);
 }
 
+inline void require_activations(int64_t activations, const char* name) {
+  require(activations == GR_ACT_BF16 || activations == GR_ACT_INT8,
+          "%s is %lld, but must be 0 (bf16) or 1 (int8)", name,
+          static_cast<long long>(activations));
+}
+
 inline void check_matrix(const gr_matrix* matrix) {
   require_pointer(matrix, "matrix");
   const int64_t format = matrix->format;
   require(format == GR_MXFP4 || format == GR_BF16 || format == GR_INT8,
           "matrix.format is %lld, but must be 0, 1 or 2", number(format));
+  require_activations(matrix->activations, "matrix.activations");
+  require(format != GR_BF16 || matrix->activations == GR_ACT_BF16,
+          "matrix.activations is 1 (int8), but bf16 weights only take 0 (bf16)");
   require_size(matrix->n, 1, "matrix.n");
   require_multiple(matrix->k, kBlock, "matrix.k");
   require_aligned(matrix->codes, "matrix.codes");
@@ -92,6 +101,8 @@ inline void check_experts(const gr_matrix* gate_up, const gr_matrix* down, int64
     check_same(down[e].n, gate_up[0].k, "down.n", e);
     check_same(down[e].k, down[0].k, "down.k", e);
     check_same(gate_up[e].n, 2 * down[0].k, "gate_up.n", e);
+    check_same(gate_up[e].activations, gate_up[0].activations, "gate_up.activations", e);
+    check_same(down[e].activations, down[0].activations, "down.activations", e);
   }
 }
 

@@ -40,7 +40,7 @@ struct KernelTable {
   // matmul.inl
   void (*linear)(ThreadPool&, const LinearArgs&);
   void (*experts)(ThreadPool&, const ExpertsArgs&);
-  void (*measure_dots)(ThreadPool&, int64_t num_dots, float* sink);
+  void (*measure_dots)(ThreadPool&, int64_t num_dots, int activations, float* sink);
   uint64_t (*measure_read)(ThreadPool&, const void* data, size_t num_bytes);
   // attention.inl. Of gr_attention, with num_tokens > 0.
   void (*attention)(ThreadPool&, const gr_attention_args&);
@@ -74,7 +74,7 @@ namespace gr::GR_NAMESPACE {
 
 static void linear(ThreadPool& pool, const LinearArgs& args);
 static void experts(ThreadPool& pool, const ExpertsArgs& args);
-static void measure_dots(ThreadPool& pool, int64_t num_dots, float* sink);
+static void measure_dots(ThreadPool& pool, int64_t num_dots, int activations, float* sink);
 static uint64_t measure_read(ThreadPool& pool, const void* data, size_t num_bytes);
 static void attention(ThreadPool& pool, const gr_attention_args& args);
 static void rms_norm_rows(ThreadPool& pool, const uint16_t* x, const float* weight, float eps,

@@ -1,7 +1,7 @@
 // Dense layers and experts: rows are cut into tiles, outputs into panels of 16, and threads take
 // ranges of panels. Never is a sum over k shared between threads (law 1).
 #pragma once
-#include "matmul_tile.inl"
+#include "matmul_rows.inl"
 
 namespace gr::GR_NAMESPACE {
 
@@ -10,14 +10,7 @@ constexpr int64_t kStreamBytes = 1 << 20;
 // ... or, where several tiles of rows meet them, what stays in a second-level cache beside the
 // rows.
 constexpr int64_t kReuseBytes = 384 << 10;
-constexpr int64_t kPackedPiece = 512;   // k of a tile's rows that one task packs
 constexpr int64_t kTasksPerThread = 4;  // so that threads finish at about the same time
-
-// Rows [first, first + count) of the input; in the packed input they start at first * k.
-struct RowTile {
-  int64_t first;
-  int64_t count;
-};
 
 struct Output {
   void* data;  // [rows, n] of `type`
@@ -28,7 +21,7 @@ struct Output {
 // One matrix times its rows.
 struct Product {
   const gr_matrix* matrix;
-  const uint16_t* rows;  // packed
+  const uint8_t* rows;  // packed
   const RowTile* tiles;
   int64_t num_tiles;
   Output out;
@@ -36,51 +29,7 @@ struct Product {
   int64_t first_task;
 };
 
-GR_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 GR_INLINE int64_t num_panels(const gr_matrix& matrix) { return ceil_div(matrix.n, kPanel); }
-GR_INLINE int64_t num_tiles(int64_t num_rows) { return ceil_div(num_rows, kMaxTileRows); }
-
-// Cuts rows [first, first + count) into tiles as equal as can be; returns the end of what it wrote.
-static RowTile* cut_rows(int64_t first, int64_t count, RowTile* tiles) {
-  for (int64_t left = num_tiles(count); left > 0; --left) {
-    const int64_t rows = ceil_div(count, left);
-    *tiles++ = {first, rows};
-    first += rows;
-    count -= rows;
-  }
-  return tiles;
-}
-
-// Pairs [begin, end) of x [num_rows, k] -> out [k / 2, num_rows, 2]: the order in which `tile_sums`
-// reads.
-static void pack_tile(const uint16_t* x, int64_t num_rows, int64_t k, int64_t begin, int64_t end,
-                      uint16_t* out) {
-  out += begin * num_rows * 2;
-  for (int64_t pair = begin; pair < end; ++pair) {
-    for (int64_t row = 0; row < num_rows; ++row) {
-      memcpy(out, x + row * k + 2 * pair, 2 * sizeof *x);
-      out += 2;
-    }
-  }
-}
-
-// Returns the rows x [., k] in packed order; x itself where every tile is one row.
-static const uint16_t* pack_rows(ThreadPool& pool, const uint16_t* x, int64_t k,
-                                 const RowTile* tiles, int64_t num_tiles) {
-  const RowTile& last = tiles[num_tiles - 1];
-  const int64_t num_rows = last.first + last.count;
-  if (num_rows == num_tiles) return x;
-  const size_t bytes = static_cast<size_t>(num_rows * k) * sizeof(uint16_t);
-  uint16_t* const packed = static_cast<uint16_t*>(pool.scratch(Scratch::kPackedRows, bytes));
-  const int64_t num_pieces = ceil_div(k, kPackedPiece);
-  pool.run(num_tiles * num_pieces, [=](int64_t task) {
-    const RowTile& tile = tiles[task / num_pieces];
-    const int64_t begin = task % num_pieces * (kPackedPiece / 2);
-    const int64_t end = smaller(begin + kPackedPiece / 2, k / 2);
-    pack_tile(x + tile.first * k, tile.count, k, begin, end, packed + tile.first * k);
-  });
-  return packed;
-}
 
 // Adds the residual, rounds once, and writes 16 outputs from index `at` on.
 GR_INLINE void write(const Output& out, int64_t at, F32 value) {
@@ -116,44 +65,47 @@ static void finish(const Product& product, const RowTile& tile, int64_t column, 
 }
 
 // Panels [begin, end) times all rows; codes and scales are those of panel `begin`.
-template <class Format>
+template <class Format, class Rows>
 void run_tiles(const Product& product, const uint8_t* codes, const uint8_t* scales, int64_t begin,
                int64_t end) {
-  const int64_t k = product.matrix->k;
-  const int64_t num_blocks = k / kBlock;
+  const int64_t num_blocks = product.matrix->k / kBlock;
   for (int64_t i = 0; i < product.num_tiles; ++i) {
     const RowTile& tile = product.tiles[i];
-    const TileSums sums_of = tile_sums_for<Format>(tile.count);
+    const uint8_t* const rows = product.rows + tile.first * num_blocks * Rows::kBlockBytes;
+    const TileSums sums_of = tile_sums_for<Format, Rows>(tile.count);
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t first_block = (panel - begin) * num_blocks;
       alignas(64) float sums[kMaxTileRows * kPanel];
       sums_of(codes + first_block * Format::kCodeBytes, scales + first_block * Format::kScaleBytes,
-              product.rows + tile.first * k, num_blocks, sums);
+              rows, num_blocks, sums);
       finish(product, tile, panel * kPanel, sums);
     }
   }
 }
 
-template <class Format>
+template <class Format, class Rows>
 void run_panels(const Product& product, int64_t begin, int64_t end) {
   const gr_matrix& matrix = *product.matrix;
   const int64_t first_block = begin * (matrix.k / kBlock);
   const uint8_t* const codes = static_cast<const uint8_t*>(matrix.codes);
   const uint8_t* const scales = static_cast<const uint8_t*>(matrix.scales);
-  run_tiles<Format>(product, codes + first_block * Format::kCodeBytes,
-                    scales + first_block * Format::kScaleBytes, begin, end);
+  run_tiles<Format, Rows>(product, codes + first_block * Format::kCodeBytes,
+                          scales + first_block * Format::kScaleBytes, begin, end);
 }
 
 static void run_task(const Product& product, int64_t task) {
   const int64_t begin = task * product.panels_per_task;
   const int64_t end = smaller(begin + product.panels_per_task, num_panels(*product.matrix));
+  const bool is_coded = product.matrix->activations == GR_ACT_INT8;
   switch (product.matrix->format) {
     case GR_MXFP4:
-      return run_panels<Mxfp4>(product, begin, end);
+      return is_coded ? run_panels<Mxfp4, CodedRows>(product, begin, end)
+                      : run_panels<Mxfp4, PairRows>(product, begin, end);
     case GR_INT8:
-      return run_panels<Int8>(product, begin, end);
+      return is_coded ? run_panels<Int8, CodedRows>(product, begin, end)
+                      : run_panels<Int8, PairRows>(product, begin, end);
     default:
-      return run_panels<Bf16>(product, begin, end);
+      return run_panels<Bf16, PairRows>(product, begin, end);
   }
 }
 
@@ -201,7 +153,7 @@ static void linear(ThreadPool& pool, const LinearArgs& args) {
   RowTile* const tiles = static_cast<RowTile*>(
       pool.scratch(Scratch::kRowTiles, static_cast<size_t>(count) * sizeof(RowTile)));
   cut_rows(0, args.t, tiles);
-  const uint16_t* const rows = pack_rows(pool, args.x, args.matrix->k, tiles, count);
+  const uint8_t* const rows = pack_rows(pool, args.x, *args.matrix, tiles, count);
   Product product = {args.matrix, rows, tiles, count, {args.out, args.out_type, args.residual},
                      0,           0};
   run_products(pool, &product, 1);
@@ -234,7 +186,7 @@ static ExpertRows cut_expert_rows(ThreadPool& pool, const ExpertsArgs& args) {
 // out [R, n] = each expert's rows of x [R, k] times its matrix.
 static void expert_layer(ThreadPool& pool, const ExpertsArgs& args, const ExpertRows& rows,
                          const gr_matrix* matrices, const uint16_t* x, uint16_t* out) {
-  const uint16_t* const packed = pack_rows(pool, x, matrices[0].k, rows.tiles, rows.num_tiles);
+  const uint8_t* const packed = pack_rows(pool, x, matrices[0], rows.tiles, rows.num_tiles);
   const size_t bytes = static_cast<size_t>(rows.num_used) * sizeof(Product);
   Product* const products = static_cast<Product*>(pool.scratch(Scratch::kProducts, bytes));
   const RowTile* tiles = rows.tiles;

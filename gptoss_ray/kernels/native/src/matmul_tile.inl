@@ -15,12 +15,17 @@ constexpr int64_t kPanel = kLanes;  // outputs side by side in the packed weight
 constexpr int64_t kPrefetchBytes = 1024;
 constexpr int kFewRows = 4;
 
-// A weight format: sizes of one block of a panel, how to decode 8 k of it, and its scales.
+// A weight format: sizes of one block of a panel, how to decode 8 k of it, and its scales; for rows
+// of bf16 (quad, scales) and of 8-bit codes (octet, octet_scales).
 struct Mxfp4 {
   static constexpr int64_t kCodeBytes = 256;
   static constexpr int64_t kScaleBytes = 16;
   GR_INLINE Quad quad(const uint8_t* block, int i) { return e2m1_quad(block + 64 * i); }
   GR_INLINE F32 scales(const uint8_t* scales) { return e8m0_scales(scales); }
+  GR_INLINE Octet octet(const uint8_t* block, int i) { return e2m1_octet(block + 64 * i); }
+  GR_INLINE F32 octet_scales(const uint8_t* scales) {  // an octet has twice the values
+    return mul(e8m0_scales(scales), set(0.5f));
+  }
 };
 
 struct Int8 {
@@ -32,6 +37,8 @@ struct Int8 {
              int8_pairs(codes + 96)}};
   }
   GR_INLINE F32 scales(const uint8_t* scales) { return half_scales(scales); }
+  GR_INLINE Octet octet(const uint8_t* block, int i) { return int8_octet(block + 128 * i); }
+  GR_INLINE F32 octet_scales(const uint8_t* scales) { return half_scales(scales); }
 };
 
 struct Bf16 {
@@ -95,10 +102,11 @@ GR_INLINE void add_blocks(const uint8_t* codes, const uint8_t* scales, const uin
   }
 }
 
-// sums [M, 16] = the rows' dots with a panel of num_blocks blocks. x as above.
+// sums [M, 16] = the rows' dots with a panel of num_blocks blocks. rows: x as above.
 template <class Format, int M>
-void tile_sums(const uint8_t* codes, const uint8_t* scales, const uint16_t* x, int64_t num_blocks,
+void tile_sums(const uint8_t* codes, const uint8_t* scales, const uint8_t* rows, int64_t num_blocks,
                float* sums) {
+  const uint16_t* x = reinterpret_cast<const uint16_t*>(rows);
   constexpr int kAtOnce = blocks_at_once(M);
   F32 acc[M];
 #pragma GCC unroll 16
@@ -120,15 +128,22 @@ void tile_sums(const uint8_t* codes, const uint8_t* scales, const uint16_t* x, i
   for (int m = 0; m < M; ++m) store(sums + m * kPanel, acc[m]);
 }
 
-using TileSums = void (*)(const uint8_t*, const uint8_t*, const uint16_t*, int64_t, float*);
+using TileSums = void (*)(const uint8_t*, const uint8_t*, const uint8_t*, int64_t, float*);
 
-// The `tile_sums` for 1 to kMaxTileRows rows.
-template <class Format, int M = kMaxTileRows>
+// Rows as they are: pairs of bf16.
+struct PairRows {
+  static constexpr int64_t kBlockBytes = kBlock * sizeof(uint16_t);  // of one row
+  template <class Format, int M>
+  static constexpr TileSums kTileSums = &tile_sums<Format, M>;
+};
+
+// The `kTileSums` of such rows for 1 to kMaxTileRows of them.
+template <class Format, class Rows, int M = kMaxTileRows>
 TileSums tile_sums_for(int64_t num_rows) {
   if constexpr (M > 1) {
-    if (num_rows < M) return tile_sums_for<Format, M - 1>(num_rows);
+    if (num_rows < M) return tile_sums_for<Format, Rows, M - 1>(num_rows);
   }
-  return &tile_sums<Format, M>;
+  return Rows::template kTileSums<Format, M>;
 }
 
 }  // namespace gr::GR_NAMESPACE

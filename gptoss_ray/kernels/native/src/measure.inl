@@ -4,7 +4,7 @@
 namespace gr::GR_NAMESPACE {
 
 // Each thread does num_dots independent dots of 16 lanes of pairs.
-static void measure_dots(ThreadPool& pool, int64_t num_dots, float* sink) {
+static void measure_pair_dots(ThreadPool& pool, int64_t num_dots, float* sink) {
   constexpr int kChains = kMaxTileRows;
   uint16_t ones[2 * kLanes];
   for (uint16_t& one : ones) one = to_bf16(1.0f);
@@ -27,6 +27,42 @@ static void measure_dots(ThreadPool& pool, int64_t num_dots, float* sink) {
     for (int i = 0; i < kChains; ++i) total += sum(acc[i]);
     __atomic_store(sink, &total, __ATOMIC_RELAXED);
   });
+}
+
+// As measure_pair_dots, but of four codes.
+static void measure_code_dots(ThreadPool& pool, int64_t num_dots, float* sink) {
+  constexpr int kChains = kMaxTileRows;
+  uint8_t ones[Int8::kCodeBytes / 4];
+  memset(ones, 1, sizeof ones);
+  int8_t signs[4 * kChains];
+  for (int i = 0; i < 4 * kChains; ++i) signs[i] = i % 2 == 0 ? 1 : -1;  // so that sums stay small
+  int32_t starts[kChains];
+  for (int32_t& start : starts) start = 1;
+  const uint8_t* weights = ones;
+  const int8_t* codes = signs;
+  const int32_t* first = starts;
+  asm volatile("" : "+r"(weights), "+r"(codes), "+r"(first));
+  pool.run(pool.num_threads(), [=](int64_t) {
+    const Octet octet = Int8::octet(weights, 0);
+    I32 acc[kChains];
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) acc[i] = set_int(first[i]);
+    for (int64_t done = 0; done < num_dots; done += kChains) {
+      asm volatile("" ::: "memory");
+#pragma GCC unroll 16
+      for (int i = 0; i < kChains; ++i) {
+        acc[i] = dot(acc[i], octet.four[0], reinterpret_cast<const uint8_t*>(codes + 4 * i));
+      }
+    }
+    float total = 0.0f;
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) total += sum(to_float(acc[i]));
+    __atomic_store(sink, &total, __ATOMIC_RELAXED);
+  });
+}
+
+static void measure_dots(ThreadPool& pool, int64_t num_dots, int activations, float* sink) {
+  (activations == GR_ACT_INT8 ? measure_code_dots : measure_pair_dots)(pool, num_dots, sink);
 }
 
 // Returns the sum of all 64-bit words (and of the bytes after the last whole one) modulo 2^64.

@@ -15,6 +15,15 @@ struct Pairs {  // 16 lanes of two bf16, the lower address in the lower half
 struct Quad {  // 8 consecutive k of 16 rows: 4 pairs
   Pairs pair[4];
 };
+struct I32 {  // 16 int32
+  __m256i a, b;
+};
+struct Fours {  // weights of 16 lanes, four bytes each
+  __m256i a, b;
+};
+struct Octet {  // 8 consecutive k of 16 rows: k = 0 4 1 5, then 2 6 3 7
+  Fours four[2];
+};
 
 constexpr int kLanes = 16;
 // Rows whose sums fit in registers at once.
@@ -162,6 +171,34 @@ GR_INLINE F32 dot(F32 acc, Pairs x, Pairs y) {
   return {dot(acc.a, x.a, y.a), dot(acc.b, x.b, y.b)};
 }
 
+// --- 8-bit codes ---
+constexpr int kWeightOffset = 0;  // weights are signed in a dot
+
+GR_INLINE I32 set_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+GR_INLINE F32 to_float(I32 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+// Signs go from the weights to the codes. Two products are at most 2 * 128 * 127: no sum saturates.
+GR_INLINE __m256i dot(__m256i acc, __m256i weights, __m256i codes) {
+  const __m256i pairs =
+      _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(codes, weights));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+// acc + the dot of each lane's four weights with the same four signed codes.
+GR_INLINE I32 dot(I32 acc, Fours weights, const uint8_t* codes) {
+  int32_t four;
+  memcpy(&four, codes, sizeof four);
+  const __m256i all = _mm256_set1_epi32(four);
+  return {dot(acc.a, weights.a, all), dot(acc.b, weights.b, all)};
+}
+// 16 whole numbers in -127..127 as bytes, in the order of Octet.
+GR_INLINE void store_codes(int8_t* p, F32 x) {
+  const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+  const __m256i mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+  const __m256i words = _mm256_permute4x64_epi64(mixed, 0xd8);
+  const __m128i codes =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shuffle_epi8(codes, order));
+}
+
 // --- packed weights (api.h) ---
 // The codes of one pair, in bytes 0 and 2 of each lane, as bf16: one look-up for each byte of the
 // values. The other bytes look up code 0, which is 0.
@@ -190,6 +227,20 @@ GR_INLINE Quad e2m1_quad(const uint8_t* codes) {  // 64 bytes
            {e2m1_values(_mm256_srli_epi32(a, 12)), e2m1_values(_mm256_srli_epi32(b, 12))}}};
 }
 
+GR_INLINE __m256i e2m1_codes(__m256i codes) {  // in the low half of each byte; twice their values
+  const __m256i table = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+  return _mm256_shuffle_epi8(table, _mm256_and_si256(codes, _mm256_set1_epi8(0x0f)));
+}
+
+GR_INLINE Octet e2m1_octet(const uint8_t* codes) {  // 64 bytes, as twice their values
+  const __m256i* halves = reinterpret_cast<const __m256i*>(codes);
+  const __m256i a = _mm256_loadu_si256(halves);
+  const __m256i b = _mm256_loadu_si256(halves + 1);
+  return {{{e2m1_codes(a), e2m1_codes(b)},
+           {e2m1_codes(_mm256_srli_epi16(a, 4)), e2m1_codes(_mm256_srli_epi16(b, 4))}}};
+}
+
 GR_INLINE __m256i int8_values(const uint8_t* codes) {  // 16 bytes: 8 rows, two k each
   const __m256i words =
       _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
@@ -202,6 +253,20 @@ GR_INLINE __m256i int8_values(const uint8_t* codes) {  // 16 bytes: 8 rows, two 
 // 32 bytes: rows 0..7, then rows 8..15, two k each. Whole numbers up to 128 are exact in bf16.
 GR_INLINE Pairs int8_pairs(const uint8_t* codes) {
   return {int8_values(codes), int8_values(codes + 16)};
+}
+
+// Two pairs of k, 16 rows each, as four bytes a row.
+GR_INLINE Fours interleave(const uint8_t* pair, const uint8_t* other) {
+  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pair));
+  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(other));
+  // Rows 0..3, 8..11 and 4..7, 12..15: each half of a register is unpacked by itself.
+  const __m256i a = _mm256_permute4x64_epi64(first, 0xd8);
+  const __m256i b = _mm256_permute4x64_epi64(second, 0xd8);
+  return {_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)};
+}
+
+GR_INLINE Octet int8_octet(const uint8_t* codes) {  // 128 bytes: four pairs of k
+  return {{interleave(codes, codes + 64), interleave(codes + 32, codes + 96)}};
 }
 
 GR_INLINE __m256 e8m0_values(const uint8_t* scales) {

@@ -21,6 +21,15 @@ struct Pairs {  // 16 lanes of two bf16, the lower address in the lower half
 struct Quad {  // 8 consecutive k of 16 rows: 4 pairs
   Pairs pair[4];
 };
+struct I32 {  // 16 int32
+  __m512i v;
+};
+struct Fours {  // weights of 16 lanes, four bytes each
+  __m512i v;
+};
+struct Octet {  // 8 consecutive k of 16 rows: k = 0 4 1 5, then 2 6 3 7
+  Fours four[2];
+};
 
 constexpr int kLanes = 16;
 // Rows whose sums fit in registers at once.
@@ -111,6 +120,25 @@ GR_INLINE F32 dot(F32 acc, Pairs a, Pairs b) {
   return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)};
 }
 
+// --- 8-bit codes ---
+// Weights are unsigned in a dot: each is larger by this than what it stands for.
+constexpr int kWeightOffset = 128;
+
+GR_INLINE I32 set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+GR_INLINE F32 to_float(I32 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+// acc + the dot of each lane's four weights with the same four signed codes.
+GR_INLINE I32 dot(I32 acc, Fours weights, const uint8_t* codes) {
+  int32_t four;
+  memcpy(&four, codes, sizeof four);
+  return {_mm512_dpbusd_epi32(acc.v, weights.v, _mm512_set1_epi32(four))};
+}
+// 16 whole numbers in -127..127 as bytes, in the order of Octet.
+GR_INLINE void store_codes(int8_t* p, F32 x) {
+  const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+  const __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_shuffle_epi8(codes, order));
+}
+
 // --- packed weights (api.h) ---
 // 64 bytes of e2m1 codes. The table holds the 16 values twice, so that the fifth index bit (the
 // next code's lowest) needs no mask.
@@ -127,12 +155,34 @@ GR_INLINE Quad e2m1_quad(const uint8_t* codes) {
            {_mm512_permutexvar_epi16(_mm512_srli_epi32(v, 12), table)}}};
 }
 
+// 64 bytes of e2m1 codes as twice their values. An index has six bits: the table holds the 16
+// values four times, so that none needs a mask.
+GR_INLINE Octet e2m1_octet(const uint8_t* codes) {
+  const __m512i table = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(-128, -127, -126, -125, -124, -122, -120, -116,  // 128 + 0 1 2 3 4 6 8 12
+                    -128, 127, 126, 125, 124, 122, 120, 116));       // 128 - the same
+  const __m512i v = _mm512_loadu_si512(codes);
+  return {{{_mm512_permutexvar_epi8(v, table)},
+           {_mm512_permutexvar_epi8(_mm512_srli_epi16(v, 4), table)}}};
+}
+
 // 32 bytes: rows 0..7, then rows 8..15, two k each. Whole numbers up to 128 are exact in bf16.
 GR_INLINE Pairs int8_pairs(const uint8_t* codes) {
   const __m128i* halves = reinterpret_cast<const __m128i*>(codes);
   const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(halves)));
   const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(halves + 1)));
   return {(__m512i)_mm512_cvtne2ps_pbh(high, low)};
+}
+
+// 128 bytes: four pairs of k, 16 rows each.
+GR_INLINE Octet int8_octet(const uint8_t* codes) {
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(kWeightOffset));
+  // Of four rows each: one half of the first (third) pair, then of the second (fourth).
+  const __m512i a = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(codes));
+  const __m512i b = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(codes + 64));
+  return {{{_mm512_xor_si512(_mm512_unpacklo_epi8(a, b), offset)},
+           {_mm512_xor_si512(_mm512_unpackhi_epi8(a, b), offset)}}};
 }
 
 // 16 scales 2^(s - 127); 0 is 2^-127, 255 is NaN.

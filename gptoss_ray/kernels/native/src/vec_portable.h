@@ -20,6 +20,15 @@ struct Pairs {  // 16 lanes of two bf16, the lower address in the lower half
 struct Quad {  // 8 consecutive k of 16 rows: 4 pairs
   Pairs pair[4];
 };
+struct I32 {  // 16 whole numbers below 2^24, which floats hold exactly
+  V4 v[4];
+};
+struct Fours {  // weights of 16 lanes, four each: [k, lane]
+  V4 v[4][4];
+};
+struct Octet {  // 8 consecutive k of 16 rows
+  Fours four[2];
+};
 
 constexpr int kLanes = 16;
 // Rows whose sums fit in registers at once.
@@ -160,6 +169,31 @@ GR_INLINE F32 dot(F32 acc, Pairs a, Pairs b) {
 
 #undef GR_EACH
 
+// --- 8-bit codes ---
+constexpr int kWeightOffset = 0;  // weights are signed in a dot
+
+GR_INLINE I32 set_int(int32_t x) {
+  const F32 all = set(static_cast<float>(x));
+  return {{all.v[0], all.v[1], all.v[2], all.v[3]}};
+}
+GR_INLINE F32 to_float(I32 x) { return {{x.v[0], x.v[1], x.v[2], x.v[3]}}; }
+// acc + the dot of each lane's four weights with the same four signed codes.
+GR_INLINE I32 dot(I32 acc, const Fours& weights, const uint8_t* codes) {
+  int8_t four[4];
+  memcpy(four, codes, sizeof four);
+  for (int k = 0; k < 4; ++k) {
+    const float code = four[k];
+    for (int i = 0; i < 4; ++i) acc.v[i] += weights.v[k][i] * code;
+  }
+  return acc;
+}
+// 16 whole numbers in -127..127 as bytes, in the order of Octet.
+GR_INLINE void store_codes(int8_t* p, F32 x) {
+  float lanes[16];
+  store(lanes, x);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(lanes[i]);
+}
+
 // --- packed weights (api.h) ---
 // Codes in the low 4 bits of each half of a lane, as bf16. From 1.0 (code 2) on, a code's 3 low
 // bits are exponent and mantissa in place; 0 and 0.5 are put right.
@@ -190,6 +224,28 @@ GR_INLINE Pairs int8_pairs(const uint8_t* codes) {
     lanes[i] = static_cast<uint16_t>(bits_of(value) >> 16);
   }
   return load_pairs(lanes);
+}
+
+// Two pairs of k as floats, times `factor`.
+GR_INLINE Fours fours(Pairs first, Pairs second, float factor) {
+  Fours result;
+  for (int i = 0; i < 4; ++i) {
+    result.v[0][i] = factor * low_halves(first.v[i]);
+    result.v[1][i] = factor * high_halves(first.v[i]);
+    result.v[2][i] = factor * low_halves(second.v[i]);
+    result.v[3][i] = factor * high_halves(second.v[i]);
+  }
+  return result;
+}
+
+GR_INLINE Octet e2m1_octet(const uint8_t* codes) {  // 64 bytes, as twice their values
+  const Quad quad = e2m1_quad(codes);
+  return {{fours(quad.pair[0], quad.pair[1], 2.0f), fours(quad.pair[2], quad.pair[3], 2.0f)}};
+}
+
+GR_INLINE Octet int8_octet(const uint8_t* codes) {  // 128 bytes: four pairs of k, 16 rows each
+  return {{fours(int8_pairs(codes), int8_pairs(codes + 32), 1.0f),
+           fours(int8_pairs(codes + 64), int8_pairs(codes + 96), 1.0f)}};
 }
 
 // 16 scales 2^(s - 127); 0 is 2^-127, 255 is NaN.

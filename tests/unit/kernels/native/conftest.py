@@ -30,6 +30,26 @@ def kernels(request: pytest.FixtureRequest, library: NativeLibrary) -> Iterator[
     kernels.close()
 
 
+@pytest.fixture(scope="session", params=INSTRUCTION_SETS)
+def coded_kernels(request: pytest.FixtureRequest, library: NativeLibrary) -> Iterator[list[NativeKernels]]:
+    """Of each instruction set, on 1, 2 and 3 threads, with 8-bit dense weights and activations."""
+    if request.param not in library.instruction_sets:
+        pytest.skip(f"this machine has no {request.param}")
+    sets = [
+        NativeKernels(
+            library,
+            num_threads=count,
+            dense_weights="int8",
+            activations="int8",
+            instruction_set=request.param,
+        )
+        for count in (1, 2, 3)
+    ]
+    yield sets
+    for kernels in sets:
+        kernels.close()
+
+
 @pytest.fixture(params=[1, 3])
 def other_kernels(
     request: pytest.FixtureRequest, kernels: NativeKernels, library: NativeLibrary

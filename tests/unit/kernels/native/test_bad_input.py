@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import Expert, Gate, Mxfp4, Norm, SwiGLU
-from gptoss_ray.kernels.native.library import NativeLibrary
+from gptoss_ray.kernels.native.library import Activations, NativeLibrary
 from gptoss_ray.kernels.native.native_kernels import NativeKernels
-from gptoss_ray.kernels.native.packed import PackedMatrix
+from gptoss_ray.kernels.native.packed import Format, PackedMatrix
+from gptoss_ray.kernels.native.packing import Packer
 from tests.support.wrong_tensors import assert_each_wrong_tensor_is_refused, random
 
 T, H, N, E, K = 3, 64, 48, 4, 2
@@ -165,12 +166,34 @@ def test_a_matrix_of_tensors_that_pack_did_not_make(kernels: NativeKernels):
             kernels.matrix(tensors, shape)
 
 
+def test_weights_of_16_bits_and_activations_of_8(kernels: NativeKernels):
+    tensors = kernels.pack(random(N, H))
+    with pytest.raises(ValueError, match="BF16"):
+        PackedMatrix(tensors, (N, H), activations=Activations.INT8)
+
+
+def test_experts_of_different_activations(kernels: NativeKernels):
+    packer = Packer(kernels.context.library, 1, Format.INT8)
+
+    def coded(n: int, k: int, activations: Activations) -> PackedMatrix:
+        return PackedMatrix(packer.pack(random(n, k), None), (n, k), activations=activations)
+
+    plain, other = (
+        Expert(coded(2 * INTERMEDIATE, H, each), coded(H, INTERMEDIATE, each)) for each in Activations
+    )
+    for odd in (Expert(plain.gate_up, other.down), Expert(other.gate_up, plain.down)):
+        with pytest.raises(ValueError, match="activations of expert 1"):
+            kernels.experts(random(2, H), [1, 1], kernels.expert_table([plain, odd]), SWIGLU)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         {"num_threads": 0},
         {"num_threads": -1},
         {"num_threads": 1, "dense_weights": "int4"},
+        {"num_threads": 1, "dense_weights": "int8", "activations": "int4"},
+        {"num_threads": 1, "activations": "int8"},
         {"num_threads": 1, "instruction_set": "sse"},
         {"num_threads": 1 << 20, "pin_threads": True},
     ],

@@ -80,6 +80,16 @@ def test_a_row_gets_the_same_from_a_mixture_in_any_batch_on_any_number_of_thread
             assert torch.equal(layer.at_once(each, hidden[rows]), together[rows])
 
 
+def test_with_8_bit_activations_a_mixture_has_the_same_bits_in_parts_batches_and_threads(coded_kernels):
+    hidden = randn(40, H, seed=9).bfloat16()
+    together = Layer(coded_kernels[0]).at_once(coded_kernels[0], hidden)
+    for kernels in coded_kernels:
+        layer = Layer(kernels)
+        assert torch.equal(layer.in_parts(kernels, hidden), together)
+        for rows in ([0], [39, 3], list(range(39, -1, -1))):
+            assert torch.equal(layer.at_once(kernels, hidden[rows]), together[rows])
+
+
 def test_a_mixture_tells_how_many_rows_chose_each_expert(kernels):
     layer, hidden = Layer(kernels), randn(23, H, seed=9).bfloat16()
     layer.at_once(kernels, hidden)
@@ -117,11 +127,21 @@ def attention_case(kernels, num_rows: int, window: int | None):
 @pytest.mark.parametrize("num_rows", [0, 1, 21])
 def test_an_attention_layer_has_the_bits_of_its_parts(kernels, num_rows, window):
     for each in (kernels, ReferenceKernels(torch.bfloat16)):
-        weights, plan, cache = attention_case(each, num_rows, window)
-        hidden = randn(num_rows, H, seed=9).bfloat16()
-        qkv = each.norm_linear(hidden, weights.norm, weights.qkv)
-        expected_cache = [part.clone() for part in cache]
-        attended = each.attention(qkv, plan, *expected_cache, weights.sinks)
-        expected = each.linear_add(attended, weights.out, hidden.clone())
-        assert torch.equal(each.attention_layer(hidden, weights, plan, *cache), expected)
-        assert all(map(torch.equal, cache, expected_cache))
+        assert_an_attention_layer_is_its_parts(each, num_rows, window)
+
+
+@pytest.mark.parametrize("num_rows", [1, 21])
+def test_an_attention_layer_with_8_bit_activations_has_the_bits_of_its_parts(coded_kernels, num_rows):
+    for each in coded_kernels:
+        assert_an_attention_layer_is_its_parts(each, num_rows, window=9)
+
+
+def assert_an_attention_layer_is_its_parts(kernels, num_rows: int, window: int | None) -> None:
+    weights, plan, cache = attention_case(kernels, num_rows, window)
+    hidden = randn(num_rows, H, seed=9).bfloat16()
+    qkv = kernels.norm_linear(hidden, weights.norm, weights.qkv)
+    expected_cache = [part.clone() for part in cache]
+    attended = kernels.attention(qkv, plan, *expected_cache, weights.sinks)
+    expected = kernels.linear_add(attended, weights.out, hidden.clone())
+    assert torch.equal(kernels.attention_layer(hidden, weights, plan, *cache), expected)
+    assert all(map(torch.equal, cache, expected_cache))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import Expert, Kernels, Mxfp4, SwiGLU
-from gptoss_ray.kernels.native.library import NativeLibrary
+from gptoss_ray.kernels.native.library import Activations, NativeLibrary
 from gptoss_ray.kernels.native.native_kernels import NativeKernels
 from gptoss_ray.kernels.native.packed import Format, PackedMatrix
 from tests.support.wrong_tensors import random
@@ -40,6 +40,17 @@ def test_packing_tells_the_formats_of_dense_weights_apart(library: NativeLibrary
         NativeKernels(library, num_threads=1, dense_weights=each).packing for each in ("bfloat16", "int8")
     }
     assert len(names) == 2
+
+
+def test_weights_packed_for_either_activations_are_the_same(library: NativeLibrary):
+    plain, coded = (
+        NativeKernels(library, num_threads=1, dense_weights="int8", activations=each)
+        for each in ("bfloat16", "int8")
+    )
+    assert plain.packing == coded.packing
+    tensors = plain.pack(random(N, K))
+    assert coded.matrix(tensors, (N, K)).activations is Activations.INT8
+    assert plain.matrix(tensors, (N, K)).activations is Activations.BF16
 
 
 @pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])

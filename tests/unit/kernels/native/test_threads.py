@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gptoss_ray.kernels.native.context import NativeContext
-from gptoss_ray.kernels.native.library import NativeLibrary
+from gptoss_ray.kernels.native.library import Activations, NativeLibrary
 from gptoss_ray.kernels.native.native_kernels import NativeKernels
 from gptoss_ray.kernels.native.packed import PackedMatrix
 
@@ -117,7 +117,13 @@ def test_measure_read_touches_every_byte(library: NativeLibrary, num_bytes: int)
 
 
 def test_measure_dots_runs_on_all_threads(library: NativeLibrary):
-    context = NativeContext(library, 2)
-    sink = ctypes.c_float()
-    assert not context.functions.gr_measure_dots(context.handle, 1600, ctypes.addressof(sink))
-    assert sink.value == 1600 * 32
+    for instruction_set in library.instruction_sets:
+        context = NativeContext(library, 2, instruction_set=instruction_set)
+        measure, sink = context.functions.gr_measure_dots, ctypes.c_float()
+        assert not measure(context.handle, 1600, Activations.BF16, ctypes.addressof(sink))
+        assert sink.value == 1600 * 32
+        assert not measure(context.handle, 1600, Activations.INT8, ctypes.addressof(sink))
+        # Ones and minus ones cancel out: what is left is where each lane of each chain began.
+        assert sink.value in {16 * num_chains for num_chains in (2, 4, 16)}
+        assert measure(context.handle, 1600, 2, ctypes.addressof(sink)) < 0
+        assert "activations is 2" in library.last_error()
