@@ -105,34 +105,29 @@ static inline unsigned groups_seen(const KeyRange* seen, int64_t num_rows, int64
   return groups;
 }
 
-// The keys [D / 2 pairs, 16 keys, 2] and values [16, D] of a step, by group.
+// The keys [D / 2 pairs, 16 keys, 2] and values [16, D] of a step, by group, and what is
+// fetched while the values are read: the keys of the next step, or the values once more.
 struct StepCache {
   const uint16_t* keys[kStepGroups];
   const uint16_t* values[kStepGroups];
+  const uint16_t* next_keys[kStepGroups];
 };
 
-static inline void prefetch_step(const gr_attention_args& args, int64_t row, int64_t kv_head,
-                                 int64_t begin, unsigned groups) {
-  constexpr int64_t kLineElements = 32;
-  for (int64_t group = 0; group < kStepGroups; ++group) {
-    if (!(groups >> group & 1)) continue;
-    const int64_t offset = group_offset(args, row, kv_head, begin + group * kGroupKeys);
-    for (int64_t i = 0; i < kGroupKeys * args.head_dim; i += kLineElements) {
-      prefetch(args.keys + offset + i);
-      prefetch(args.values + offset + i);
-    }
-  }
-}
-
-// Finds the keys and values of the step at `begin`.
+// Finds the `groups` of the step at `begin`, and the keys of the `next_groups` of the step after it.
 static inline StepCache find_step(const gr_attention_args& args, int64_t row, int64_t kv_head,
-                                  int64_t begin, unsigned groups) {
+                                  int64_t begin, unsigned groups, unsigned next_groups) {
   StepCache step{};
   for (int64_t group = 0; group < kStepGroups; ++group) {
-    if (!(groups >> group & 1)) continue;
-    const int64_t offset = group_offset(args, row, kv_head, begin + group * kGroupKeys);
-    step.keys[group] = args.keys + offset;
-    step.values[group] = args.values + offset;
+    const int64_t position = begin + group * kGroupKeys;
+    if (groups >> group & 1) {
+      const int64_t offset = group_offset(args, row, kv_head, position);
+      step.keys[group] = args.keys + offset;
+      step.values[group] = step.next_keys[group] = args.values + offset;
+    }
+    if (next_groups >> group & 1) {
+      const int64_t offset = group_offset(args, row, kv_head, position + kStepKeys);
+      step.next_keys[group] = args.keys + offset;
+    }
   }
   return step;
 }

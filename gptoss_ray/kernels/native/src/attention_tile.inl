@@ -34,14 +34,17 @@ GR_INLINE void for_runs(int64_t i, int64_t end, const Fn& fn) {
   if constexpr (MOST > 1) for_runs<MOST / 2>(i, end, fn);
 }
 
-// scores [HEADS, kStepKeys] of HEADS of `heads` queries with the 16 keys of a group.
+// scores [HEADS, kStepKeys] of HEADS of `heads` queries with the 16 keys of a group. Meanwhile
+// fetches the group's values, a line for each line of keys: all at once would hold the loop up.
 template <int HEADS>
-static inline void score_group(const uint16_t* queries, const uint16_t* keys, int64_t heads,
-                               int64_t head_dim, F32 scale, float* scores) {
+static inline void score_group(const uint16_t* queries, const uint16_t* keys,
+                               const uint16_t* values, int64_t heads, int64_t head_dim, F32 scale,
+                               float* scores) {
   F32 sums[HEADS];
   for (int head = 0; head < HEADS; ++head) sums[head] = zero();
   for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
     const Pairs key_pairs = load_pairs(keys + pair * 2 * kGroupKeys);
+    prefetch_far(values + pair * 2 * kGroupKeys);
     const uint16_t* query_pairs = queries + pair * 2 * heads;
     for (int head = 0; head < HEADS; ++head) {
       sums[head] = dot(sums[head], key_pairs, broadcast_pair(query_pairs + 2 * head));
@@ -53,7 +56,8 @@ static inline void score_group(const uint16_t* queries, const uint16_t* keys, in
 }
 
 // sums [HEADS, 16 · COLUMNS of D] = sums · factors + weights [HEADS, kStepKeys] @ values, for the
-// keys `seen` alone: other slots may hold what is no number, and 0 · NaN is NaN.
+// keys `seen` alone: other slots may hold what is no number, and 0 · NaN is NaN. Meanwhile
+// fetches the next step's keys.
 template <int HEADS, int COLUMNS>
 static inline void add_values(const StepCache& step, KeyRange seen, int64_t column,
                               const float* weights, const float* factors, int64_t head_dim,
@@ -68,8 +72,11 @@ static inline void add_values(const StepCache& step, KeyRange seen, int64_t colu
   for (int64_t key = seen.begin; key < seen.end;) {
     const int64_t group = key / kGroupKeys;
     const int64_t group_end = smaller(seen.end, (group + 1) * kGroupKeys);
-    const uint16_t* x = step.values[group] + key % kGroupKeys * head_dim + column;
-    for (; key < group_end; ++key, x += head_dim) {
+    const int64_t offset = key % kGroupKeys * head_dim + column;
+    const uint16_t* x = step.values[group] + offset;
+    const uint16_t* next = step.next_keys[group] + offset;
+    for (; key < group_end; ++key, x += head_dim, next += head_dim) {
+      prefetch_far(next);
       F32 value[COLUMNS];
       for (int i = 0; i < COLUMNS; ++i) value[i] = load_bf16(x + kLanes * i);
       for (int head = 0; head < HEADS; ++head) {
@@ -87,7 +94,7 @@ static inline void add_values(const StepCache& step, KeyRange seen, int64_t colu
   }
 }
 
-// Scores [G, kStepKeys] become weights exp(score - maximum) of the keys `seen`, and 0 for the
+// Scores [G, kStepKeys] become weights 2^(score - maximum) of the keys `seen`, and 0 for the
 // others of their groups. Raises the maxima, adds to the weight sums, and gives the factors [16] by
 // which what was summed before shrinks.
 static inline void weigh_scores(KeyRange seen, int64_t heads, const SoftmaxState& state,
@@ -106,14 +113,14 @@ static inline void weigh_scores(KeyRange seen, int64_t heads, const SoftmaxState
     }
     maxima[head] = larger(maxima[head], largest(highest));
   }
-  store(factors, exp(sub(load(state.maxima()), load(maxima))));
+  store(factors, exp2(sub(load(state.maxima()), load(maxima))));
   store(state.maxima(), load(maxima));
   for (int64_t head = 0; head < heads; ++head) {
     float* scores = weights + head * kStepKeys;
     const F32 maximum = set(maxima[head]);
     F32 total = mul(load(state.weight_sums(head)), set(factors[head]));
     for (int64_t key = begin; key < end; key += kGroupKeys) {
-      const F32 weight = exp(sub(load(scores + key), maximum));
+      const F32 weight = exp2(sub(load(scores + key), maximum));
       store(scores + key, weight);
       total = add(total, weight);
     }
@@ -126,12 +133,12 @@ static inline void meet_step(const gr_attention_args& args, const StepCache& ste
                              const uint16_t* queries, const TileBuffers& buffers,
                              const SoftmaxState& state) {
   const int64_t heads = state.heads, head_dim = state.head_dim;
-  const F32 scale = set(1.0f / __builtin_sqrtf(static_cast<float>(args.head_dim)));
+  const F32 scale = set(kLog2E / __builtin_sqrtf(static_cast<float>(args.head_dim)));
   for (int64_t key = seen.begin / kGroupKeys * kGroupKeys; key < seen.end; key += kGroupKeys) {
     for_runs<kHeadsAtOnce>(0, heads, [&](auto count, int64_t head) {
-      score_group<decltype(count)::kValue>(queries + 2 * head, step.keys[key / kGroupKeys], heads,
-                                           head_dim, scale,
-                                           buffers.weights + head * kStepKeys + key);
+      score_group<decltype(count)::kValue>(
+          queries + 2 * head, step.keys[key / kGroupKeys], step.values[key / kGroupKeys], heads,
+          head_dim, scale, buffers.weights + head * kStepKeys + key);
     });
   }
   float factors[kMaxGroupHeads];
@@ -160,8 +167,8 @@ static inline void meet_split(const gr_attention_args& args, Tile tile, int64_t 
     const unsigned groups = groups_seen(seen, tile.num_rows, begin);
     if (groups == 0) continue;
     const int64_t next = begin + kStepKeys;
-    prefetch_step(args, tile.first_row, kv_head, next, groups_seen(seen, tile.num_rows, next));
-    const StepCache step = find_step(args, tile.first_row, kv_head, begin, groups);
+    const unsigned next_groups = groups_seen(seen, tile.num_rows, next);
+    const StepCache step = find_step(args, tile.first_row, kv_head, begin, groups, next_groups);
     for (int64_t r = 0; r < tile.num_rows; ++r) {
       const KeyRange keys = seen[r].within(begin, next).minus(begin);
       if (keys.empty()) continue;

@@ -6,6 +6,7 @@ namespace gr::GR_NAMESPACE {
 constexpr int64_t kMaxGroupHeads = 16;  // query heads of a KV head
 constexpr int64_t kMaxHeadDim = 256;
 constexpr float kNothing = -__builtin_inff();
+constexpr float kLog2E = 1.44269504088896341f;  // scores are kept times this: weights are 2^score
 
 // One array of floats: maxima [16], sums of weights [heads, 16 lanes], weighted values [heads, D].
 struct SoftmaxState {
@@ -42,8 +43,8 @@ static inline void merge_sums(float* total, const float* other, int64_t size, fl
 static inline void merge(const SoftmaxState& total, const SoftmaxState& other) {
   float total_factors[kMaxGroupHeads], other_factors[kMaxGroupHeads];
   const F32 maxima = max(load(total.maxima()), load(other.maxima()));
-  store(total_factors, exp(sub(load(total.maxima()), maxima)));
-  store(other_factors, exp(sub(load(other.maxima()), maxima)));
+  store(total_factors, exp2(sub(load(total.maxima()), maxima)));
+  store(other_factors, exp2(sub(load(other.maxima()), maxima)));
   store(total.maxima(), maxima);
   for (int64_t head = 0; head < total.heads; ++head) {
     merge_sums(total.weight_sums(head), other.weight_sums(head), kLanes, total_factors[head],
@@ -57,10 +58,10 @@ static inline void merge(const SoftmaxState& total, const SoftmaxState& other) {
 // value.
 static inline void finish(const SoftmaxState& state, const float* sinks, uint16_t* out) {
   float factors[kMaxGroupHeads], sink_weights[kMaxGroupHeads];
-  const F32 sink_logits = load_partial(sinks, static_cast<int>(state.heads));
-  const F32 maxima = max(load(state.maxima()), sink_logits);
-  store(factors, exp(sub(load(state.maxima()), maxima)));
-  store(sink_weights, exp(sub(sink_logits, maxima)));
+  const F32 sink_scores = mul(load_partial(sinks, static_cast<int>(state.heads)), set(kLog2E));
+  const F32 maxima = max(load(state.maxima()), sink_scores);
+  store(factors, exp2(sub(load(state.maxima()), maxima)));
+  store(sink_weights, exp2(sub(sink_scores, maxima)));
   for (int64_t head = 0; head < state.heads; ++head) {
     const float total = sum(load(state.weight_sums(head))) * factors[head] + sink_weights[head];
     const F32 scale = set(factors[head] / total);

@@ -1,4 +1,4 @@
-// exp on 16 lanes, on top of an instruction set's arithmetic.
+// exp and exp2 on 16 lanes, on top of an instruction set's arithmetic.
 #pragma once
 
 namespace gr::GR_NAMESPACE {
@@ -19,6 +19,21 @@ GR_INLINE F32 exp(F32 x) {
   const F32 value = times_power_of_two(p, n);
   const F32 low = select_less(x, set(-87.3f), zero(), value);
   return select_less(set(88.7228f), x, set(__builtin_inff()), low);
+}
+
+// 2^x for x < 128 within about 2 ulp; 0 below -126 and for -inf, NaN for NaN.
+// The polynomial of Cephes `exp2f` (S. Moshier).
+GR_INLINE F32 exp2(F32 x) {
+  const F32 n = round_nearest(x);
+  const F32 r = sub(x, n);
+  F32 p = set(1.535336188319500e-4f);
+  p = fma(p, r, set(1.339887440266574e-3f));
+  p = fma(p, r, set(9.618437357674640e-3f));
+  p = fma(p, r, set(5.550332471162809e-2f));
+  p = fma(p, r, set(2.402264791363012e-1f));
+  p = fma(p, r, set(6.931472028550421e-1f));
+  p = fma(p, r, set(1.0f));
+  return select_less(x, set(-126.0f), zero(), times_power_of_two(p, n));
 }
 
 }  // namespace gr::GR_NAMESPACE

@@ -41,5 +41,7 @@ GR_INLINE T larger(T a, T b) {
 }
 
 GR_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
+// As far as the second cache only: the first has too few places for lines on their way.
+GR_INLINE void prefetch_far(const void* address) { __builtin_prefetch(address, 0, 2); }
 
 }  // namespace gr::GR_NAMESPACE
