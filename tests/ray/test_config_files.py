@@ -45,7 +45,7 @@ import json, sys
 from gptoss_ray.serving.app import _engine_replica
 from gptoss_ray.serving.serve_file import ServeFile
 file = ServeFile.read(sys.argv[1])
-replica = _engine_replica(file.serving, file.serving.models[0])._bound_deployment
+replica = _engine_replica(file.serving, file.serving.models[0], None)._bound_deployment
 (overrides,) = [d for d in file.schema.applications[0].deployments if d.name == replica.name]
 config = replica._replica_config
 print(json.dumps({
