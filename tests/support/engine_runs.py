@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gptoss_ray.config import EngineConfig
@@ -46,6 +47,18 @@ def finish(engine, num_emitted: dict[str, int] | None = None, max_steps: int = 5
             return answers
         take(answers, engine.step(), num_emitted)
     raise AssertionError(f"the engine still has work after {max_steps} steps")
+
+
+def step_on(engine, answers: dict[str, Answer]) -> Iterator[bool]:
+    """Step until there is no work; yield of each step whether it failed, its outputs taken if not."""
+    while engine.has_work:
+        try:
+            outputs = engine.step()
+        except RuntimeError:
+            yield True
+        else:
+            take(answers, outputs)
+            yield False
 
 
 def take(answers: dict[str, Answer], outputs, num_emitted: dict[str, int] | None = None) -> None:

@@ -14,7 +14,7 @@ from gptoss_ray.errors import (
 )
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from tests.support.engine_invariants import check_engine
-from tests.support.engine_runs import finish, run, small_config
+from tests.support.engine_runs import finish, run, small_config, step_on
 from tests.support.fake_transformer import FakeConfig, FakeTransformer
 
 VOCAB_SIZE = FakeConfig().vocab_size
@@ -257,18 +257,13 @@ def test_a_failed_forward_pass_drops_the_plan_and_a_later_step_does_the_same_wor
         engine.submit(request)
     num_failures = 0
     answers = {}
-    while engine.has_work:
-        try:
-            outputs = engine.step()
-        except RuntimeError:
+    for has_failed in step_on(engine, answers):
+        if has_failed:
             num_failures += 1
             check_engine(engine)
-            continue
-        for output in outputs:
-            answers.setdefault(output.request_id, []).extend(output.token_ids)
     assert num_failures == len(failing)
     expected = run(make_engine(), requests)
-    assert {name: tuple(tokens) for name, tokens in answers.items()} == {
+    assert {name: answer.token_ids for name, answer in answers.items()} == {
         name: answer.token_ids for name, answer in expected.items()
     }
 

@@ -15,7 +15,7 @@ from gptoss_ray.errors import InternalError, InvalidRequestError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from gptoss_ray.structured.grammar import chat_grammar, json_rule
 from tests.support.constraints import HashedConstraint, InlineMasks
-from tests.support.engine_runs import run, small_config, take
+from tests.support.engine_runs import run, small_config, step_on
 from tests.support.fake_transformer import FakeConfig, FakeTransformer
 from tests.support.grammars import CITY_SCHEMA, byte_compiler, byte_encoding
 
@@ -148,11 +148,8 @@ def test_when_a_step_fails_no_mask_of_it_is_under_way_and_none_has_moved_a_gramm
     for request in requests:
         engine.submit(request)
     answers, num_failures = {}, 0
-    while engine.has_work:
-        try:
-            take(answers, engine.step())
-        except RuntimeError:
-            num_failures += 1
+    for has_failed in step_on(engine, answers):
+        num_failures += has_failed
         assert not any(made() is not None and made().is_in_use for made in constraints.made)
     assert num_failures == 3
     assert texts(answers) == run_in_line(requests)
