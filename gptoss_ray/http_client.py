@@ -31,14 +31,10 @@ def sse_events(response: httpx.Response) -> Iterator[dict[str, Any]]:
     if response.status_code != 200:
         response.read()
         raise GptossError(error_text(response))
-    is_whole = False
+    stream = _EventStream()
     for line in response.iter_lines():
-        if line == _END:
-            is_whole = True
-        elif line.startswith(_EVENT):
-            yield _event(line)
-    if not is_whole:
-        raise GptossError(_ENDED_EARLY)
+        yield from stream.read(line)
+    stream.check_ended()
 
 
 async def async_sse_events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
@@ -46,14 +42,30 @@ async def async_sse_events(response: httpx.Response) -> AsyncIterator[dict[str, 
     if response.status_code != 200:
         await response.aread()
         raise GptossError(error_text(response))
-    is_whole = False
+    stream = _EventStream()
     async for line in response.aiter_lines():
+        for event in stream.read(line):
+            yield event
+    stream.check_ended()
+
+
+class _EventStream:
+    """The lines of a stream, one after the other."""
+
+    def __init__(self) -> None:
+        self._is_whole = False
+
+    def read(self, line: str) -> Iterator[dict[str, Any]]:
+        """Yield the event of a line, if it has one; GptossError where it is an error."""
         if line == _END:
-            is_whole = True
+            self._is_whole = True
         elif line.startswith(_EVENT):
             yield _event(line)
-    if not is_whole:
-        raise GptossError(_ENDED_EARLY)
+
+    def check_ended(self) -> None:
+        """Raise GptossError unless the last event was there."""
+        if not self._is_whole:
+            raise GptossError(_ENDED_EARLY)
 
 
 def _event(line: str) -> dict[str, Any]:
