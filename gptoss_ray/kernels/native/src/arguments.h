@@ -59,8 +59,7 @@ inline void require_out_type(int out_type) {
 
 inline void require_activations(int64_t activations, const char* name) {
   require(activations == GR_ACT_BF16 || activations == GR_ACT_INT8,
-          "%s is %lld, but must be 0 (bf16) or 1 (int8)", name,
-          static_cast<long long>(activations));
+          "%s is %lld, but must be 0 (bf16) or 1 (int8)", name, number(activations));
 }
 
 inline void check_matrix(const gr_matrix* matrix) {
