@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gptoss_ray.bench.watched_calls import watching_calls
-from gptoss_ray.kernels.native.library import NativeLibrary
+from gptoss_ray.kernels.native.library import CLayer, NativeLibrary
 
 _WATCHED = (
     "gr_linear",
@@ -22,10 +22,8 @@ _WATCHED = (
     "gr_gate",
     "gr_experts",
     "gr_combine",
-    "gr_mixture",
+    "gr_layers",
 )
-# Where these have num_experts and num_rows among their arguments: see src/api.h.
-_COUNTS = {"gr_experts": (3, 4), "gr_mixture": (7, 12)}
 
 
 class NativeCalls:
@@ -34,18 +32,26 @@ class NativeCalls:
     def __init__(self) -> None:
         self._seconds = 0.0
         self._num_experts: list[int] = []
+        self._layers: tuple[int, int] | None = None
 
     def add(self, name: str, args: tuple[Any, ...], seconds: float) -> None:
         """Count one call."""
         self._seconds += seconds
-        if name in _COUNTS:
-            self._num_experts.append(_num_busy(*(args[place] for place in _COUNTS[name])))
+        # Of the arguments as src/api.h has them.
+        if name == "gr_experts":
+            self._num_experts.append(_num_busy(args[3], args[4]))
+        elif name == "gr_layers":
+            self._layers = (args[1], args[2])  # looked at later, so that it does not count as outside
 
     def read(self) -> tuple[float, float]:
         """Return (seconds inside calls, experts a layer on average), and begin anew."""
+        if self._layers is not None:
+            address, count = self._layers
+            layers = (CLayer * count).from_address(address)
+            self._num_experts += [_num_busy(layer.num_experts, layer.num_rows) for layer in layers]
         num_layers = max(1, len(self._num_experts))
         reading = self._seconds, sum(self._num_experts) / num_layers
-        self._seconds, self._num_experts = 0.0, []
+        self._seconds, self._num_experts, self._layers = 0.0, [], None
         return reading
 
 

@@ -47,6 +47,10 @@ class ExpertTable(Protocol):
     """The experts of one layer on this rank, as `Kernels.experts` wants them; opaque."""
 
 
+class LayerStack(Protocol):
+    """All layers of a rank that has all experts, as `Kernels.layers` wants them; opaque."""
+
+
 class AttentionPlan(Protocol):
     """What all layers of a kind (full or sliding) share in a step; opaque."""
 
@@ -99,6 +103,29 @@ class SwiGLU:
 
     alpha: float
     limit: float
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer whose experts are all here.
+
+    Attributes:
+        attention: And the norm before it.
+        is_sliding: Whether it attends to a window.
+        cache_index: Its place among the keys and values of the cache.
+        norm: Before the gate.
+        gate: Chooses experts.
+        table: Expert e at place e.
+        swiglu: Of the experts.
+    """
+
+    attention: AttentionWeights
+    is_sliding: bool
+    cache_index: int
+    norm: Norm
+    gate: Gate
+    table: ExpertTable
+    swiglu: SwiGLU
 
 
 @dataclass(frozen=True)
@@ -215,8 +242,27 @@ class Kernels(Protocol):
         slots [T, k, H], weights float32 [T, k]. `hidden` may be written over.
         """
 
-    def mixture(self, hidden: Tensor, norm: Norm, gate: Gate, table: ExpertTable, swiglu: SwiGLU) -> Tensor:
-        """Return what `gate`, `experts` and `combine` make of hidden [T, H] where all experts are here.
+    def layer_stack(self, layers: Sequence[LayerWeights]) -> LayerStack:
+        """Return what `layers` wants to know of these layers, in order; it shares their memory."""
 
-        `table` holds expert e at place e. `hidden` may be written over.
+    def layers(
+        self,
+        hidden: Tensor,
+        stack: LayerStack,
+        full: AttentionPlan,
+        sliding: AttentionPlan,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """Return what the stack's layers make of hidden [T, H], one after the other; it may be written over.
+
+        Each is `attention_layer`, then what `gate`, `experts` and `combine` make of its result.
+
+        Args:
+            hidden: Residual stream.
+            stack: Of the network.
+            full: Of this step, for layers that see everything.
+            sliding: Of this step, for layers that see a window.
+            keys: [cache places, num_blocks, kv_heads, block_size, D]; see `attention_layer`.
+            values: Of the same shape.
         """

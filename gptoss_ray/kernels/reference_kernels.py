@@ -25,6 +25,8 @@ from gptoss_ray.kernels.kernels import (
     ExpertTable,
     Gate,
     HeadShape,
+    LayerStack,
+    LayerWeights,
     Matrix,
     Norm,
     StoredMatrix,
@@ -76,6 +78,13 @@ class ReferenceExpertTable:
     """The experts themselves."""
 
     experts: tuple[Expert, ...]
+
+
+@dataclass(frozen=True)
+class ReferenceLayerStack:
+    """The layers themselves."""
+
+    layers: tuple[LayerWeights, ...]
 
 
 class ReferenceKernels:
@@ -200,13 +209,34 @@ class ReferenceKernels:
         """Add in float32."""
         return (hidden + weighted_slot_sum(slots, weights)).to(hidden.dtype)
 
-    def mixture(self, hidden: Tensor, norm: Norm, gate: Gate, table: ExpertTable, swiglu: SwiGLU) -> Tensor:
+    def layer_stack(self, layers: Sequence[LayerWeights]) -> ReferenceLayerStack:
+        """Keep the layers as they are."""
+        return ReferenceLayerStack(tuple(layers))
+
+    def layers(
+        self,
+        hidden: Tensor,
+        stack: LayerStack,
+        full: AttentionPlan,
+        sliding: AttentionPlan,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """One part after the other."""
+        for layer in cast(ReferenceLayerStack, stack).layers:
+            plan, place = sliding if layer.is_sliding else full, layer.cache_index
+            hidden = self.attention_layer(hidden, layer.attention, plan, keys[place], values[place])
+            hidden = self._mixture(hidden, layer)
+        return hidden
+
+    def _mixture(self, hidden: Tensor, layer: LayerWeights) -> Tensor:
         """Rows are grouped by expert, those of an expert in token order."""
-        normed, weights, expert_ids = self.gate(hidden, norm, gate)
+        normed, weights, expert_ids = self.gate(hidden, layer.norm, layer.gate)
         chosen = expert_ids.flatten()
         slots = chosen.argsort(stable=True)
-        num_rows = chosen.bincount(minlength=len(gate.weight)).tolist()
-        grouped = self.experts(normed[slots // gate.experts_per_token], num_rows, table, swiglu)
+        num_rows = chosen.bincount(minlength=len(layer.gate.weight)).tolist()
+        rows = normed[slots // layer.gate.experts_per_token]
+        grouped = self.experts(rows, num_rows, layer.table, layer.swiglu)
         results = torch.empty_like(grouped).index_copy_(0, slots, grouped)
         return self.combine(hidden, results.view(*expert_ids.shape, hidden.shape[1]), weights)
 

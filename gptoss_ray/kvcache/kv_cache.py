@@ -43,9 +43,19 @@ class KVCache:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._storage_index = _storage_indices(layer_types)
+        self._storage_index = storage_indices(layer_types)
         shape = (max(self._storage_index) + 1, num_blocks, num_kv_heads, block_size, head_dim)
         self._keys, self._values = (_zeros(shape, dtype, torch.device(device)) for _ in range(2))
+
+    @property
+    def all_keys(self) -> torch.Tensor:
+        """Of all storage places: [places, num_blocks, num_kv_heads, block_size, head_dim]."""
+        return self._keys
+
+    @property
+    def all_values(self) -> torch.Tensor:
+        """Of the same shape."""
+        return self._values
 
     def keys(self, layer: int) -> torch.Tensor:
         """Keys of a layer, a view [num_blocks, num_kv_heads, block_size, head_dim]."""
@@ -67,12 +77,12 @@ def bytes_per_block(
     block_size: int, num_kv_heads: int, head_dim: int, layer_types: Sequence[str], dtype: torch.dtype
 ) -> int:
     """Bytes of keys and values that one block takes over the layers of its group."""
-    num_storage_layers = max(_storage_indices(layer_types)) + 1
+    num_storage_layers = max(storage_indices(layer_types)) + 1
     return 2 * num_storage_layers * block_size * num_kv_heads * head_dim * dtype.itemsize
 
 
-def _storage_indices(layer_types: Sequence[str]) -> list[int]:
-    """Each layer's index within its group."""
+def storage_indices(layer_types: Sequence[str]) -> list[int]:
+    """Each layer's index within its group: its place in the storage of a block."""
     num_seen = {True: 0, False: 0}
     indices = []
     for layer_type in layer_types:

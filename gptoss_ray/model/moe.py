@@ -1,9 +1,11 @@
-"""One mixture-of-experts layer, of a rank alone or of one among others."""
+"""One mixture-of-experts layer, of a rank alone or of one among others.
+
+A rank that has all experts runs its layers in one call of the kernels (`Transformer.forward`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -13,56 +15,29 @@ from gptoss_ray.model.weight_loader import WeightLoader
 from gptoss_ray.parallel.token_dispatcher import TokenDispatcher
 
 
-class MoE(Protocol):
-    """Norm, gate, and the experts that are here."""
-
-    @property
-    def experts(self) -> ExpertShard:
-        """Those on this rank."""
-
-    def begin_step(self, max_num_tokens: int) -> None:
-        """Prepare for a step in which no rank of the group has more than `max_num_tokens` tokens."""
-
-    def forward(self, hidden: Tensor, kernels: Kernels) -> Tensor:
-        """Return hidden + Σ gate weight · expert(norm(hidden)): [T, H] → [T, H]."""
-
-
 @dataclass(frozen=True)
-class LocalMoE:
-    """All experts are on this rank, in order of id.
+class MoE:
+    """Norm, gate, and experts.
 
     Attributes:
         norm: Before it.
         gate: Chooses experts.
-        experts: All of them.
+        experts: Those on this rank; where it is alone, all of them in order of id.
     """
 
     norm: Norm
     gate: Gate
     experts: ExpertShard
 
-    def begin_step(self, max_num_tokens: int) -> None:
-        """There is nobody to prepare for."""
-
-    def forward(self, hidden: Tensor, kernels: Kernels) -> Tensor:
-        """See `MoE`."""
-        return kernels.mixture(hidden, self.norm, self.gate, self.experts.table, self.experts.swiglu)
-
 
 @dataclass(frozen=True)
-class DispatchedMoE:
+class DispatchedMoE(MoE):
     """Tokens travel to the ranks of their experts and back.
 
     Attributes:
-        norm: Before it.
-        gate: Chooses experts.
-        experts: The experts on this rank.
-        dispatcher: Brings tokens to the experts' ranks and back.
+        dispatcher: Brings them there.
     """
 
-    norm: Norm
-    gate: Gate
-    experts: ExpertShard
     dispatcher: TokenDispatcher
 
     def begin_step(self, max_num_tokens: int) -> None:
@@ -70,7 +45,10 @@ class DispatchedMoE:
         self.dispatcher.begin_step(max_num_tokens)
 
     def forward(self, hidden: Tensor, kernels: Kernels) -> Tensor:
-        """See `MoE`: gate, dispatch, experts, combine, sum at home."""
+        """Return hidden + Σ gate weight · expert(norm(hidden)): [T, H] → [T, H].
+
+        Gate, dispatch, experts, combine, sum at home.
+        """
         normed, weights, expert_ids = kernels.gate(hidden, self.norm, self.gate)
         grouped, handle = self.dispatcher.dispatch(normed, expert_ids)
         slots = self.dispatcher.combine(self.experts.forward(grouped, kernels), handle)
@@ -89,5 +67,5 @@ def load_moe(
         experts_per_token=loader.reader.config.num_experts_per_token,
     )
     if dispatcher is None:
-        return LocalMoE(norm, gate, experts)
+        return MoE(norm, gate, experts)
     return DispatchedMoE(norm, gate, experts, dispatcher)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.config import EXPERT_MEMORY_SHARE, EngineConfig
 from gptoss_ray.kernels.backend import Backend, make_kernels, select_backend
-from gptoss_ray.kernels.kernels import Kernels, Matrix, Norm
-from gptoss_ray.kvcache.kv_cache import KVCache
+from gptoss_ray.kernels.kernels import Kernels, LayerStack, LayerWeights, Matrix, Norm
+from gptoss_ray.kvcache.kv_cache import KVCache, storage_indices
 from gptoss_ray.model.attention import Attention
 from gptoss_ray.model.expert_shard import ExpertShard
 from gptoss_ray.model.forward_batch import ForwardBatch
@@ -39,9 +40,18 @@ class TransformerLayer:
     attention: Attention
     moe: MoE
 
-    def forward(self, hidden: Tensor, step: StepContext) -> Tensor:
-        """Return the hidden states [T, H] after this layer."""
-        return self.moe.forward(self.attention.forward(hidden, step), step.kernels)
+    def weights(self, cache_index: int) -> LayerWeights:
+        """Return them as the kernels want them where all experts are here."""
+        attention, moe = self.attention, self.moe
+        return LayerWeights(
+            attention=attention.weights,
+            is_sliding=attention.is_sliding,
+            cache_index=cache_index,
+            norm=moe.norm,
+            gate=moe.gate,
+            table=moe.experts.table,
+            swiglu=moe.experts.swiglu,
+        )
 
 
 @dataclass(frozen=True)
@@ -158,14 +168,34 @@ class Transformer:
 
         Every rank of a group calls this once a step, also with no tokens.
         """
-        max_num_tokens = batch.num_tokens if batch.max_num_tokens is None else batch.max_num_tokens
-        for layer in self.layers:
-            layer.moe.begin_step(max_num_tokens)
         step = StepContext.of(batch, kv_cache, self.config, self.rotary_embedding, self.kernels)
         hidden = self.embedding[batch.token_ids]
-        for layer in self.layers:
-            hidden = layer.forward(hidden, step)
+        if self._stack is None:
+            hidden = self._with_other_ranks(hidden, batch, step)
+        else:
+            cache = kv_cache.all_keys, kv_cache.all_values
+            hidden = self.kernels.layers(hidden, self._stack, step.full, step.sliding, *cache)
         return self.kernels.norm_linear(hidden[batch.logits_rows], self.final_norm, self.unembedding)
+
+    @cached_property
+    def _stack(self) -> LayerStack | None:
+        """The layers, for one call of the kernels; None where tokens travel to experts elsewhere."""
+        if any(isinstance(layer.moe, DispatchedMoE) for layer in self.layers):
+            return None
+        places = storage_indices(self.config.layer_types)
+        return self.kernels.layer_stack(
+            [layer.weights(place) for layer, place in zip(self.layers, places, strict=True)]
+        )
+
+    def _with_other_ranks(self, hidden: Tensor, batch: ForwardBatch, step: StepContext) -> Tensor:
+        """Go through the layers, and meet the other ranks in each."""
+        max_num_tokens = batch.num_tokens if batch.max_num_tokens is None else batch.max_num_tokens
+        mixtures = [layer.moe for layer in self.layers if isinstance(layer.moe, DispatchedMoE)]
+        for moe in mixtures:
+            moe.begin_step(max_num_tokens)
+        for layer, moe in zip(self.layers, mixtures, strict=True):
+            hidden = moe.forward(layer.attention.forward(hidden, step), step.kernels)
+        return hidden
 
 
 def _load_unembedding(loader: WeightLoader) -> Matrix:

@@ -71,13 +71,30 @@ class NativeAttentionPlan:
 
     def point_at(self, keys: Tensor, values: Tensor, sinks: Tensor) -> None:
         """Fill in what one layer has of its own; ValueError where it does not fit the plan."""
+        self._point_at(keys, values, ())
+        self.arguments.sinks = address("sinks", sinks, torch.float32, (self.heads.num_heads,))
+
+    def point_at_all(self, keys: Tensor, values: Tensor, num_heads: int) -> int:
+        """Fill in the cache of all layers, which have so many query heads, and return its number of places.
+
+        Raises:
+            ValueError: It, or the number of heads, does not fit the plan.
+        """
+        if num_heads != self.heads.num_heads:
+            raise ValueError(
+                f"the layers have {num_heads} sinks; the plan is of {self.heads.num_heads} heads"
+            )
+        num_places = keys.shape[0] if keys.dim() else 0
+        self._point_at(keys, values, (num_places,))
+        return num_places
+
+    def _point_at(self, keys: Tensor, values: Tensor, places: tuple[int, ...]) -> None:
         arguments, heads = self.arguments, self.heads
-        num_blocks = keys.shape[0] if keys.dim() else 0
-        cache_shape = (num_blocks, heads.num_kv_heads, self.block_size, heads.head_dim)
+        num_blocks = keys.shape[len(places)] if keys.dim() > len(places) else 0
+        shape = (*places, num_blocks, heads.num_kv_heads, self.block_size, heads.head_dim)
         arguments.num_blocks = num_blocks
-        arguments.keys = address("keys", keys, torch.bfloat16, cache_shape)
-        arguments.values = address("values", values, torch.bfloat16, cache_shape)
-        arguments.sinks = address("sinks", sinks, torch.float32, (heads.num_heads,))
+        arguments.keys = address("keys", keys, torch.bfloat16, shape)
+        arguments.values = address("values", values, torch.bfloat16, shape)
 
 
 def native_plan(plan: AttentionPlan) -> NativeAttentionPlan:

@@ -67,6 +67,31 @@ class CAttention(ctypes.Structure):
     )
 
 
+class CLayer(ctypes.Structure):
+    """gr_layer: a layer whose experts are all here."""
+
+    _fields_ = (
+        ("qkv", c_void_p),
+        ("out", c_void_p),
+        ("attention_norm", c_void_p),
+        ("sinks", c_void_p),
+        ("norm", c_void_p),
+        ("gate_weight", c_void_p),
+        ("gate_bias", c_void_p),
+        ("gate_up", c_void_p),
+        ("down", c_void_p),
+        ("num_rows", c_void_p),
+        ("num_experts", c_int64),
+        ("num_chosen", c_int64),
+        ("is_sliding", c_int64),
+        ("cache_index", c_int64),
+        ("attention_eps", c_float),
+        ("eps", c_float),
+        ("alpha", c_float),
+        ("limit", c_float),
+    )
+
+
 # Result and arguments. Structures go by address: what they need of Python is done once, not at every call.
 _P, _N = c_void_p, c_int64
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -86,7 +111,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gr_gate": (c_int, (_P, _P, _P, c_float, _P, _P, _N, _N, _N, _N, _P, _P, _P)),
     "gr_experts": (c_int, (_P, _P, _P, _N, _P, _P, c_float, c_float, _P)),
     "gr_combine": (c_int, (_P, _P, _P, _P, _N, _N, _N, _P)),
-    "gr_mixture": (c_int, (_P, _P, c_float, _P, _P, _P, _P, _N, _N, c_float, c_float, _N, _P, _P)),
+    "gr_layers": (c_int, (_P, _P, _N, _N, _P, _P, _P)),
     "gr_measure_read": (c_int, (_P, _P, c_size_t, POINTER(c_uint64))),
     "gr_measure_dots": (c_int, (_P, _N, c_int, _P)),
 }

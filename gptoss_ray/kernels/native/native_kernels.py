@@ -21,6 +21,8 @@ from gptoss_ray.kernels.kernels import (
     ExpertTable,
     Gate,
     HeadShape,
+    LayerStack,
+    LayerWeights,
     Matrix,
     Norm,
     StoredMatrix,
@@ -29,6 +31,7 @@ from gptoss_ray.kernels.kernels import (
 from gptoss_ray.kernels.native.arguments import activations, address, contiguous, sizes
 from gptoss_ray.kernels.native.attention_arguments import NativeAttentionPlan, native_plan
 from gptoss_ray.kernels.native.context import NativeContext, usable_cpus
+from gptoss_ray.kernels.native.layer_stack import NativeLayerStack, native_stack
 from gptoss_ray.kernels.native.library import Activations, NativeLibrary
 from gptoss_ray.kernels.native.packed import LAYOUT_VERSION, Format, PackedMatrix, packed
 from gptoss_ray.kernels.native.packed_experts import PackedExperts, native_table
@@ -286,29 +289,33 @@ class NativeKernels:
             context.fail()
         return out
 
-    def mixture(self, hidden: Tensor, norm: Norm, gate: Gate, table: ExpertTable, swiglu: SwiGLU) -> Tensor:
+    def layer_stack(self, layers: Sequence[LayerWeights]) -> NativeLayerStack:
+        """Check the layers once for all steps."""
+        return NativeLayerStack.of(layers)
+
+    def layers(
+        self,
+        hidden: Tensor,
+        stack: LayerStack,
+        full: AttentionPlan,
+        sliding: AttentionPlan,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
         """All in one call, written over `hidden`; of equal logits the lowest expert comes first."""
-        table = native_table(table)
-        num_experts, hidden_size = len(table.experts), table.hidden_size
-        weight = address("gate.weight", gate.weight, _F32, (num_experts, hidden_size))
-        bias = address("gate.bias", gate.bias, _F32, (num_experts,))
-        hidden = contiguous("hidden", hidden, _BF16, (hidden.shape[0], hidden_size))
-        num_rows = hidden.shape[0]
+        stack, full, sliding = native_stack(stack), native_plan(full), native_plan(sliding)
+        num_rows = full.num_tokens
+        hidden = contiguous("hidden", hidden, _BF16, (num_rows, stack.hidden_size))
+        num_places = full.point_at_all(keys, values, stack.num_heads)
+        sliding.point_at_all(keys, values, stack.num_heads)
         context = self.context
-        if num_rows and context.functions.gr_mixture(
+        if num_rows and context.functions.gr_layers(
             context.handle,
-            address("norm.weight", norm.weight, _F32, (hidden_size,)),
-            norm.eps,
-            weight,
-            bias,
-            table.gate_up,
-            table.down,
-            num_experts,
-            gate.experts_per_token,
-            swiglu.alpha,
-            swiglu.limit,
-            num_rows,
-            table.num_rows,
+            stack.address,
+            len(stack.layers),
+            num_places,
+            full.address,
+            sliding.address,
             hidden.data_ptr(),
         ):
             context.fail()

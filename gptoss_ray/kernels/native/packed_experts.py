@@ -34,7 +34,7 @@ class PackedExperts:
 
     @property
     def num_rows_per_expert(self) -> list[int]:
-        """How many rows chose each expert in the last `mixture`."""
+        """How many rows chose each expert in the last step of its stack of layers."""
         return list(self._arrays[2])
 
     @classmethod

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ctypes
 import time
 from array import array
 from types import SimpleNamespace
 
 from gptoss_ray.bench.native_calls import _WATCHED, watching_native_calls
+from gptoss_ray.kernels.native.library import CLayer
 
 
 def test_time_inside_calls_is_counted_and_the_functions_are_put_back():
@@ -29,3 +31,13 @@ def test_experts_that_get_rows_are_counted_over_the_layers():
         for counts in layers:
             functions.gr_experts(None, None, None, len(counts), counts.buffer_info()[0], None)
         assert calls.read()[1] == 3.0
+
+
+def test_experts_that_get_rows_are_counted_where_all_layers_are_one_call():
+    functions = SimpleNamespace(**dict.fromkeys(_WATCHED, lambda *args: 0))
+    counts = [array("q", [0, 3, 1, 0]), array("q", [1, 1, 1, 1])]
+    layers = (CLayer * 2)(*(CLayer(num_experts=4, num_rows=each.buffer_info()[0]) for each in counts))
+    with watching_native_calls(SimpleNamespace(functions=functions)) as calls:
+        functions.gr_layers(None, ctypes.addressof(layers), len(layers), 1, None, None, None)
+        assert calls.read()[1] == 3.0
+        assert calls.read()[1] == 0.0

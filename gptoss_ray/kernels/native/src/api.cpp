@@ -92,6 +92,59 @@ const gr::KernelTable& table_of(int isa) {
   return gr::kPortableKernels;
 }
 
+// As gr_attention_layer, of at least one token.
+gr::AttentionLayerArgs attention_layer_args(gr_context* context, const gr_matrix* qkv,
+                                            const gr_matrix* out, const float* norm_weight,
+                                            float eps, const gr_attention_args& args,
+                                            uint16_t* hidden) {
+  check_matrix(qkv);
+  check_matrix(out);
+  require_pointer(norm_weight, "norm_weight");
+  require_pointer(hidden, "hidden");
+  gr::AttentionLayerArgs layer = {qkv, out, norm_weight, eps, args, hidden};
+  gr_attention_args& attention = layer.attention;
+  const int64_t t = attention.num_tokens;
+  attention.qkv = gr::scratch_rows(context->pool, gr::Scratch::kQkv, t, qkv->n);
+  attention.out = gr::scratch_rows(context->pool, gr::Scratch::kAttended, t, out->k);
+  check_attention(attention);
+  const int64_t num_heads = attention.num_heads + 2 * attention.num_kv_heads;
+  check_is(qkv->n, num_heads * attention.head_dim, "qkv.n");
+  check_is(out->k, attention.num_heads * attention.head_dim, "out.k");
+  check_is(out->n, qkv->k, "out.n");
+  return layer;
+}
+
+// The second half of a layer, of t > 0 tokens.
+gr::MixtureArgs mixture_args(const gr_layer& layer, int64_t t, uint16_t* hidden) {
+  require_size(layer.num_experts, 1, "num_experts");
+  check_chosen(layer.num_chosen, layer.num_experts);
+  require_pointer(layer.norm, "norm");
+  require_pointer(layer.gate_weight, "gate_weight");
+  require_pointer(layer.gate_bias, "gate_bias");
+  require_pointer(layer.gate_up, "gate_up");
+  require_pointer(layer.down, "down");
+  require_pointer(layer.num_rows, "num_rows");
+  check_experts(layer.gate_up, layer.down, layer.num_experts);
+  check_is(layer.gate_up->k, layer.qkv->k, "gate_up.k");
+  return {layer.norm,        layer.eps,   layer.gate_weight, layer.gate_bias, layer.gate_up,
+          layer.down,        layer.num_experts, layer.num_chosen, layer.alpha, layer.limit,
+          t,                 layer.num_rows,    hidden};
+}
+
+// The arguments of a layer's attention: the step's, with the layer's own place in the cache.
+gr_attention_args attention_args(const gr_layer& layer, int64_t num_places,
+                                 const gr_attention_args& step) {
+  require(layer.cache_index >= 0 && layer.cache_index < num_places,
+          "cache_index is %lld, but must lie in 0 to %lld", number(layer.cache_index),
+          number(num_places - 1));
+  gr_attention_args args = step;
+  const int64_t place_size = step.num_blocks * step.num_kv_heads * step.block_size * step.head_dim;
+  args.keys += layer.cache_index * place_size;
+  args.values += layer.cache_index * place_size;
+  args.sinks = layer.sinks;
+  return args;
+}
+
 }  // namespace
 
 const char* gr_build_id(void) { return GR_BUILD_ID; }
@@ -213,24 +266,12 @@ int gr_attention_layer(gr_context* context, const gr_matrix* qkv, const gr_matri
                        const float* norm_weight, float eps, const gr_attention_args* args,
                        uint16_t* hidden) {
   return guarded(__func__, context, [&] {
-    check_matrix(qkv);
-    check_matrix(out);
-    require_pointer(norm_weight, "norm_weight");
     require_pointer(args, "args");
     require_size(args->num_tokens, 0, "num_tokens");
     if (args->num_tokens == 0) return;
-    require_pointer(hidden, "hidden");
-    gr::AttentionLayerArgs layer = {qkv, out, norm_weight, eps, *args, hidden};
-    gr_attention_args& attention = layer.attention;
-    const int64_t t = attention.num_tokens;
-    attention.qkv = gr::scratch_rows(context->pool, gr::Scratch::kQkv, t, qkv->n);
-    attention.out = gr::scratch_rows(context->pool, gr::Scratch::kAttended, t, out->k);
-    check_attention(attention);
-    const int64_t num_heads = attention.num_heads + 2 * attention.num_kv_heads;
-    check_is(qkv->n, num_heads * attention.head_dim, "qkv.n");
-    check_is(out->k, attention.num_heads * attention.head_dim, "out.k");
-    check_is(out->n, qkv->k, "out.n");
-    gr::attention_layer(context->kernels, context->pool, layer);
+    gr::attention_layer(
+        context->kernels, context->pool,
+        attention_layer_args(context, qkv, out, norm_weight, eps, *args, hidden));
   });
 }
 
@@ -288,26 +329,26 @@ int gr_combine(gr_context* context, const uint16_t* hidden, const uint16_t* slot
   });
 }
 
-int gr_mixture(gr_context* context, const float* norm_weight, float eps, const float* gate_weight,
-               const float* gate_bias, const gr_matrix* gate_up, const gr_matrix* down,
-               int64_t num_experts, int64_t k, float alpha, float limit, int64_t t,
-               int64_t* num_rows, uint16_t* hidden) {
+int gr_layers(gr_context* context, const gr_layer* layers, int64_t num_layers, int64_t num_places,
+              const gr_attention_args* full, const gr_attention_args* sliding, uint16_t* hidden) {
   return guarded(__func__, context, [&] {
-    require_size(num_experts, 1, "num_experts");
-    check_chosen(k, num_experts);
-    require_size(t, 0, "t");
-    require_pointer(norm_weight, "norm_weight");
-    require_pointer(gate_weight, "gate_weight");
-    require_pointer(gate_bias, "gate_bias");
-    require_pointer(gate_up, "gate_up");
-    require_pointer(down, "down");
-    require_pointer(num_rows, "num_rows");
-    check_experts(gate_up, down, num_experts);
-    if (t == 0) return;
-    require_pointer(hidden, "hidden");
-    gr::mixture(context->kernels, context->pool,
-                {norm_weight, eps, gate_weight, gate_bias, gate_up, down, num_experts, k, alpha,
-                 limit, t, num_rows, hidden});
+    require_size(num_layers, 1, "num_layers");
+    require_pointer(layers, "layers");
+    require_pointer(full, "full");
+    require_pointer(sliding, "sliding");
+    require_size(full->num_tokens, 0, "num_tokens");
+    check_is(sliding->num_tokens, full->num_tokens, "sliding.num_tokens");
+    if (full->num_tokens == 0) return;
+    for (const gr_layer* layer = layers; layer != layers + num_layers; ++layer) {
+      const gr_attention_args args =
+          attention_args(*layer, num_places, layer->is_sliding ? *sliding : *full);
+      gr::attention_layer(context->kernels, context->pool,
+                          attention_layer_args(context, layer->qkv, layer->out,
+                                               layer->attention_norm, layer->attention_eps, args,
+                                               hidden));
+      gr::mixture(context->kernels, context->pool,
+                  mixture_args(*layer, full->num_tokens, hidden));
+    }
   });
 }
 

@@ -102,13 +102,24 @@ GR_EXPORT int gr_experts(gr_context *, const gr_matrix *gate_up, const gr_matrix
 GR_EXPORT int gr_combine(gr_context *, const uint16_t *hidden, const uint16_t *slots /*[T, k, H]*/, const float *weights,
                          int64_t t, int64_t k, int64_t h, uint16_t *out);
 
-// A whole layer of which all experts are here, expert e at index e: hidden bf16 [T, H], written over, = hidden + the
-// weighted sum of the k chosen experts of rms_norm(hidden): gr_gate, gr_experts and gr_combine in one. num_rows int64
-// [E], written: how many rows chose each expert.
-GR_EXPORT int gr_mixture(gr_context *, const float *norm_weight, float eps, const float *gate_weight /*[E, H]*/,
-                         const float *gate_bias /*[E]*/, const gr_matrix *gate_up, const gr_matrix *down,
-                         int64_t num_experts, int64_t k, float alpha, float limit, int64_t t, int64_t *num_rows,
-                         uint16_t *hidden);
+// --- whole layers of which all experts are here ---
+typedef struct {
+  const gr_matrix *qkv, *out;          // with the norm and the sinks: as gr_attention_layer
+  const float *attention_norm, *sinks;
+  const float *norm;                   // before the gate
+  const float *gate_weight, *gate_bias;  // float32 [E, H], [E]
+  const gr_matrix *gate_up, *down;     // [E], expert e at index e
+  int64_t *num_rows;                   // [E], written: how many rows chose each expert
+  int64_t num_experts, num_chosen;
+  int64_t is_sliding;                  // 0: takes the arguments `full`, else `sliding`
+  int64_t cache_index;                 // its place in the cache
+  float attention_eps, eps, alpha, limit;
+} gr_layer;
+// hidden bf16 [T, H], written over: for each layer gr_attention_layer, then hidden + the weighted sum of the num_chosen
+// experts of rms_norm(hidden): gr_gate, gr_experts and gr_combine. Of `full` and `sliding`, keys and values are bf16
+// [num_places, ...], and qkv, out and sinks are not used.
+GR_EXPORT int gr_layers(gr_context *, const gr_layer *layers, int64_t num_layers, int64_t num_places,
+                        const gr_attention_args *full, const gr_attention_args *sliding, uint16_t *hidden);
 
 // --- ceilings of the machine, for `bench kernels` ---
 GR_EXPORT int gr_measure_read(gr_context *, const void *data, size_t num_bytes, uint64_t *checksum);  // reads all of it once

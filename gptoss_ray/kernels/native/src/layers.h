@@ -19,7 +19,7 @@ struct AttentionLayerArgs {
   uint16_t* hidden;
 };
 
-// As gr_mixture, t > 0.
+// The second half of a layer of gr_layers, t > 0.
 struct MixtureArgs {
   const float* norm_weight;
   float eps;

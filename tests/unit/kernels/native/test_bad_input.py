@@ -94,22 +94,6 @@ def test_experts_with_counts_that_do_not_add_up(kernels: NativeKernels, counts: 
         kernels.experts(random(3, H), counts, table, SWIGLU)
 
 
-def test_mixture(kernels: NativeKernels):
-    table = kernels.expert_table([expert(kernels)] * E)
-
-    def call(hidden: Tensor, norm: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return kernels.mixture(hidden, Norm(norm, 1e-5), Gate(weight, bias, K), table, SWIGLU)
-
-    arguments = {"hidden": random(T, H), "norm": NORM.weight, "weight": GATE.weight, "bias": GATE.bias}
-    assert_each_wrong_tensor_is_refused(call, arguments)
-    for num_chosen in (0, -1, E + 1):
-        with pytest.raises(ValueError, match=f"k is {num_chosen}"):
-            kernels.mixture(random(T, H), NORM, replace(GATE, experts_per_token=num_chosen), table, SWIGLU)
-    fewer = kernels.expert_table([expert(kernels)] * (E - 1))
-    with pytest.raises(ValueError, match=r"gate\.weight"):
-        kernels.mixture(random(T, H), NORM, GATE, fewer, SWIGLU)
-
-
 def test_an_expert_table_of_different_shapes(kernels: NativeKernels):
     odd = Expert(matrix(kernels, 2 * INTERMEDIATE, H), matrix(kernels, H, 2 * INTERMEDIATE))
     for experts in ([odd], [expert(kernels), odd]):
@@ -125,8 +109,6 @@ def test_matrices_plans_and_tables_of_other_kernels(kernels: NativeKernels):
         kernels.expert_table([Expert(other, other)])
     with pytest.raises(ValueError, match=r"NativeKernels\.expert_table"):
         kernels.experts(random(T, H), [T], other, SWIGLU)
-    with pytest.raises(ValueError, match=r"NativeKernels\.expert_table"):
-        kernels.mixture(random(T, H), NORM, GATE, other, SWIGLU)
 
 
 @pytest.mark.parametrize("shape", [(N, 33), (N, 0), (0, 32), (N,), (2, N, 32)], ids=str)

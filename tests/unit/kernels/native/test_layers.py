@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from gptoss_ray.kernels.kernels import (
     Expert,
     Gate,
     HeadShape,
+    LayerWeights,
     Norm,
     SwiGLU,
 )
@@ -22,6 +25,7 @@ from tests.support.local_token_dispatcher import LocalTokenDispatcher
 H, INTERMEDIATE, NUM_EXPERTS, NUM_CHOSEN = 96, 64, 7, 3
 HEADS = HeadShape(num_heads=6, num_kv_heads=2, head_dim=32)
 BLOCK_SIZE = 16
+WINDOW, POSITION, MOST_ROWS = 9, 13, 70
 SWIGLU = SwiGLU(1.702, 7.0)
 
 
@@ -38,75 +42,133 @@ def make_norm(seed: int) -> Norm:
     return Norm(1 + 0.1 * randn(H, seed=seed), 1e-5)
 
 
-class Layer:
-    """A mixture of random experts."""
+class Stack:
+    """Three layers of random weights, of which the second sees a window."""
 
     def __init__(self, kernels: NativeKernels | ReferenceKernels) -> None:
-        experts = [
-            Expert(
-                make_matrix(kernels, 2 * INTERMEDIATE, H, 10 * expert),
-                make_matrix(kernels, H, INTERMEDIATE, 10 * expert + 5),
-            )
-            for expert in range(NUM_EXPERTS)
-        ]
-        self.table = kernels.expert_table(experts)
-        self.norm = make_norm(1)
-        self.gate = Gate(randn(NUM_EXPERTS, H, seed=2), randn(NUM_EXPERTS, seed=3), NUM_CHOSEN)
+        self.kernels = kernels
+        self.layers = [make_layer(kernels, index) for index in range(3)]
+        self.stack = kernels.layer_stack(self.layers)
 
-    def at_once(self, kernels, hidden: Tensor) -> Tensor:
-        return kernels.mixture(hidden.clone(), self.norm, self.gate, self.table, SWIGLU)
+    def at_once(self, hidden: Tensor, rows: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return what becomes of these rows, and of the cache."""
+        cache = make_cache()
+        full, sliding = (make_plan(self.kernels, rows, window) for window in (None, WINDOW))
+        return self.kernels.layers(hidden[rows], self.stack, full, sliding, *cache), cache
 
-    def in_parts(self, kernels, hidden: Tensor) -> Tensor:
-        normed, weights, expert_ids = kernels.gate(hidden, self.norm, self.gate)
-        dispatcher = LocalTokenDispatcher(NUM_EXPERTS)
-        grouped, handle = dispatcher.dispatch(normed, expert_ids)
-        results = kernels.experts(grouped.rows, grouped.num_rows_per_expert, self.table, SWIGLU)
-        return kernels.combine(hidden.clone(), dispatcher.combine(results, handle), weights)
+    def in_parts(self, hidden: Tensor, rows: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        kernels, cache, hidden = self.kernels, make_cache(), hidden[rows]
+        for layer in self.layers:
+            plan = make_plan(kernels, rows, WINDOW if layer.is_sliding else None)
+            keys, values = (part[layer.cache_index] for part in cache)
+            hidden = kernels.attention_layer(hidden, layer.attention, plan, keys, values)
+            normed, weights, expert_ids = kernels.gate(hidden, layer.norm, layer.gate)
+            dispatcher = LocalTokenDispatcher(NUM_EXPERTS)
+            grouped, handle = dispatcher.dispatch(normed, expert_ids)
+            results = kernels.experts(grouped.rows, grouped.num_rows_per_expert, layer.table, SWIGLU)
+            hidden = kernels.combine(hidden, dispatcher.combine(results, handle), weights)
+        return hidden, cache
+
+
+def make_layer(kernels: NativeKernels | ReferenceKernels, index: int) -> LayerWeights:
+    seed = 1000 * index
+    experts = [
+        Expert(
+            make_matrix(kernels, 2 * INTERMEDIATE, H, seed + 100 + 10 * expert),
+            make_matrix(kernels, H, INTERMEDIATE, seed + 105 + 10 * expert),
+        )
+        for expert in range(NUM_EXPERTS)
+    ]
+    return LayerWeights(
+        attention=make_attention(kernels, seed + 20),
+        is_sliding=index == 1,
+        cache_index=(0, 0, 1)[index],
+        norm=make_norm(seed + 1),
+        gate=Gate(randn(NUM_EXPERTS, H, seed=seed + 2), randn(NUM_EXPERTS, seed=seed + 3), NUM_CHOSEN),
+        table=kernels.expert_table(experts),
+        swiglu=SWIGLU,
+    )
+
+
+def make_attention(kernels: NativeKernels | ReferenceKernels, seed: int) -> AttentionWeights:
+    width = (HEADS.num_heads + 2 * HEADS.num_kv_heads) * HEADS.head_dim
+    return AttentionWeights(
+        norm=make_norm(seed + 1),
+        qkv=make_matrix(kernels, width, H, seed + 2),
+        out=make_matrix(kernels, H, HEADS.num_heads * HEADS.head_dim, seed + 4),
+        sinks=randn(HEADS.num_heads, seed=seed + 6),
+    )
+
+
+def make_plan(kernels: NativeKernels | ReferenceKernels, rows: Sequence[int], window: int | None):
+    """Each row is a sequence of its own, at `POSITION`, with a block of its own for either kind of layer."""
+    blocks = torch.tensor(rows, dtype=torch.int64) + (0 if window is None else MOST_ROWS)
+    positions = torch.full_like(blocks, POSITION)
+    angles = [randn(1, HEADS.head_dim // 2, seed=seed).expand(len(rows), -1).contiguous() for seed in (7, 8)]
+    attention_rows = AttentionRows(
+        positions=positions,
+        sequence_index=torch.arange(len(rows)),
+        slot_mapping=blocks * BLOCK_SIZE + POSITION,
+        block_table=blocks.int()[:, None],
+        cos=angles[0],
+        sin=angles[1],
+        window=window,
+    )
+    return kernels.plan_attention(attention_rows, HEADS, BLOCK_SIZE)
+
+
+def make_cache() -> list[Tensor]:
+    shape = (2, 2 * MOST_ROWS, HEADS.num_kv_heads, BLOCK_SIZE, HEADS.head_dim)
+    return [randn(*shape, seed=seed).bfloat16() for seed in (11, 12)]
+
+
+HIDDEN = randn(MOST_ROWS, H, seed=9).bfloat16()
+
+
+def assert_same(results: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> None:
+    """Of rows, and of caches."""
+    assert torch.equal(results[0], expected[0])
+    assert all(map(torch.equal, results[1], expected[1]))
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 5, 70])
-def test_a_mixture_has_the_bits_of_gate_dispatch_experts_and_combine(kernels, num_rows):
+def test_layers_at_once_have_the_bits_of_their_parts(kernels, num_rows):
     for each in (kernels, ReferenceKernels(torch.bfloat16)):
-        layer, hidden = Layer(each), randn(num_rows, H, seed=9).bfloat16()
-        assert torch.equal(layer.at_once(each, hidden), layer.in_parts(each, hidden))
+        stack, rows = Stack(each), range(num_rows)
+        assert_same(stack.at_once(HIDDEN, rows), stack.in_parts(HIDDEN, rows))
 
 
-def test_a_row_gets_the_same_from_a_mixture_in_any_batch_on_any_number_of_threads(kernels, other_kernels):
-    hidden = randn(40, H, seed=9).bfloat16()
-    together = Layer(kernels).at_once(kernels, hidden)
+def test_a_row_gets_the_same_from_layers_in_any_batch_on_any_number_of_threads(kernels, other_kernels):
+    together, _ = Stack(kernels).at_once(HIDDEN, range(40))
     for each in (kernels, other_kernels):
-        layer = Layer(each)
+        stack = Stack(each)
         for rows in ([0], [39, 3], list(range(39, -1, -1))):
-            assert torch.equal(layer.at_once(each, hidden[rows]), together[rows])
+            assert torch.equal(stack.at_once(HIDDEN, rows)[0], together[rows])
 
 
-def test_with_8_bit_activations_a_mixture_has_the_same_bits_in_parts_batches_and_threads(coded_kernels):
-    hidden = randn(40, H, seed=9).bfloat16()
-    together = Layer(coded_kernels[0]).at_once(coded_kernels[0], hidden)
+def test_with_8_bit_activations_layers_have_the_same_bits_in_parts_batches_and_threads(coded_kernels):
+    expected = Stack(coded_kernels[0]).at_once(HIDDEN, range(40))
     for kernels in coded_kernels:
-        layer = Layer(kernels)
-        assert torch.equal(layer.in_parts(kernels, hidden), together)
+        stack = Stack(kernels)
+        assert_same(stack.in_parts(HIDDEN, range(40)), expected)
         for rows in ([0], [39, 3], list(range(39, -1, -1))):
-            assert torch.equal(layer.at_once(kernels, hidden[rows]), together[rows])
+            assert torch.equal(stack.at_once(HIDDEN, rows)[0], expected[0][rows])
 
 
-def test_a_mixture_tells_how_many_rows_chose_each_expert(kernels):
-    layer, hidden = Layer(kernels), randn(23, H, seed=9).bfloat16()
-    layer.at_once(kernels, hidden)
-    _, _, expert_ids = kernels.gate(hidden, layer.norm, layer.gate)
-    counts = layer.table.num_rows_per_expert
-    assert counts == expert_ids.flatten().bincount(minlength=NUM_EXPERTS).tolist()
+def test_each_layer_tells_how_many_rows_chose_each_expert(kernels):
+    stack = Stack(kernels)
+    stack.at_once(HIDDEN, range(23))
+    first, *others = stack.layers
+    plan, (keys, values) = make_plan(kernels, range(23), None), make_cache()
+    hidden = kernels.attention_layer(HIDDEN[:23].clone(), first.attention, plan, keys[0], values[0])
+    _, _, expert_ids = kernels.gate(hidden, first.norm, first.gate)
+    assert first.table.num_rows_per_expert == expert_ids.flatten().bincount(minlength=NUM_EXPERTS).tolist()
+    for layer in others:
+        assert sum(layer.table.num_rows_per_expert) == 23 * NUM_CHOSEN
 
 
 def attention_case(kernels, num_rows: int, window: int | None):
     """Weights, plan, and a cache of which the first half of the positions is written."""
-    width = (HEADS.num_heads + 2 * HEADS.num_kv_heads) * HEADS.head_dim
-    weights = AttentionWeights(
-        norm=make_norm(1),
-        qkv=make_matrix(kernels, width, H, 2),
-        out=make_matrix(kernels, H, HEADS.num_heads * HEADS.head_dim, 4),
-        sinks=randn(HEADS.num_heads, seed=6),
-    )
     positions = torch.arange(num_rows) + 30
     table = torch.arange(8, dtype=torch.int32)[None]
     rows = AttentionRows(
@@ -120,7 +182,7 @@ def attention_case(kernels, num_rows: int, window: int | None):
     )
     plan = kernels.plan_attention(rows, HEADS, BLOCK_SIZE)
     shape = (8, HEADS.num_kv_heads, BLOCK_SIZE, HEADS.head_dim)
-    return weights, plan, [randn(*shape, seed=seed).bfloat16() for seed in (11, 12)]
+    return make_attention(kernels, 0), plan, [randn(*shape, seed=seed).bfloat16() for seed in (11, 12)]
 
 
 @pytest.mark.parametrize("window", [None, 9])
