@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from gptoss_ray.errors import GptossError, InvalidRequestError
 
@@ -127,17 +128,17 @@ class GenerationRequest:
     sink_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
+class TokenLogprobs(NamedTuple):
     """Log probability of one token and of the most likely ones in its place, most likely first."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutput:
+class TokenOutput(NamedTuple):
     """What one step made for one request.
+
+    A tuple: one crosses processes for each token, and a dataclass takes several times as long to pickle.
 
     Attributes:
         request_id: Of the `GenerationRequest`.

@@ -23,9 +23,8 @@ from __future__ import annotations
 import codecs
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.message_header import (
@@ -55,8 +54,7 @@ def _mark_bad_bytes(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_ERRORS, _mark_bad_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """A piece of one message.
 
     Attributes:

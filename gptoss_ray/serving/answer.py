@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from gptoss_ray.errors import InternalError, RequestAbortedError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
@@ -52,8 +52,7 @@ class Answer(Generic[ItemT]):
     events: AsyncGenerator[ItemT | Usage, None]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """A token, its bytes, and its log probability, at least `MIN_LOGPROB`; None at the start of a prompt."""
 
     token_id: int
@@ -61,8 +60,7 @@ class TokenLogprob:
     logprob: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class LogprobEntry:
+class LogprobEntry(NamedTuple):
     """The log probability of a token and of the most likely ones in its place, most likely first.
 
     `text_offset` is how many characters of a completion's text come before the token.

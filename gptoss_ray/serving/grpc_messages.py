@@ -212,21 +212,19 @@ def stream_chat_response(answer: Answer[ChatDelta], event: ChatDelta | Usage) ->
     if isinstance(event, Usage):
         response.usage.CopyFrom(_usage(event))
         return response
-    response.choice.CopyFrom(
-        chat_pb2.ChatChoiceDelta(
-            index=event.index,
-            reasoning=event.reasoning,
-            content=event.content,
-            finish_reason=_FINISH_REASONS[event.finish_reason],
-            logprobs=_logprobs(event.logprobs),
-        )
-    )
+    # Set where it lies: to make it apart and copy it takes three times as long, for every token.
+    choice = response.choice
+    choice.index = event.index
+    choice.reasoning = event.reasoning
+    choice.content = event.content
+    choice.finish_reason = _FINISH_REASONS[event.finish_reason]
+    if event.logprobs:
+        choice.logprobs.extend(_logprobs(event.logprobs))
     if (piece := event.tool_call) is not None:
-        response.choice.tool_call.CopyFrom(
-            chat_pb2.ToolCallDelta(
-                index=piece.index, id=piece.id, name=piece.name, arguments_json=piece.arguments
-            )
-        )
+        choice.tool_call.index = piece.index
+        choice.tool_call.id = piece.id
+        choice.tool_call.name = piece.name
+        choice.tool_call.arguments_json = piece.arguments
     return response
 
 

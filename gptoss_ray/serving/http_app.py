@@ -29,11 +29,12 @@ from gptoss_ray.serving.openai_answers import (
     Version,
 )
 from gptoss_ray.serving.openai_json import (
-    ChatChunks,
+    ChunkWriter,
+    chat_chunks,
     chat_completion,
-    completion_chunk,
+    completion_chunks,
     text_completion,
-    usage_object,
+    usage_field,
 )
 from gptoss_ray.serving.openai_types import (
     ChatCompletionRequest,
@@ -114,13 +115,13 @@ class _Handlers:
         """Answer a chat, as a whole or as events."""
         parsed = await self._parse(ChatCompletionRequest, request)
         answer = await self._ingress.chat(parsed, tenant=request.state.tenant)
-        return await _respond(request, parsed, answer, ChatChunks(answer), chat_completion)
+        return await _respond(request, parsed, answer, chat_chunks(answer), chat_completion)
 
     async def completions(self, request: Request) -> Response:
         """Continue a prompt, as a whole or as events."""
         parsed = await self._parse(CompletionRequest, request)
         answer = await self._ingress.complete(parsed, tenant=request.state.tenant)
-        return await _respond(request, parsed, answer, partial(completion_chunk, answer), text_completion)
+        return await _respond(request, parsed, answer, completion_chunks(answer), text_completion)
 
     async def _parse(self, kind: type[RequestT], request: Request) -> RequestT:
         body = await read_body(request.receive, self._ingress.limits.max_body_bytes)
@@ -210,12 +211,12 @@ async def _respond(
     request: Request,
     parsed: SamplingFields,
     answer: Answer[DeltaT],
-    encode_chunk: Callable[[DeltaT | Usage], Mapping[str, object]],
+    write_chunk: ChunkWriter[DeltaT],
     encode_whole: Callable[[Answer[DeltaT], AsyncIterable[DeltaT | Usage]], Awaitable[Mapping[str, object]]],
 ) -> Response:
     """Send an answer as events or, put together from the same deltas, as a whole."""
     if parsed.stream:
-        payloads = _chunks(answer, encode_chunk, parsed)
+        payloads = _chunks(answer, write_chunk, parsed)
         return EventStreamResponse(payloads, request_id=request.state.request_id)
 
     async def whole() -> Mapping[str, object]:
@@ -226,16 +227,17 @@ async def _respond(
 
 
 async def _chunks(
-    answer: Answer[DeltaT], encode: Callable[[DeltaT | Usage], Mapping[str, object]], parsed: SamplingFields
-) -> AsyncGenerator[Mapping[str, object], None]:
+    answer: Answer[DeltaT], write: ChunkWriter[DeltaT], parsed: SamplingFields
+) -> AsyncGenerator[bytes, None]:
     """Yield a stream's chunks; where usage was asked for, the last one has it.
 
     The others have null then, or the usage so far where that was asked for, too.
     """
+    no_usage = usage_field(None) if parsed.wants_usage_chunk else b""
+    tells_usage = parsed.wants_usage_in_every_chunk
     async with aclosing(answer.events) as events:
         async for event in events:
             if not isinstance(event, Usage):
-                usage = usage_object(answer.usage) if parsed.wants_usage_in_every_chunk else None
-                yield {**encode(event), "usage": usage} if parsed.wants_usage_chunk else encode(event)
+                yield write((event,), usage_field(answer.usage) if tells_usage else no_usage)
             elif parsed.wants_usage_chunk:
-                yield encode(event)
+                yield write((), usage_field(event))

@@ -6,7 +6,10 @@ breaks the openai SDK's own accumulator.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from pydantic_core import to_json
 
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
 from gptoss_ray.serving.chat import ChatChoice, ChatDelta, ToolCallDelta, fold_chat
@@ -30,41 +33,67 @@ from gptoss_ray.serving.openai_answers import (
     UsageObject,
 )
 
+DeltaT = TypeVar("DeltaT")
 
-class ChatChunks:
-    """Encodes the events of one answer as `chat.completion.chunk`s.
+
+class ChunkWriter(Generic[DeltaT]):
+    """Writes the events of one answer as JSON; what all its chunks have in common is encoded once.
+
+    Args:
+        empty: A chunk without choices, which come last in it.
+        choice: Returns the choice that a delta is in a chunk.
+    """
+
+    def __init__(
+        self,
+        empty: ChatCompletionChunk | TextCompletion,
+        choice: Callable[[DeltaT], ChunkChoice | TextChoice],
+    ) -> None:
+        self._head = to_json(empty).removesuffix(b"[]}")
+        self._choice = choice
+
+    def __call__(self, deltas: Iterable[DeltaT], usage: bytes = b"") -> bytes:
+        """Return a chunk of these deltas, with the `usage_field` that is given."""
+        choices = to_json([self._choice(delta) for delta in deltas])
+        return b"%b%b%b}" % (self._head, choices, usage)
+
+
+def usage_field(usage: Usage | None) -> bytes:
+    """Return what tells the usage at the end of a chunk: so far, in all, or null."""
+    return b',"usage":' + to_json(usage and usage_object(usage))
+
+
+def chat_chunks(answer: Answer[ChatDelta]) -> ChunkWriter[ChatDelta]:
+    """Return what writes an answer as `chat.completion.chunk`s."""
+    empty = ChatCompletionChunk(
+        id=answer.id,
+        object="chat.completion.chunk",
+        created=answer.created,
+        model=answer.model,
+        system_fingerprint=None,
+        choices=[],
+    )
+    return ChunkWriter(empty, _ChunkChoices())
+
+
+class _ChunkChoices:
+    """Returns what deltas are in chunks.
 
     A choice's role comes with its first delta: clients take the first chunk for the first token.
     """
 
-    def __init__(self, answer: Answer[ChatDelta]) -> None:
-        self._answer = answer
+    def __init__(self) -> None:
         self._started: set[int] = set()
 
-    def __call__(self, event: ChatDelta | Usage) -> ChatCompletionChunk:
-        """Return the event's chunk."""
-        chunk = ChatCompletionChunk(
-            id=self._answer.id,
-            object="chat.completion.chunk",
-            created=self._answer.created,
-            model=self._answer.model,
-            system_fingerprint=None,
-            choices=[],
-        )
-        if isinstance(event, Usage):
-            chunk["usage"] = usage_object(event)
-            return chunk
-        is_first = event.index not in self._started
-        self._started.add(event.index)
-        chunk["choices"] = [
-            ChunkChoice(
-                index=event.index,
-                delta=_delta(event, is_first=is_first),
-                logprobs=_chat_logprobs(event.logprobs),
-                finish_reason=event.finish_reason,
-            )
-        ]
-        return chunk
+    def __call__(self, delta: ChatDelta) -> ChunkChoice:
+        is_first = delta.index not in self._started
+        self._started.add(delta.index)
+        return {
+            "index": delta.index,
+            "delta": _delta(delta, is_first=is_first),
+            "logprobs": _chat_logprobs(delta.logprobs),
+            "finish_reason": delta.finish_reason,
+        }
 
 
 async def chat_completion(
@@ -91,11 +120,9 @@ async def chat_completion(
     )
 
 
-def completion_chunk(answer: Answer[CompletionDelta], event: CompletionDelta | Usage) -> TextCompletion:
-    """Return a chunk of a `text_completion`."""
-    if isinstance(event, Usage):
-        return _text_completion(answer, [], event)
-    return _text_completion(answer, [event])
+def completion_chunks(answer: Answer[CompletionDelta]) -> ChunkWriter[CompletionDelta]:
+    """Return what writes an answer as chunks of a `text_completion`."""
+    return ChunkWriter(_text_completion(answer), _text_choice)
 
 
 async def text_completion(
@@ -103,33 +130,31 @@ async def text_completion(
 ) -> TextCompletion:
     """Return a `text_completion`: the events put together."""
     choices, usage = await fold_completion(events)
-    return _text_completion(answer, choices, usage)
+    completion = _text_completion(answer)
+    completion["choices"] = [_text_choice(choice) for choice in choices]
+    completion["usage"] = usage_object(usage)
+    return completion
 
 
-def _text_completion(
-    answer: Answer[CompletionDelta],
-    choices: Sequence[CompletionDelta | CompletionChoice],
-    usage: Usage | None = None,
-) -> TextCompletion:
-    completion = TextCompletion(
+def _text_completion(answer: Answer[CompletionDelta]) -> TextCompletion:
+    """Return one without choices."""
+    return TextCompletion(
         id=answer.id,
         object="text_completion",
         created=answer.created,
         model=answer.model,
         system_fingerprint=None,
-        choices=[
-            TextChoice(
-                index=choice.index,
-                text=choice.text,
-                logprobs=_completion_logprobs(choice.logprobs),
-                finish_reason=choice.finish_reason,
-            )
-            for choice in choices
-        ],
+        choices=[],
     )
-    if usage is not None:
-        completion["usage"] = usage_object(usage)
-    return completion
+
+
+def _text_choice(choice: CompletionDelta | CompletionChoice) -> TextChoice:
+    return {
+        "index": choice.index,
+        "text": choice.text,
+        "logprobs": _completion_logprobs(choice.logprobs),
+        "finish_reason": choice.finish_reason,
+    }
 
 
 def _delta(event: ChatDelta, *, is_first: bool) -> MessageDelta:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from pydantic_core import to_json
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gptoss_ray.errors import RequestAbortedError
 from gptoss_ray.serving.status_codes import as_client_error, error_object
@@ -18,10 +18,9 @@ ResultT = TypeVar("ResultT")
 DONE = b"data: [DONE]\n\n"
 
 
-def data_event(payload: Mapping[str, object]) -> bytes:
-    """Return one event of JSON; its lines end in LF alone, which all clients split on."""
-    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
-    return f"data: {text}\n\n".encode()
+def data_event(json: bytes) -> Message:
+    """Return one event of JSON as ASGI sends it; its lines end in LF alone, which all clients split on."""
+    return {"type": "http.response.body", "body": b"data: %b\n\n" % json, "more_body": True}
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, ResultT]) -> ResultT:
@@ -49,13 +48,13 @@ async def _client_left(receive: Receive) -> None:
 
 
 class EventStreamResponse(Response):
-    """Sends the events, then `[DONE]`.
+    """Sends the source's JSON as events, then `[DONE]`.
 
     The status line waits for the first event, so that a request refused by the engine still gets an
     HTTP status of its own; a later error becomes an event. The source is closed in every case.
     """
 
-    def __init__(self, payloads: AsyncGenerator[Mapping[str, object], None], *, request_id: str) -> None:
+    def __init__(self, payloads: AsyncGenerator[bytes, None], *, request_id: str) -> None:
         super().__init__(
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
@@ -72,15 +71,11 @@ class EventStreamResponse(Response):
         async with aclosing(self._payloads) as payloads:
             first = await anext(payloads)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await _send_body(send, data_event(first))
+            await send(data_event(first))
             try:
                 async for payload in payloads:
-                    await _send_body(send, data_event(payload))
+                    await send(data_event(payload))
             except Exception as error:
                 shown = as_client_error(error, self._request_id)
-                await _send_body(send, data_event(error_object(shown)))
+                await send(data_event(to_json(error_object(shown))))
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
-
-
-async def _send_body(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})

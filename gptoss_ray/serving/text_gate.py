@@ -30,6 +30,8 @@ class TextGate(Generic[EntryT]):
 
     def feed(self, text: str, entries: Sequence[EntryT] = ()) -> tuple[str, list[EntryT]]:
         """Add text and the entries of its tokens; return the text and the entries that may leave now."""
+        if not (self._stop or self._entries or entries):
+            return text, []  # nothing can be held back, so nothing has to be counted
         start = self._num_passed + len(self._held)
         self._entries.extend((start, entry) for entry in entries)
         self._held += text

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -199,7 +198,7 @@ class Graded(ScriptedSource):
     async def generate(self, request):
         async for output in super().generate(request):
             entry = TokenLogprobs(self.grades[request.params.choice_index])
-            yield replace(output, logprobs=(entry,) * len(output.logprobs))
+            yield output._replace(logprobs=(entry,) * len(output.logprobs))
 
 
 async def test_the_best_of_several_are_the_most_likely_ones_best_first():

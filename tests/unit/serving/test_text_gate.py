@@ -62,3 +62,10 @@ def test_what_is_held_back_leaves_when_no_text_follows():
     gate: TextGate[str] = TextGate(["xyz"])
     gate.feed("xy", ["XY"])
     assert gate.flush() == ("xy", ["XY"])
+
+
+def test_an_entry_behind_text_without_entries_waits_for_text_of_its_own():
+    gate: TextGate[str] = TextGate()
+    assert gate.feed("abc") == ("abc", [])
+    assert gate.feed("", ["D"]) == ("", [])
+    assert gate.feed("d") == ("d", ["D"])
