@@ -15,6 +15,7 @@ from gptoss_ray.commands.doctor import doctor
 from gptoss_ray.commands.generate import generate
 from gptoss_ray.commands.plan import plan
 from gptoss_ray.errors import GptossError
+from gptoss_ray.serving.proxy_choice import ProxyChoice
 
 app = typer.Typer(
     name="gptoss-ray",
@@ -33,12 +34,15 @@ app.add_typer(bench_app, name="bench")
 @app.command()
 def serve(
     config: Annotated[str, typer.Argument(help="A file such as configs/demo.yaml.")],
+    proxy: Annotated[
+        ProxyChoice, typer.Option(help="What clients connect to: Serve's own, or HAProxy (faster; Linux).")
+    ] = ProxyChoice.PYTHON,
 ) -> None:
     """Start Ray and Serve here, serve the models of CONFIG, stay up until Ctrl-C."""
     # Ray takes a second to import: only this command pays for it.
     from gptoss_ray.serving.launch import serve as launch  # noqa: PLC0415
 
-    raise typer.Exit(launch(config))
+    raise typer.Exit(launch(config, proxy))
 
 
 def main() -> None:

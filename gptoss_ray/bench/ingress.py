@@ -51,7 +51,8 @@ from gptoss_ray.config import EngineConfig, ServedModelConfig, ServingConfig
 from gptoss_ray.engine.stamped_script import read_stamps
 from gptoss_ray.errors import GptossError
 from gptoss_ray.ranks.sink_outbox import MAX_BUFFERED_OUTPUTS
-from gptoss_ray.serving.haproxy import find_haproxy, free_ports, haproxy_environment
+from gptoss_ray.serving.free_ports import free_ports
+from gptoss_ray.serving.haproxy import ENABLE_VARIABLE, find_haproxy, haproxy_environment
 from gptoss_ray.serving.scripted_options import HOST, ScriptedAnswers, ScriptedServer, ScriptedServing
 
 DEFAULT, HAPROXY, HAPROXY_OPTIMIZED = "default", "haproxy", "haproxy-optimized"
@@ -108,9 +109,9 @@ def _environment(mode: str, folder: Path) -> Mapping[str, str] | None:
     """Return what Serve's environment has in a mode; None where this machine cannot run it."""
     throughput = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1" if mode == HAPROXY_OPTIMIZED else "0"}
     if mode == DEFAULT:
-        return {"RAY_SERVE_ENABLE_HA_PROXY": "0", **throughput}
+        return {ENABLE_VARIABLE: "0", **throughput}
     binary = find_haproxy()
-    return None if binary is None else {**haproxy_environment(binary, folder, HOST), **throughput}
+    return None if binary is None else {**haproxy_environment(binary, folder), **throughput}
 
 
 def _server(bench: IngressBench, folder: Path) -> ScriptedServer:
@@ -125,7 +126,7 @@ def _server(bench: IngressBench, folder: Path) -> ScriptedServer:
         _UNPACED: ScriptedAnswers(),
     }
     models = tuple(ServedModelConfig(name=name, checkpoint=str(folder), engine=engine) for name in answers)
-    http_port, grpc_port = free_ports(2, HOST)
+    http_port, grpc_port = free_ports(2)
     application = ScriptedServing(serving=ServingConfig(models=models), answers=answers)
     return ScriptedServer(http_port=http_port, grpc_port=grpc_port, application=application)
 

@@ -15,6 +15,7 @@ address in `GPTOSS_RAY_GRPC_HOST`.
   variable under `controller_options`, whose environment the proxies inherit; so the shim holds for
   `gptoss-ray serve`, `serve run` and `serve deploy` alike, unless Serve was already running with other
   options.
+  Behind HAProxy each ingress replica is such a proxy for itself, and calls it too (`haproxy.py`).
 - **Replicas**: `Ingress` and `EngineReplica` call `bind_replica_to_node_address` when they are made,
   which is before Serve opens their port.
 

@@ -10,7 +10,7 @@ How the Serve deployment is made of it (`serving/app.py`)::
             super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
 
         def __serve_build_asgi_app__(self) -> FastAPI:
-            return build_fastapi_app(self, echo_request_id=False)   # Serve's proxy echoes it already
+            return build_fastapi_app(self, echo_request_id=False)   # Serve echoes it already
 
     serve.start(grpc_options={"grpc_servicer_functions": list(GRPC_SERVICER_FUNCTIONS), ...})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -11,22 +12,23 @@ from rich.console import Console
 from gptoss_ray.errors import CheckpointError, ConfigError
 from gptoss_ray.serving.interrupt import Interrupted, Interruption
 from gptoss_ray.serving.local_session import LocalSession
+from gptoss_ray.serving.proxy_choice import ProxyChoice, find_proxy_binary, proxy_environment
 from gptoss_ray.serving.sample_question import ask_sample_question
 
 if TYPE_CHECKING:
     from gptoss_ray.serving.serve_file import ServeFile
 
 
-def serve(config_path: str) -> int:
+def serve(config_path: str, proxy: ProxyChoice) -> int:
     """Serve the models of a config file until Ctrl-C or SIGTERM; returns the exit code.
 
     Raises:
-        ConfigError: The file is wrong, or a port is taken.
+        ConfigError: The file is wrong, a port is taken, or the proxy is not to be had here.
         CheckpointError: A checkpoint is corrupt; nothing was started.
         UnavailableError: A model did not start.
     """
     console = Console(soft_wrap=True)
-    session = LocalSession()
+    session = _start_session(proxy)
     # Ray reads its environment on import: these come after the session that sets it.
     from gptoss_ray.serving.local_ray import stop_ray  # noqa: PLC0415
     from gptoss_ray.serving.startup import start_serving  # noqa: PLC0415
@@ -55,13 +57,24 @@ def serve(config_path: str) -> int:
         console.print("stopped")
 
 
+def _start_session(proxy: ProxyChoice) -> LocalSession:
+    """Set the environment that Ray reads on import, and so before any configuration file is read."""
+    binary = find_proxy_binary(proxy)
+    session = LocalSession()
+    try:
+        os.environ.update(proxy_environment(binary, session.folder))
+    except ConfigError:
+        session.remove()
+        raise
+    return session
+
+
 def _announce(console: Console, file: ServeFile) -> None:
     """Print the addresses and a sample question with its answer."""
     http = file.schema.http_options
-    base_url = f"http://{http.host}:{http.port}"
     console.print(f"ready in {time.time() - psutil.Process().create_time():.1f} s")
-    console.print(f"HTTP  {base_url}/v1")
+    console.print(f"HTTP  {file.base_url}/v1")
     console.print(f"gRPC  {http.host}:{file.schema.grpc_options.port}")
     keys = file.serving.resolve_api_keys()
-    ask_sample_question(console, base_url, file.serving.models[0].name, keys[0] if keys else None)
+    ask_sample_question(console, file.base_url, file.serving.models[0].name, keys[0] if keys else None)
     console.print("Ctrl-C stops the server.")

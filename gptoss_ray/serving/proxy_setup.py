@@ -1,4 +1,4 @@
-"""What our configuration files have Serve's proxies run before they open a port."""
+"""What our configuration files have Serve's proxies, and ingress replicas behind HAProxy, run at first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gptoss_ray.serving.stream_cancellation import forward_all_cancellations
 
 
 def prepare_proxy() -> list[Any]:
-    """Apply our changes to this proxy's process; RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names this.
+    """Apply our changes to this process; RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names this.
 
     Returns no HTTP middleware.
     """

@@ -22,6 +22,12 @@ class ServeFile:
     schema: ServeDeploySchema
     serving: ServingConfig
 
+    @property
+    def base_url(self) -> str:
+        """Where a client on this machine reaches HTTP."""
+        http = self.schema.http_options
+        return f"http://{http.host}:{http.port}"
+
     @classmethod
     def read(cls, path: str | Path) -> ServeFile:
         """Read and check a file, Serve's part included: Serve itself ignores unknown keys.

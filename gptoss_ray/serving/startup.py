@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 from ray import serve
 from ray.serve.context import _get_global_client
 from rich.console import Console
@@ -14,7 +15,10 @@ from rich.status import Status
 from gptoss_ray.errors import UnavailableError
 from gptoss_ray.ranks.cluster_nodes import free_cluster_nodes, this_machine
 from gptoss_ray.ranks.load_progress import LoadProgress
+from gptoss_ray.serving.bind_address import GRPC_HOST_VARIABLE
 from gptoss_ray.serving.deploy_watch import read_deploy_state
+from gptoss_ray.serving.free_ports import LOOPBACK
+from gptoss_ray.serving.haproxy import haproxy_hosts, is_haproxy_on
 from gptoss_ray.serving.interrupt import Interruption
 from gptoss_ray.serving.local_ray import start_ray
 from gptoss_ray.serving.local_session import LocalSession
@@ -26,6 +30,7 @@ from gptoss_ray.serving.session_processes import session_processes
 POLL_S = 0.2
 
 _MAX_SHOWN_RANKS = 4
+_PROXY_PATIENCE_S = 60.0
 
 
 def start_serving(
@@ -70,6 +75,7 @@ def deploy(console: Console, session: LocalSession, interruption: Interruption, 
         _start_serve(file)
     with _stage(console, "loading the model") as status:
         _wait_until_running(file, status, interruption)
+        _wait_until_reached(file, interruption)
     for port in open_ports(session_processes(session.session_id)):
         console.print(f"[yellow]open to other hosts:[/] {port}")
 
@@ -89,7 +95,17 @@ def _cluster_environment(file: ServeFile) -> dict[str, str]:
     """
     options = file.schema.controller_options
     variables: dict[str, str] = ((options and options.runtime_env) or {}).get("env_vars", {})
-    return variables
+    if not is_haproxy_on():
+        return variables
+    grpc_host = variables.get(GRPC_HOST_VARIABLE, LOOPBACK)
+    hosts = haproxy_hosts(file.schema.http_options.host, grpc_host)
+    return variables | {GRPC_HOST_VARIABLE: LOOPBACK} | hosts
+
+
+def _http_options(file: ServeFile) -> dict[str, object]:
+    """Return the file's options for HTTP; behind HAProxy no port of Serve's own is for other hosts."""
+    options: dict[str, object] = file.schema.http_options.model_dump()
+    return options | {"host": LOOPBACK} if is_haproxy_on() else options
 
 
 def _start_serve(file: ServeFile) -> None:
@@ -97,7 +113,7 @@ def _start_serve(file: ServeFile) -> None:
     schema = file.schema
     serve.start(
         proxy_location=schema.proxy_location,
-        http_options=schema.http_options.model_dump(),
+        http_options=_http_options(file),
         grpc_options=schema.grpc_options.model_dump(),
         logging_config=schema.logging_config,
     )
@@ -125,6 +141,31 @@ def _wait_until_running(file: ServeFile, status: Status, interruption: Interrupt
             check_placement(file, free_cluster_nodes())
         status.update(_loading_text(state.progress) or "starting the ranks")
         time.sleep(POLL_S)
+
+
+def _wait_until_reached(file: ServeFile, interruption: Interruption) -> None:
+    """Return when HTTP gets through to the ingress, of which HAProxy learns only after Serve has started it.
+
+    Raises:
+        UnavailableError: It does not.
+    """
+    give_up_s = time.monotonic() + _PROXY_PATIENCE_S
+    with httpx.Client(base_url=file.base_url) as http:
+        while (answer := _ask_live(http)) != "200":
+            interruption.check()
+            if time.monotonic() > give_up_s:
+                raise UnavailableError(
+                    f"{file.base_url}/live does not reach the ingress ({answer}); the proxies' logs say why."
+                )
+            time.sleep(POLL_S)
+
+
+def _ask_live(http: httpx.Client) -> str:
+    """Return the status of an answer, or why there was none."""
+    try:
+        return str(http.get("/live").status_code)
+    except httpx.HTTPError as error:
+        return str(error)
 
 
 def _loading_text(progress: dict[str, LoadProgress]) -> str:

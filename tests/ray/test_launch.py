@@ -1,84 +1,20 @@
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
-from tests.support.served_app import free_port, write_config
-
-
-class ServeCommand:
-    """`gptoss-ray serve` in a process group of its own, its output kept."""
-
-    def __init__(self, config: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gptoss_ray.cli", "serve", str(config)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            # Every process of the run inherits it, whoever its parent is in the end.
-            env=os.environ | {"GPTOSS_RAY_TEST_RUN": (run := os.urandom(8).hex())},
-        )
-        self.run = run
-        self.output = ""
-
-    def read_until(self, text: str, within_s: float = 120.0) -> None:
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + within_s
-        while text not in self.output:
-            line = self.process.stdout.readline()
-            assert line, f"ended before {text!r}:\n{self.output}"
-            self.output += line
-            assert time.monotonic() < deadline, self.output
-
-    def wait(self, within_s: float = 60.0) -> int:
-        rest, _ = self.process.communicate(timeout=within_s)
-        self.output += rest
-        return self.process.returncode
-
-    def processes(self) -> list[str]:
-        """Return what still runs of all that this command started."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("GPTOSS_RAY_TEST_RUN") == self.run:
-                    found.append(" ".join(process.cmdline()))
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                continue
-        return found
-
-
-@contextmanager
-def serve_command(config: Path) -> Iterator[ServeCommand]:
-    command = ServeCommand(config)
-    try:
-        yield command
-    finally:
-        if command.process.poll() is None:
-            command.process.terminate()
-            command.wait()
-        assert command.process.stdout is not None
-        command.process.stdout.close()
-
-
-def session_folders() -> set[Path]:
-    return set(Path("/tmp").glob("gptoss-ray-*"))
+from gptoss_ray.serving.free_ports import free_ports
+from tests.support.serve_command import serve_command, session_folders
+from tests.support.served_app import write_config
 
 
 def test_it_answers_a_sample_question_and_ctrl_c_leaves_nothing(tmp_path, tiny_checkpoint):
-    port = free_port()
+    (port,) = free_ports(1)
     config = write_config(tmp_path / "serve.yaml", tiny_checkpoint, http_port=port)
     folders = session_folders()
     with serve_command(config) as command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,18 +15,11 @@ import psutil
 import yaml
 
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
+from gptoss_ray.serving.free_ports import free_ports
 from gptoss_ray.serving.session_processes import session_processes
 
 ROOT = Path(__file__).parents[2]
 API_KEY = "a-key-for-tests"
-
-
-def free_port() -> int:
-    """Return a port on loopback that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_tiny_checkpoint(folder: Path) -> None:
@@ -41,8 +33,9 @@ def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     `parallel` has more fields of that section.
     """
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
-    config["http_options"]["port"] = changes.get("http_port") or free_port()
-    config["grpc_options"]["port"] = changes.get("grpc_port") or free_port()
+    http_port, grpc_port = free_ports(2)
+    config["http_options"]["port"] = changes.get("http_port", http_port)
+    config["grpc_options"]["port"] = changes.get("grpc_port", grpc_port)
     args = config["applications"][0]["args"]
     args["models"][0] |= {"checkpoint": str(checkpoint), "name": "tiny"}
     args["models"][0]["engine"] |= {"max_context": 2048, "kv_cache_bytes": 32 << 20}

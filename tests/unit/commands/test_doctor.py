@@ -17,7 +17,8 @@ from gptoss_ray.errors import UnavailableError
 from gptoss_ray.kernels import backend
 from gptoss_ray.ranks import cluster_nodes
 from gptoss_ray.ranks.rank_placement import NodeResources
-from tests.support.served_app import ROOT, free_port
+from gptoss_ray.serving.free_ports import free_ports
+from tests.support.served_app import ROOT
 
 with warnings.catch_warnings():
     # Importing Serve warns of how Serve uses pydantic.
@@ -51,8 +52,7 @@ def config(tmp_path: Path) -> Callable[..., Path]:
 
     def write(name: str = "demo", **model: object) -> Path:
         content = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
-        content["http_options"]["port"] = free_port()
-        content["grpc_options"]["port"] = free_port()
+        content["http_options"]["port"], content["grpc_options"]["port"] = free_ports(2)
         content["applications"][0]["args"]["models"][0] |= model
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(content))

@@ -4,17 +4,17 @@ import pytest
 
 from gptoss_ray.errors import UnavailableError
 from gptoss_ray.ranks import cluster_nodes
-from tests.support.served_app import free_port
+from gptoss_ray.serving.free_ports import free_ports
 
 
-@pytest.mark.parametrize("address", [f"127.0.0.1:{free_port()}", "nonsense"])
+@pytest.mark.parametrize("address", [f"127.0.0.1:{free_ports(1)[0]}", "nonsense"])
 def test_an_address_where_nothing_answers_is_refused_at_once(address):
     with pytest.raises(UnavailableError, match="no Ray cluster answers"):
         cluster_nodes.connect(address)
 
 
 def test_what_a_dead_cluster_of_this_machine_left_behind_is_no_cluster(monkeypatch):
-    dead = f"127.0.0.1:{free_port()}"
+    dead = f"127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setattr(cluster_nodes, "canonicalize_bootstrap_address", lambda address: dead)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert not cluster_nodes.connect("auto")

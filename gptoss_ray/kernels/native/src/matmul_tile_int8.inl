@@ -28,54 +28,30 @@ GR_INLINE T load_word(const uint8_t* word) {
   return value;
 }
 
-// acc[m] += kBlocks blocks of a panel times row m.
-template <class Format, int M, int kBlocks>
-GR_INLINE void add_coded_blocks(const uint8_t* codes, const uint8_t* scales, const uint8_t* x,
-                                F32* acc) {
-  const auto word_of = [x](int b, int word, int m) {
-    return x + ((b * kCodedWords + word) * M + m) * 4;
-  };
-  I32 sums[kBlocks][M];
+// acc[m] += a block of a panel times row m.
+template <class Format, int M>
+GR_INLINE void add_coded_block(const uint8_t* codes, const uint8_t* scales, const uint8_t* x,
+                               F32* acc) {
+  const auto word_of = [x](int word, int m) { return x + (word * M + m) * 4; };
+  I32 sums[M];
 #pragma GCC unroll 16
-  for (int b = 0; b < kBlocks; ++b) {
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) {
-      sums[b][m] = set_int(load_word<int32_t>(word_of(b, kStartWord, m)));
-    }
-  }
+  for (int m = 0; m < M; ++m) sums[m] = set_int(load_word<int32_t>(word_of(kStartWord, m)));
   // Unrolled whole: a fifth faster with many rows, as GCC then keeps fewer sums in memory.
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    Octet octets[kBlocks];
-#pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b) {
-      if constexpr (M <= kFewRows) {
-        const uint8_t* const next =
-            codes + b * Format::kCodeBytes + i * (Format::kCodeBytes / 4) + kPrefetchBytes;
-#pragma GCC unroll 4
-        for (int64_t line = 0; line < Format::kCodeBytes / 4; line += 64) prefetch(next + line);
-      }
-      octets[b] = Format::octet(codes + b * Format::kCodeBytes, i);
-    }
+    prefetch_after<Format, M>(codes + i * (Format::kCodeBytes / 4));
+    const Octet octet = Format::octet(codes, i);
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
-#pragma GCC unroll 4
-      for (int b = 0; b < kBlocks; ++b) {
 #pragma GCC unroll 16
-        for (int m = 0; m < M; ++m) {
-          sums[b][m] = dot(sums[b][m], octets[b].four[j], word_of(b, 2 * i + j, m));
-        }
-      }
+      for (int m = 0; m < M; ++m) sums[m] = dot(sums[m], octet.four[j], word_of(2 * i + j, m));
     }
   }
-#pragma GCC unroll 4
-  for (int b = 0; b < kBlocks; ++b) {
-    const F32 scale = Format::octet_scales(scales + b * Format::kScaleBytes);
+  const F32 scale = Format::octet_scales(scales);
 #pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) {
-      const F32 row_scale = set(load_word<float>(word_of(b, kScaleWord, m)));
-      acc[m] = fma(mul(to_float(sums[b][m]), row_scale), scale, acc[m]);
-    }
+  for (int m = 0; m < M; ++m) {
+    const F32 row_scale = set(load_word<float>(word_of(kScaleWord, m)));
+    acc[m] = fma(mul(to_float(sums[m]), row_scale), scale, acc[m]);
   }
 }
 
@@ -83,23 +59,14 @@ GR_INLINE void add_coded_blocks(const uint8_t* codes, const uint8_t* scales, con
 template <class Format, int M>
 void coded_tile_sums(const uint8_t* codes, const uint8_t* scales, const uint8_t* x,
                      int64_t num_blocks, float* sums) {
-  constexpr int kAtOnce = blocks_at_once(M);
-  constexpr int64_t kBlockBytes = sizeof(CodedBlock) * M;
   F32 acc[M];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) acc[m] = zero();
-  int64_t block = 0;
-  for (; block + kAtOnce <= num_blocks; block += kAtOnce) {
-    add_coded_blocks<Format, M, kAtOnce>(codes, scales, x, acc);
-    codes += kAtOnce * Format::kCodeBytes;
-    scales += kAtOnce * Format::kScaleBytes;
-    x += kAtOnce * kBlockBytes;
-  }
-  for (; block < num_blocks; ++block) {
-    add_coded_blocks<Format, M, 1>(codes, scales, x, acc);
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    add_coded_block<Format, M>(codes, scales, x, acc);
     codes += Format::kCodeBytes;
     scales += Format::kScaleBytes;
-    x += kBlockBytes;
+    x += sizeof(CodedBlock) * M;
   }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) store(sums + m * kPanel, acc[m]);
