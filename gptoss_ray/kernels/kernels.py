@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -53,6 +53,20 @@ class LayerStack(Protocol):
 
 class AttentionPlan(Protocol):
     """What all layers of a kind (full or sliding) share in a step; opaque."""
+
+
+class AttentionPlans(NamedTuple):
+    """Of one step: for layers that see everything, and for those that see a window."""
+
+    full: AttentionPlan
+    sliding: AttentionPlan
+
+
+class LayerCaches(NamedTuple):
+    """Keys and values of all layers: [cache places, num_blocks, kv_heads, block_size, D]."""
+
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -245,15 +259,7 @@ class Kernels(Protocol):
     def layer_stack(self, layers: Sequence[LayerWeights]) -> LayerStack:
         """Return what `layers` wants to know of these layers, in order; it shares their memory."""
 
-    def layers(
-        self,
-        hidden: Tensor,
-        stack: LayerStack,
-        full: AttentionPlan,
-        sliding: AttentionPlan,
-        keys: Tensor,
-        values: Tensor,
-    ) -> Tensor:
+    def layers(self, hidden: Tensor, stack: LayerStack, plans: AttentionPlans, cache: LayerCaches) -> Tensor:
         """Return what the stack's layers make of hidden [T, H], one after the other; it may be written over.
 
         Each is `attention_layer`, then what `gate`, `experts` and `combine` make of its result.
@@ -261,8 +267,6 @@ class Kernels(Protocol):
         Args:
             hidden: Residual stream.
             stack: Of the network.
-            full: Of this step, for layers that see everything.
-            sliding: Of this step, for layers that see a window.
-            keys: [cache places, num_blocks, kv_heads, block_size, D]; see `attention_layer`.
-            values: Of the same shape.
+            plans: Of this step.
+            cache: Written and read as in `attention_layer`.
         """

@@ -19,12 +19,14 @@ from gptoss_ray.kernels import reference
 from gptoss_ray.kernels.attention_plan import AttentionPiece, plan_attention
 from gptoss_ray.kernels.kernels import (
     AttentionPlan,
+    AttentionPlans,
     AttentionRows,
     AttentionWeights,
     Expert,
     ExpertTable,
     Gate,
     HeadShape,
+    LayerCaches,
     LayerStack,
     LayerWeights,
     Matrix,
@@ -213,19 +215,12 @@ class ReferenceKernels:
         """Keep the layers as they are."""
         return ReferenceLayerStack(tuple(layers))
 
-    def layers(
-        self,
-        hidden: Tensor,
-        stack: LayerStack,
-        full: AttentionPlan,
-        sliding: AttentionPlan,
-        keys: Tensor,
-        values: Tensor,
-    ) -> Tensor:
+    def layers(self, hidden: Tensor, stack: LayerStack, plans: AttentionPlans, cache: LayerCaches) -> Tensor:
         """One part after the other."""
         for layer in cast(ReferenceLayerStack, stack).layers:
-            plan, place = sliding if layer.is_sliding else full, layer.cache_index
-            hidden = self.attention_layer(hidden, layer.attention, plan, keys[place], values[place])
+            plan = plans.sliding if layer.is_sliding else plans.full
+            keys, values = cache.keys[layer.cache_index], cache.values[layer.cache_index]
+            hidden = self.attention_layer(hidden, layer.attention, plan, keys, values)
             hidden = self._mixture(hidden, layer)
         return hidden
 

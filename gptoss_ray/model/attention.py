@@ -48,6 +48,6 @@ class Attention:
 
     def forward(self, hidden: Tensor, step: StepContext) -> Tensor:
         """Write the tokens' K and V to the cache, attend, and add to the residual stream: [T, H] → [T, H]."""
-        plan = step.sliding if self.is_sliding else step.full
+        plan = step.plans.sliding if self.is_sliding else step.plans.full
         keys, values = step.kv_cache.keys(self.layer), step.kv_cache.values(self.layer)
         return step.kernels.attention_layer(hidden, self.weights, plan, keys, values)

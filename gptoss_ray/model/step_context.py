@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
-from gptoss_ray.kernels.kernels import AttentionPlan, AttentionRows, HeadShape, Kernels
+from gptoss_ray.kernels.kernels import AttentionPlan, AttentionPlans, AttentionRows, HeadShape, Kernels
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.rotary_embedding import RotaryEmbedding
@@ -20,14 +20,12 @@ class StepContext:
     Attributes:
         kernels: All arithmetic.
         kv_cache: Read and written.
-        full: Of the layers that see everything.
-        sliding: Of the layers that see a window.
+        plans: Of both kinds of layers.
     """
 
     kernels: Kernels
     kv_cache: KVCache
-    full: AttentionPlan
-    sliding: AttentionPlan
+    plans: AttentionPlans
 
     @classmethod
     def of(
@@ -54,9 +52,8 @@ class StepContext:
             )
             return kernels.plan_attention(rows, heads, kv_cache.block_size)
 
-        return cls(
-            kernels=kernels,
-            kv_cache=kv_cache,
+        plans = AttentionPlans(
             full=plan(batch.slot_mapping_full, batch.block_tables_full, None),
             sliding=plan(batch.slot_mapping_window, batch.block_tables_window, config.sliding_window),
         )
+        return cls(kernels, kv_cache, plans)

@@ -14,7 +14,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.config import EXPERT_MEMORY_SHARE, EngineConfig
 from gptoss_ray.kernels.backend import Backend, make_kernels, select_backend
-from gptoss_ray.kernels.kernels import Kernels, LayerStack, LayerWeights, Matrix, Norm
+from gptoss_ray.kernels.kernels import Kernels, LayerCaches, LayerStack, LayerWeights, Matrix, Norm
 from gptoss_ray.kvcache.kv_cache import KVCache, storage_indices
 from gptoss_ray.model.attention import Attention
 from gptoss_ray.model.expert_shard import ExpertShard
@@ -173,8 +173,8 @@ class Transformer:
         if self._stack is None:
             hidden = self._with_other_ranks(hidden, batch, step)
         else:
-            cache = kv_cache.all_keys, kv_cache.all_values
-            hidden = self.kernels.layers(hidden, self._stack, step.full, step.sliding, *cache)
+            cache = LayerCaches(kv_cache.all_keys, kv_cache.all_values)
+            hidden = self.kernels.layers(hidden, self._stack, step.plans, cache)
         return self.kernels.norm_linear(hidden[batch.logits_rows], self.final_norm, self.unembedding)
 
     @cached_property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_ray.kernels.kernels import AttentionPlan, AttentionRows, HeadShape
+from gptoss_ray.kernels.kernels import AttentionPlan, AttentionRows, HeadShape, LayerCaches
 from gptoss_ray.kernels.native.arguments import address, contiguous, sizes
 from gptoss_ray.kernels.native.library import CAttention
 
@@ -74,7 +74,7 @@ class NativeAttentionPlan:
         self._point_at(keys, values, ())
         self.arguments.sinks = address("sinks", sinks, torch.float32, (self.heads.num_heads,))
 
-    def point_at_all(self, keys: Tensor, values: Tensor, num_heads: int) -> int:
+    def point_at_all(self, cache: LayerCaches, num_heads: int) -> int:
         """Fill in the cache of all layers, which have so many query heads, and return its number of places.
 
         Raises:
@@ -84,8 +84,8 @@ class NativeAttentionPlan:
             raise ValueError(
                 f"the layers have {num_heads} sinks; the plan is of {self.heads.num_heads} heads"
             )
-        num_places = keys.shape[0] if keys.dim() else 0
-        self._point_at(keys, values, (num_places,))
+        num_places = cache.keys.shape[0] if cache.keys.dim() else 0
+        self._point_at(*cache, (num_places,))
         return num_places
 
     def _point_at(self, keys: Tensor, values: Tensor, places: tuple[int, ...]) -> None:

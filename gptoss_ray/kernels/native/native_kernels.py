@@ -15,12 +15,14 @@ from torch import Tensor
 
 from gptoss_ray.kernels.kernels import (
     AttentionPlan,
+    AttentionPlans,
     AttentionRows,
     AttentionWeights,
     Expert,
     ExpertTable,
     Gate,
     HeadShape,
+    LayerCaches,
     LayerStack,
     LayerWeights,
     Matrix,
@@ -293,21 +295,13 @@ class NativeKernels:
         """Check the layers once for all steps."""
         return NativeLayerStack.of(layers)
 
-    def layers(
-        self,
-        hidden: Tensor,
-        stack: LayerStack,
-        full: AttentionPlan,
-        sliding: AttentionPlan,
-        keys: Tensor,
-        values: Tensor,
-    ) -> Tensor:
+    def layers(self, hidden: Tensor, stack: LayerStack, plans: AttentionPlans, cache: LayerCaches) -> Tensor:
         """All in one call, written over `hidden`; of equal logits the lowest expert comes first."""
-        stack, full, sliding = native_stack(stack), native_plan(full), native_plan(sliding)
+        stack, full, sliding = native_stack(stack), native_plan(plans.full), native_plan(plans.sliding)
         num_rows = full.num_tokens
         hidden = contiguous("hidden", hidden, _BF16, (num_rows, stack.hidden_size))
-        num_places = full.point_at_all(keys, values, stack.num_heads)
-        sliding.point_at_all(keys, values, stack.num_heads)
+        num_places = full.point_at_all(cache, stack.num_heads)
+        sliding.point_at_all(cache, stack.num_heads)
         context = self.context
         if num_rows and context.functions.gr_layers(
             context.handle,

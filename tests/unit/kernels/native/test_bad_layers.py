@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import (
+    AttentionPlans,
     AttentionRows,
     AttentionWeights,
     Expert,
     Gate,
     HeadShape,
+    LayerCaches,
     LayerWeights,
     Matrix,
     Norm,
@@ -72,18 +74,18 @@ def plan(kernels: NativeKernels, num_rows: int = T, heads: HeadShape = HEADS) ->
     return kernels.plan_attention(rows, heads, BLOCK_SIZE)
 
 
-def cache() -> Tensor:
+def cache() -> LayerCaches:
     shape = (NUM_PLACES, 2, HEADS.num_kv_heads, BLOCK_SIZE, HEADS.head_dim)
-    return torch.zeros(shape, dtype=torch.bfloat16)
+    return LayerCaches(*torch.zeros(2, *shape, dtype=torch.bfloat16))
 
 
 def test_wrong_tensors_of_a_step(kernels: NativeKernels):
     stack, rows = kernels.layer_stack([layer(kernels)]), plan(kernels)
 
     def call(hidden: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return kernels.layers(hidden, stack, rows, rows, keys, values)
+        return kernels.layers(hidden, stack, AttentionPlans(rows, rows), LayerCaches(keys, values))
 
-    assert_each_wrong_tensor_is_refused(call, {"hidden": random(T, H), "keys": cache(), "values": cache()})
+    assert_each_wrong_tensor_is_refused(call, {"hidden": random(T, H), **cache()._asdict()})
 
 
 def test_wrong_tensors_of_a_layer(kernels: NativeKernels):
@@ -131,7 +133,7 @@ def test_layers_that_do_not_fit_the_step(kernels: NativeKernels, changes: dict[s
         changes = {"gate": replace(good.gate, experts_per_token=changes["gate"])}
     stack, rows = kernels.layer_stack([replace(good, **changes)]), plan(kernels)
     with pytest.raises(ValueError, match=named):
-        kernels.layers(random(T, H), stack, rows, rows, cache(), cache())
+        kernels.layers(random(T, H), stack, AttentionPlans(rows, rows), cache())
 
 
 def test_matrices_of_a_layer_that_do_not_fit_its_heads(kernels: NativeKernels):
@@ -140,15 +142,16 @@ def test_matrices_of_a_layer_that_do_not_fit_its_heads(kernels: NativeKernels):
         attention = replace(good.attention, **{name: matrix(kernels, 32, H)})
         stack, rows = kernels.layer_stack([replace(good, attention=attention)]), plan(kernels)
         with pytest.raises(ValueError, match=rf"{name}\."):
-            kernels.layers(random(T, H), stack, rows, rows, cache(), cache())
+            kernels.layers(random(T, H), stack, AttentionPlans(rows, rows), cache())
 
 
 def test_plans_that_do_not_fit_the_layers(kernels: NativeKernels):
     stack, rows = kernels.layer_stack([layer(kernels)]), plan(kernels)
     with pytest.raises(ValueError, match=r"sliding\.num_tokens is 2"):
-        kernels.layers(random(T, H), stack, rows, plan(kernels, 2), cache(), cache())
+        kernels.layers(random(T, H), stack, AttentionPlans(rows, plan(kernels, 2)), cache())
     with pytest.raises(ValueError, match="4 sinks; the plan is of 2 heads"):
-        kernels.layers(random(T, H), stack, plan(kernels, T, HeadShape(2, 2, 16)), rows, cache(), cache())
+        narrow = plan(kernels, T, HeadShape(2, 2, 16))
+        kernels.layers(random(T, H), stack, AttentionPlans(narrow, rows), cache())
 
 
 def test_stacks_tables_and_plans_of_other_kernels(kernels: NativeKernels):
@@ -160,11 +163,11 @@ def test_stacks_tables_and_plans_of_other_kernels(kernels: NativeKernels):
     with pytest.raises(ValueError, match=r"NativeKernels\.matrix"):
         kernels.layer_stack([replace(good, attention=replace(good.attention, qkv=other))])
     with pytest.raises(ValueError, match=r"NativeKernels\.layer_stack"):
-        kernels.layers(random(T, H), other, rows, rows, cache(), cache())
+        kernels.layers(random(T, H), other, AttentionPlans(rows, rows), cache())
     with pytest.raises(ValueError, match=r"NativeKernels\.plan_attention"):
-        kernels.layers(random(T, H), stack, rows, other, cache(), cache())
+        kernels.layers(random(T, H), stack, AttentionPlans(rows, other), cache())
 
 
 def test_no_rows_are_no_error(kernels: NativeKernels):
     stack, none = kernels.layer_stack([layer(kernels)]), plan(kernels, 0)
-    assert kernels.layers(random(0, H), stack, none, none, cache(), cache()).shape == (0, H)
+    assert kernels.layers(random(0, H), stack, AttentionPlans(none, none), cache()).shape == (0, H)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import (
+    AttentionPlans,
     AttentionRows,
     AttentionWeights,
     Expert,
     Gate,
     HeadShape,
+    LayerCaches,
     LayerWeights,
     Norm,
     SwiGLU,
@@ -50,13 +52,13 @@ class Stack:
         self.layers = [make_layer(kernels, index) for index in range(3)]
         self.stack = kernels.layer_stack(self.layers)
 
-    def at_once(self, hidden: Tensor, rows: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    def at_once(self, hidden: Tensor, rows: Sequence[int]) -> tuple[Tensor, LayerCaches]:
         """Return what becomes of these rows, and of the cache."""
         cache = make_cache()
-        full, sliding = (make_plan(self.kernels, rows, window) for window in (None, WINDOW))
-        return self.kernels.layers(hidden[rows], self.stack, full, sliding, *cache), cache
+        plans = AttentionPlans(*(make_plan(self.kernels, rows, window) for window in (None, WINDOW)))
+        return self.kernels.layers(hidden[rows], self.stack, plans, cache), cache
 
-    def in_parts(self, hidden: Tensor, rows: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    def in_parts(self, hidden: Tensor, rows: Sequence[int]) -> tuple[Tensor, LayerCaches]:
         kernels, cache, hidden = self.kernels, make_cache(), hidden[rows]
         for layer in self.layers:
             plan = make_plan(kernels, rows, WINDOW if layer.is_sliding else None)
@@ -117,15 +119,15 @@ def make_plan(kernels: NativeKernels | ReferenceKernels, rows: Sequence[int], wi
     return kernels.plan_attention(attention_rows, HEADS, BLOCK_SIZE)
 
 
-def make_cache() -> list[Tensor]:
+def make_cache() -> LayerCaches:
     shape = (2, 2 * MOST_ROWS, HEADS.num_kv_heads, BLOCK_SIZE, HEADS.head_dim)
-    return [randn(*shape, seed=seed).bfloat16() for seed in (11, 12)]
+    return LayerCaches(*(randn(*shape, seed=seed).bfloat16() for seed in (11, 12)))
 
 
 HIDDEN = randn(MOST_ROWS, H, seed=9).bfloat16()
 
 
-def assert_same(results: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> None:
+def assert_same(results: tuple[Tensor, LayerCaches], expected: tuple[Tensor, LayerCaches]) -> None:
     """Of rows, and of caches."""
     assert torch.equal(results[0], expected[0])
     assert all(map(torch.equal, results[1], expected[1]))
