@@ -51,9 +51,9 @@ from gptoss_ray.config import EngineConfig, ServedModelConfig, ServingConfig
 from gptoss_ray.engine.stamped_script import read_stamps
 from gptoss_ray.errors import GptossError
 from gptoss_ray.ranks.sink_outbox import MAX_BUFFERED_OUTPUTS
-from gptoss_ray.serving.free_ports import free_ports
+from gptoss_ray.serving.free_ports import LOOPBACK, free_ports
 from gptoss_ray.serving.haproxy import ENABLE_VARIABLE, find_haproxy, haproxy_environment
-from gptoss_ray.serving.scripted_options import HOST, ScriptedAnswers, ScriptedServer, ScriptedServing
+from gptoss_ray.serving.scripted_options import ScriptedAnswers, ScriptedServer, ScriptedServing
 
 DEFAULT, HAPROXY, HAPROXY_OPTIMIZED = "default", "haproxy", "haproxy-optimized"
 MODES = (DEFAULT, HAPROXY, HAPROXY_OPTIMIZED)
@@ -136,8 +136,8 @@ async def _measure(
 ) -> None:
     stamps = server.application.answers[_PACED].stamps
     assert stamps is not None
-    async with grpc.aio.insecure_channel(f"{HOST}:{server.grpc_port}") as channel:
-        http = HttpStreams(HOST, server.http_port)
+    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{server.grpc_port}") as channel:
+        http = HttpStreams(LOOPBACK, server.http_port)
         clients: tuple[StreamingClient, ...] = (http, GrpcStreams(channel))
         for client in clients:
             await _first_answers(client)
@@ -150,7 +150,7 @@ async def _measure(
             note(f"{mode}, {client.protocol}: most tokens/s")
             report.maximum.append(await _most(bench, mode, client))
         note(f"{mode}: hostile bodies")
-        report.hostile += await _hostile(mode, http, f"http://{HOST}:{server.http_port}")
+        report.hostile += await _hostile(mode, http, f"http://{LOOPBACK}:{server.http_port}")
 
 
 async def _first_answers(client: StreamingClient) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import ray
 
+from gptoss_ray.serving.free_ports import LOOPBACK
 from gptoss_ray.serving.interrupt import Interrupted
 from gptoss_ray.serving.local_session import LocalSession
 from gptoss_ray.serving.session_processes import end_processes, session_processes
@@ -27,7 +28,7 @@ def start_ray(session: LocalSession, environment: Mapping[str, str]) -> None:
     try:
         ray.init(
             address="local",
-            _node_ip_address="127.0.0.1",
+            _node_ip_address=LOOPBACK,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,

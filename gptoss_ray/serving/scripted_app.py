@@ -17,9 +17,9 @@ from gptoss_ray.engine.stamped_script import StampedScript
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.serving.app import application
 from gptoss_ray.serving.bind_address import GRPC_HOST_VARIABLE
+from gptoss_ray.serving.free_ports import LOOPBACK
 from gptoss_ray.serving.ingress import GRPC_SERVICER_FUNCTIONS
 from gptoss_ray.serving.scripted_options import (
-    HOST,
     LETTER,
     OPENING,
     ScriptedAnswers,
@@ -64,7 +64,7 @@ def scripted_file(server: ScriptedServer) -> ServeFile:
     schema = ServeDeploySchema.model_validate(
         {
             "proxy_location": "HeadOnly",
-            "http_options": {"host": HOST, "port": server.http_port},
+            "http_options": {"host": LOOPBACK, "port": server.http_port},
             "grpc_options": {
                 "port": server.grpc_port,
                 "grpc_servicer_functions": list(GRPC_SERVICER_FUNCTIONS),
@@ -75,7 +75,7 @@ def scripted_file(server: ScriptedServer) -> ServeFile:
                         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
                             "gptoss_ray.serving.proxy_setup.prepare_proxy"
                         ),
-                        GRPC_HOST_VARIABLE: HOST,
+                        GRPC_HOST_VARIABLE: LOOPBACK,
                     }
                 }
             },

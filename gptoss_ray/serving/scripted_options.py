@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gptoss_ray.config import ServingConfig
 
-HOST = "127.0.0.1"
 OPENING = "<|channel|>final<|message|>"
 LETTER = "x"
 """One token, so that a client can count the tokens of a text."""

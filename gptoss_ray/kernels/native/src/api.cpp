@@ -114,8 +114,8 @@ gr::AttentionLayerArgs attention_layer_args(gr_context* context, const gr_matrix
   return layer;
 }
 
-// The second half of a layer, of t > 0 tokens.
-gr::MixtureArgs mixture_args(const gr_layer& layer, int64_t t, uint16_t* hidden) {
+// All that a layer's mixture reads of it.
+void check_mixture(const gr_layer& layer) {
   require_size(layer.num_experts, 1, "num_experts");
   check_chosen(layer.num_chosen, layer.num_experts);
   require_pointer(layer.norm, "norm");
@@ -126,9 +126,6 @@ gr::MixtureArgs mixture_args(const gr_layer& layer, int64_t t, uint16_t* hidden)
   require_pointer(layer.num_rows, "num_rows");
   check_experts(layer.gate_up, layer.down, layer.num_experts);
   check_is(layer.gate_up->k, layer.qkv->k, "gate_up.k");
-  return {layer.norm,        layer.eps,   layer.gate_weight, layer.gate_bias, layer.gate_up,
-          layer.down,        layer.num_experts, layer.num_chosen, layer.alpha, layer.limit,
-          t,                 layer.num_rows,    hidden};
 }
 
 // The arguments of a layer's attention: the step's, with the layer's own place in the cache.
@@ -346,8 +343,8 @@ int gr_layers(gr_context* context, const gr_layer* layers, int64_t num_layers, i
                           attention_layer_args(context, layer->qkv, layer->out,
                                                layer->attention_norm, layer->attention_eps, args,
                                                hidden));
-      gr::mixture(context->kernels, context->pool,
-                  mixture_args(*layer, full->num_tokens, hidden));
+      check_mixture(*layer);
+      gr::mixture(context->kernels, context->pool, *layer, full->num_tokens, hidden);
     }
   });
 }

@@ -70,20 +70,20 @@ void attention_layer(const KernelTable& kernels, ThreadPool& pool, const Attenti
                  {args.out, args.attention.out, t, args.hidden, args.hidden, GR_OUT_BF16});
 }
 
-void mixture(const KernelTable& kernels, ThreadPool& pool, const MixtureArgs& args) {
-  const int64_t t = args.t, k = args.k, h = args.gate_up[0].k, num_slots = t * k;
+void mixture(const KernelTable& kernels, ThreadPool& pool, const gr_layer& layer, int64_t t,
+             uint16_t* hidden) {
+  const int64_t k = layer.num_chosen, h = layer.gate_up[0].k, num_slots = t * k;
   const Routing routing = allocate_routing(pool, num_slots);
   uint16_t* const normed = scratch_rows(pool, Scratch::kNormed, t, h);
   uint16_t* const grouped = scratch_rows(pool, Scratch::kGroupedRows, num_slots, h);
   uint16_t* const results = scratch_rows(pool, Scratch::kExpertRows, num_slots, h);
-  kernels.gate(pool, args.hidden, args.norm_weight, args.eps, args.gate_weight, args.gate_bias, t,
-               h, args.num_experts, k, normed, routing.weights, routing.ids);
-  sort_slots(routing, num_slots, args.num_experts, args.num_rows);
+  kernels.gate(pool, hidden, layer.norm, layer.eps, layer.gate_weight, layer.gate_bias, t, h,
+               layer.num_experts, k, normed, routing.weights, routing.ids);
+  sort_slots(routing, num_slots, layer.num_experts, layer.num_rows);
   group_rows(pool, routing, normed, num_slots, k, h, grouped);
-  kernels.experts(pool, {args.gate_up, args.down, args.num_experts, args.num_rows, grouped,
-                         args.alpha, args.limit, results});
-  kernels.combine(pool, args.hidden, results, routing.weights, routing.places, t, k, h,
-                  args.hidden);
+  kernels.experts(pool, {layer.gate_up, layer.down, layer.num_experts, layer.num_rows, grouped,
+                         layer.alpha, layer.limit, results});
+  kernels.combine(pool, hidden, results, routing.weights, routing.places, t, k, h, hidden);
 }
 
 }  // namespace gr

@@ -19,27 +19,12 @@ struct AttentionLayerArgs {
   uint16_t* hidden;
 };
 
-// The second half of a layer of gr_layers, t > 0.
-struct MixtureArgs {
-  const float* norm_weight;
-  float eps;
-  const float* gate_weight;
-  const float* gate_bias;
-  const gr_matrix* gate_up;
-  const gr_matrix* down;
-  int64_t num_experts;
-  int64_t k;
-  float alpha;
-  float limit;
-  int64_t t;
-  int64_t* num_rows;
-  uint16_t* hidden;
-};
-
 // bf16 [num_rows, width] with unknown contents. Throws std::bad_alloc.
 uint16_t* scratch_rows(ThreadPool& pool, Scratch slot, int64_t num_rows, int64_t width);
 
 void attention_layer(const KernelTable& kernels, ThreadPool& pool, const AttentionLayerArgs& args);
-void mixture(const KernelTable& kernels, ThreadPool& pool, const MixtureArgs& args);
+// The second half of a layer, of t > 0 rows: hidden + the weighted sum of its chosen experts.
+void mixture(const KernelTable& kernels, ThreadPool& pool, const gr_layer& layer, int64_t t,
+             uint16_t* hidden);
 
 }  // namespace gr
