@@ -5,10 +5,10 @@ BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
-SLOW    := oracle or soak or gpu or ep or hosts
+SLOW    := oracle or soak or gpu or ep or hosts or chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-sanitize \
+.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-chaos test-sanitize \
         train-demo clean
 
 help: ## list the targets
@@ -50,6 +50,9 @@ test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts
+
+test-chaos: $(VENV)/.dev-installed ## kill, stop and starve ranks at every point, and every double fault in the model (half an hour)
+	$(BIN)/python -m pytest -m chaos
 
 # The sanitizers go first, and C++ with them: Python has no C++ of its own for them to find.
 test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sanitizers of memory and undefined behaviour (minutes)
