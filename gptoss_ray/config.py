@@ -75,7 +75,23 @@ class ParallelConfig(_Frozen):
         10_000, ge=1, description="Fewer tokens of all ranks together do not tell the load."
     )
     heartbeat_s: float = Field(0.05, gt=0, le=10, description="An idle group meets this often.")
-    collective_timeout_s: float = Field(30.0, gt=0, description="A rank later than this is lost.")
+    collective_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="A rank later than this is late; auto: 10 times what the step should take, 3 s at least.",
+    )
+    healing: Literal["auto", "restart", "in_place"] = Field(
+        "auto",
+        description="What a group does that loses a rank: all ends and starts anew, or the others go on; "
+        "auto: they go on if they are CPU ranks.",
+    )
+    tolerated_rank_losses: int | None = Field(
+        None,
+        ge=0,
+        description="So many ranks may be missing at once; the others keep room for their experts. "
+        "auto: 1 where the group heals in place.",
+    )
+    lease_s: float = Field(2.0, ge=0.2, le=60, description="A rank silent for so long is lost.")
     max_prefill_delay_steps: int = Field(4, ge=0, description="Steps a prompt waits for other prompts.")
     max_prefill_tokens_per_step: int = Field(
         48, ge=16, description="Prompt tokens of a rank in a step while any rank decodes."
@@ -95,6 +111,20 @@ class ParallelConfig(_Frozen):
     def moves_experts(self) -> bool:
         """Whether the placement of experts follows the load."""
         return self.num_ranks > 1 and self.num_spare_experts > 0
+
+    @property
+    def heals_in_place(self) -> bool:
+        """Whether ranks go on without one that is lost."""
+        is_chosen = self.healing == "in_place" or (self.healing == "auto" and self.device == "cpu")
+        return is_chosen and self.num_ranks > 1
+
+    @property
+    def num_tolerated_losses(self) -> int:
+        """Ranks whose experts the others have room for."""
+        if not self.heals_in_place:
+            return 0
+        wanted = 1 if self.tolerated_rank_losses is None else self.tolerated_rank_losses
+        return min(wanted, self.num_ranks - 1)
 
     @property
     def num_ranks_per_node(self) -> int:

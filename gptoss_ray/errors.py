@@ -11,7 +11,9 @@
     │   └── ModelNotFoundError         no such model is served
     ├── OverloadedError                queue full; retry_after_s says when to come back
     ├── UnavailableError               loading, draining, or the replica was lost
+    │   ├── RankDiedError              the process of a rank has ended
     │   └── GroupBrokenError           a rank of the group is lost, late, or of another epoch
+    │       └── StepFailedError        this rank left it, because its own step failed
     ├── DeadlineExceededError          the caller's deadline passed
     ├── RequestAbortedError            cancelled by the caller or the server
     ├── InternalError                  our fault; details are logged, never sent
@@ -98,8 +100,23 @@ class UnavailableError(GptossError):
     code = "unavailable"
 
 
+class RankDiedError(UnavailableError):
+    """The process of a rank has ended; it can neither answer nor emit.
+
+    `rank` is its number in its group, and its incarnation.
+    """
+
+    def __init__(self, message: str, *, rank: tuple[int, int]) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
 class GroupBrokenError(UnavailableError):
     """The ranks of a group are no longer in step; what they worked on can be sent again."""
+
+
+class StepFailedError(GroupBrokenError):
+    """A step failed on this very rank, which has left its group for that."""
 
 
 class DeadlineExceededError(GptossError):

@@ -20,7 +20,13 @@ from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.token_constraint import CompileGrammar, TokenConstraint
-from gptoss_ray.errors import ConfigError, GroupBrokenError, InvalidRequestError, OverloadedError
+from gptoss_ray.errors import (
+    ConfigError,
+    GroupBrokenError,
+    InvalidRequestError,
+    OverloadedError,
+    StepFailedError,
+)
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.kvcache.block_pool import BlockPool
 from gptoss_ray.kvcache.block_table import BlockTable
@@ -230,7 +236,8 @@ class Engine:
         the same work again.
 
         Raises:
-            GroupBrokenError: The step failed on this rank, which has left the group, or on another.
+            StepFailedError: The step failed on this rank, which has left the group.
+            GroupBrokenError: It failed on another.
         """
         with self._leaving_on_failure():
             self._swap_placement(agreement.placement)
@@ -247,6 +254,17 @@ class Engine:
         assert self._staged is None, "the placement staged before is not in use yet"
         assert version > self._placement, f"placement {version} is not newer than {self._placement}"
         self._staged = (version, transformer)
+
+    def change_epoch(self, version: int, transformer: Transformer) -> None:
+        """Go on among other ranks, with other experts; between two steps, on a rank that has joined them.
+
+        Args:
+            version: Of the placement, above all before; one that was staged is dropped.
+            transformer: The present one, with the experts of the new epoch. Requests do not notice.
+        """
+        assert version > self._placement, f"placement {version} is not newer than {self._placement}"
+        self._staged = None
+        self._placement, self._runner.transformer = version, transformer
 
     def stats(self) -> EngineStats:
         """Load and totals as of now."""
@@ -295,8 +313,7 @@ class Engine:
             self._leave_group()
             if isinstance(error, GroupBrokenError):
                 raise
-            logger.exception("step_failed action=leave_group")
-            raise GroupBrokenError("A step failed on a rank of the group; send the request again.") from error
+            raise StepFailedError("A step failed on a rank of the group; send the request again.") from error
 
     def _check_queue(self) -> None:
         num_here = self._scheduler.num_running + self._scheduler.num_waiting

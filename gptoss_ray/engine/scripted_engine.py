@@ -52,6 +52,10 @@ class ScriptedEngine:
         """Refuse other experts; a rank stages them only where experts move."""
         raise TypeError(f"a scripted engine cannot use placement {version} of {type(transformer).__name__}")
 
+    def change_epoch(self, version: int, transformer: object) -> NoReturn:
+        """Refuse other ranks; a scripted engine is alone."""
+        raise TypeError(f"a scripted engine cannot use placement {version} of {type(transformer).__name__}")
+
     def prepare(self, request: GenerationRequest) -> None:
         """See `Engine.prepare`; a script follows a grammar or not, as it was written."""
 

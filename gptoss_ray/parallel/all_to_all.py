@@ -70,6 +70,12 @@ class TokenExchange:
         hidden_size: d.
         dtype: Of the tokens' activations.
         device: Of the tokens.
+        rank: Of this process in the epoch that the exchange is for; None: in the link's.
+        world_size: Ranks of that epoch; None: of the link's.
+
+    Attributes:
+        rank: See above.
+        world_size: See above.
     """
 
     def __init__(
@@ -82,15 +88,33 @@ class TokenExchange:
         hidden_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         self.link = link
+        self.rank = link.rank if rank is None else rank
+        self.world_size = link.world_size if world_size is None else world_size
         self.num_experts = num_experts
         self.device = device
         self.max_num_tokens = -1  # no step has begun: not even a dispatch of no tokens is allowed
         self._config = config
         self._rows = TokenRowFormat(hidden_size, experts_per_token, dtype)
-        self._exact = ExactExchange(self._rows, world_size=link.world_size, device=device)
+        self._exact = ExactExchange(self._rows, world_size=self.world_size, device=device)
         self.way: _Exchange = self._exact
+
+    def of_epoch(self, rank: int, world_size: int) -> TokenExchange:
+        """Return an exchange over the same link for an epoch that is yet to be joined."""
+        return TokenExchange(
+            self.link,
+            self._config,
+            num_experts=self.num_experts,
+            experts_per_token=self._rows.experts_per_token,
+            hidden_size=self._rows.hidden_size,
+            dtype=self._rows.dtype,
+            device=self.device,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def begin_step(self, max_num_tokens: int) -> None:
         """Choose the way of a step in which no rank has more than `max_num_tokens` tokens."""
@@ -104,7 +128,7 @@ class TokenExchange:
         if self._config.dispatch != "auto":
             return self._config.dispatch == "padded"
         size = padded_bytes(
-            num_ranks=self.link.world_size,
+            num_ranks=self.world_size,
             max_num_tokens=max_num_tokens,
             experts_per_token=self._rows.experts_per_token,
             hidden_size=self._rows.hidden_size,
@@ -116,7 +140,7 @@ class TokenExchange:
         return PaddedExchange(
             self._rows,
             num_experts=self.num_experts,
-            world_size=self.link.world_size,
+            world_size=self.world_size,
             max_num_tokens=max_num_tokens,
             device=self.device,
         )
@@ -146,7 +170,7 @@ class AllToAllTokenDispatcher:
         self.exchange = exchange
         self.local_experts = tuple(local_experts)
         self._routes = ExpertRoutes.build(
-            destinations, local_experts, rank=exchange.link.rank, device=exchange.device
+            destinations, local_experts, rank=exchange.rank, device=exchange.device
         )
 
     def begin_step(self, max_num_tokens: int) -> None:

@@ -19,10 +19,12 @@ class Collectives(Protocol):
     Attributes:
         rank: Of this process, from 0.
         world_size: Number of ranks.
+        timeout_s: A rank later than this is late; may be set anew before each collective.
     """
 
     rank: int
     world_size: int
+    timeout_s: float
 
     def all_to_all(
         self,

@@ -30,8 +30,11 @@ _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _CLOSED_CHECK = timedelta(seconds=0.1)
 """How often a collective that waits looks whether another thread closed the group."""
 
+_GLOO_TIMEOUT = timedelta(hours=1)
+"""Gloo's own deadline, fixed when a group is formed; ours comes first, and may change with every step."""
+
 _RELEASE_S = 0.5
-"""How long `close` waits for gloo's own threads, which a stalled rank can hold up until the deadline."""
+"""How long `close` waits for gloo's own threads, which a stalled rank can hold up."""
 
 
 class DeepspeedCollectives:
@@ -61,7 +64,8 @@ class DeepspeedCollectives:
         self.world_size = membership.world_size
         self._name = f"group {membership.group_id}, epoch {membership.epoch}"
         self._device = torch.device(device)
-        self._timeout = timedelta(seconds=timeout_s)
+        self.timeout_s = timeout_s
+        self._forming_timeout = timedelta(seconds=timeout_s)
         self._changing = threading.Lock()
         self._is_open = False
         self._comm = _load_deepspeed_comm(device)
@@ -122,10 +126,10 @@ class DeepspeedCollectives:
             os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         torch.distributed.init_process_group(
             _BACKENDS[self._device.type],
-            store=open_store(membership, self.rank, self._timeout.total_seconds()),
+            store=open_store(membership, self.rank, self._forming_timeout.total_seconds()),
             rank=self.rank,
             world_size=self.world_size,
-            timeout=self._timeout,
+            timeout=self._forming_timeout,
             # A known card lets NCCL connect here rather than in the first collective.
             device_id=torch.cuda.current_device() if self._device.type == "cuda" else None,
         )
@@ -133,7 +137,13 @@ class DeepspeedCollectives:
         # listens on every address of the machine.
         self._comm.init_distributed(_BACKENDS[self._device.type], auto_mpi_discovery=False, verbose=False)
         if reducing_ranks is not None:
-            self._reducing_group = torch.distributed.new_group(list(reducing_ranks), timeout=self._timeout)
+            self._reducing_group = torch.distributed.new_group(
+                list(reducing_ranks), timeout=self._forming_timeout
+            )
+        if self._device.type == "cpu":
+            for group in (torch.distributed.group.WORLD, self._reducing_group):
+                if isinstance(group, torch.distributed.ProcessGroup):  # else this rank is not in it
+                    torch.distributed.distributed_c10d._set_pg_timeout(_GLOO_TIMEOUT, group)
 
     def _disband(self) -> None:
         # Held here, the groups outlive torch's tables, which must be clean when this returns.
@@ -166,7 +176,8 @@ class DeepspeedCollectives:
             return start()
 
     def _wait_on_host(self, work: Any) -> None:
-        """Wait for gloo, which cannot be aborted; the deadline is gloo's own."""
+        """Wait for gloo, which cannot be aborted."""
+        deadline = time.monotonic() + self.timeout_s
         try:
             while True:
                 is_over = work.is_completed()  # asked before: an error after it is not this wait's timeout
@@ -174,7 +185,7 @@ class DeepspeedCollectives:
                     work.wait(_CLOSED_CHECK)
                     return
                 except RuntimeError:
-                    if is_over or not self._is_open:
+                    if is_over or not self._is_open or time.monotonic() > deadline:
                         raise
         finally:
             # The error's traceback keeps this frame; the work in it would keep the connections open.
@@ -182,7 +193,7 @@ class DeepspeedCollectives:
 
     def _wait_for_card(self, work: Any) -> None:
         """Wait until the card is done: NCCL itself would only make the stream wait."""
-        deadline = time.monotonic() + self._timeout.total_seconds()
+        deadline = time.monotonic() + self.timeout_s
         while not work.is_completed():
             if not self._is_open or time.monotonic() > deadline:
                 raise RuntimeError("the card is still at it")

@@ -15,22 +15,28 @@ from gptoss_ray.parallel.deepspeed_collectives import DeepspeedCollectives
 from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.parallel.mixed_collectives import MixedCollectives
 from gptoss_ray.parallel.shared_memory import SharedMemoryCollectives
+from gptoss_ray.parallel.step_deadline import FIRST_DEADLINE_S
 
 
 class GroupLink:
     """Joins and leaves epochs of one group. `leave` may be called from any thread.
 
     Args:
-        rank: Of this process, from 0.
+        number: Of this process in its group, from 0; the same in all epochs.
         config: Wires, deadlines and the number of ranks.
     """
 
-    def __init__(self, rank: int, config: ParallelConfig) -> None:
-        self.rank = rank
+    def __init__(self, number: int, config: ParallelConfig) -> None:
+        self.number = number
         self._config = config
         self._membership: GroupMembership | None = None
         self._collectives: Collectives | None = None
         self._changing = threading.Lock()
+
+    @property
+    def rank(self) -> int:
+        """Of this process in the latest epoch joined; its number before the first."""
+        return self._membership.rank_of(self.number) if self._membership is not None else self.number
 
     @property
     def epoch(self) -> int:
@@ -51,24 +57,29 @@ class GroupLink:
         """
         collectives = self._collectives
         if collectives is None:
-            raise GroupBrokenError(f"rank {self.rank} is in no group now (last epoch: {self.epoch})")
+            raise GroupBrokenError(f"rank {self.number} is in no group now (last epoch: {self.epoch})")
         return collectives
 
-    def join(self, membership: GroupMembership) -> None:
+    def join(self, membership: GroupMembership, timeout_s: float | None = None) -> None:
         """Leave the current epoch and form the new one with its other ranks, which join at the same time.
+
+        Args:
+            membership: Of the new epoch.
+            timeout_s: How long the others have to come; None: as long as a collective may take at first.
 
         Raises:
             GroupBrokenError: The epoch is not later than the last one, or its other ranks did not come
-                within `collective_timeout_s`.
+                in time.
         """
         with self._changing:
             if membership.epoch <= self.epoch:
                 raise GroupBrokenError(
-                    f"rank {self.rank} was told to join epoch {membership.epoch} "
+                    f"rank {self.number} was told to join epoch {membership.epoch} "
                     f"after epoch {self.epoch}; epochs only grow"
                 )
             self._close()
-            self._collectives = form_collectives(membership, self.rank, self._config)
+            rank = membership.rank_of(self.number)
+            self._collectives = form_collectives(membership, rank, self._config, timeout_s)
             self._membership = membership
 
     def leave(self) -> None:
@@ -85,47 +96,61 @@ class GroupLink:
             collectives.close()
 
 
-def form_collectives(membership: GroupMembership, rank: int, config: ParallelConfig) -> Collectives:
+def form_collectives(
+    membership: GroupMembership, rank: int, config: ParallelConfig, timeout_s: float | None = None
+) -> Collectives:
     """Form the group of a membership over the fastest wires that its ranks share.
 
     CPU ranks of one host use shared memory, unless the configuration forbids it; ranks of several hosts,
     and ranks with cards, use deepspeed.comm.
 
     Raises:
-        GroupBrokenError: The other ranks did not come within `collective_timeout_s`.
+        GroupBrokenError: The other ranks did not come in time.
     """
     assert 0 <= rank < membership.world_size
+    first_s = config.collective_timeout_s or FIRST_DEADLINE_S
+    collectives = _form(membership, rank, config, timeout_s or first_s)
+    collectives.timeout_s = first_s
+    return collectives
+
+
+def _form(membership: GroupMembership, rank: int, config: ParallelConfig, timeout_s: float) -> Collectives:
     here = membership.ranks_on_host_of(rank)
     num_hosts = len(set(membership.hosts))
-    some_share_a_host = num_hosts < membership.world_size
-    if not (config.shared_memory and some_share_a_host and config.device == "cpu"):
-        return _form_remote(membership, rank, config, reducing_ranks=None)
+    shares_a_host = num_hosts < membership.world_size or membership.world_size == 1
+    if not (config.shared_memory and shares_a_host and config.device == "cpu"):
+        return _form_remote(membership, rank, config, timeout_s, reducing_ranks=None)
     if num_hosts == 1:
-        return _form_local(membership, rank, config)
-    local = _form_local(membership, rank, config)
+        return _form_local(membership, rank, timeout_s)
+    local = _form_local(membership, rank, timeout_s)
     try:
         leaders = sorted({membership.ranks_on_host_of(other)[0] for other in range(membership.world_size)})
-        remote = _form_remote(membership, rank, config, reducing_ranks=leaders)
+        remote = _form_remote(membership, rank, config, timeout_s, reducing_ranks=leaders)
     except BaseException:
         local.close()
         raise
     return MixedCollectives(local, remote, here)
 
 
-def _form_local(membership: GroupMembership, rank: int, config: ParallelConfig) -> SharedMemoryCollectives:
+def _form_local(membership: GroupMembership, rank: int, timeout_s: float) -> SharedMemoryCollectives:
     here = membership.ranks_on_host_of(rank)
     # The first rank of a host stands for the host: a host's own id may hold any characters.
     name = f"{membership.group_id}-{membership.epoch}-{here[0]}"
-    return SharedMemoryCollectives(name, here.index(rank), len(here), timeout_s=config.collective_timeout_s)
+    return SharedMemoryCollectives(name, here.index(rank), len(here), timeout_s=timeout_s)
 
 
 def _form_remote(
-    membership: GroupMembership, rank: int, config: ParallelConfig, *, reducing_ranks: list[int] | None
+    membership: GroupMembership,
+    rank: int,
+    config: ParallelConfig,
+    timeout_s: float,
+    *,
+    reducing_ranks: list[int] | None,
 ) -> DeepspeedCollectives:
     return DeepspeedCollectives(
         membership,
         rank,
         device=config.device,
-        timeout_s=config.collective_timeout_s,
+        timeout_s=timeout_s,
         reducing_ranks=reducing_ranks,
     )

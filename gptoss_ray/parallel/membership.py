@@ -15,6 +15,8 @@ class GroupMembership:
         hosts: For every rank an id of the host it runs on; equal ids share memory.
         store_host: Where the ranks meet to form the group.
         store_port: TCP port there.
+        numbers: For every rank its number in the group, ascending. Ranks are counted anew in each epoch,
+            numbers stay; empty: rank r has number r.
     """
 
     group_id: str
@@ -22,11 +24,19 @@ class GroupMembership:
     hosts: tuple[str, ...]
     store_host: str
     store_port: int
+    numbers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert not self.numbers or len(self.numbers) == len(self.hosts)
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
         return len(self.hosts)
+
+    def rank_of(self, number: int) -> int:
+        """Return which rank of this epoch has this number in the group."""
+        return self.numbers.index(number) if self.numbers else number
 
     def ranks_on_host_of(self, rank: int) -> tuple[int, ...]:
         """Return the ranks that share memory with `rank`, itself included."""

@@ -33,6 +33,15 @@ class MixedCollectives:
         self._local_ranks = tuple(local_ranks)
         self._is_leader = self.rank == self._local_ranks[0]
 
+    @property
+    def timeout_s(self) -> float:
+        """A rank later than this is late."""
+        return self._remote.timeout_s
+
+    @timeout_s.setter
+    def timeout_s(self, seconds: float) -> None:
+        self._local.timeout_s = self._remote.timeout_s = seconds
+
     def all_to_all(
         self,
         send: Tensor,

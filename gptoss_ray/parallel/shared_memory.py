@@ -98,6 +98,15 @@ class SharedMemoryCollectives:
             self.close()
             raise
 
+    @property
+    def timeout_s(self) -> float:
+        """A rank later than this is late."""
+        return self._watch.timeout_s
+
+    @timeout_s.setter
+    def timeout_s(self, seconds: float) -> None:
+        self._watch.timeout_s = seconds
+
     def all_to_all(
         self,
         send: Tensor,

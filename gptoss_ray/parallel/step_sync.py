@@ -8,6 +8,7 @@ number of ranks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,7 @@ from gptoss_ray.config import ParallelConfig
 from gptoss_ray.errors import GroupBrokenError
 from gptoss_ray.parallel.collectives import Collectives
 from gptoss_ray.parallel.prefill_policy import PrefillPolicy
+from gptoss_ray.parallel.step_deadline import StepDeadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,9 @@ class GroupStepSync:
         self._link = link
         self._config = config
         self._policy = PrefillPolicy(config)
-        self._policy_epoch: int | None = None
+        self._deadline = StepDeadline(config)
+        self._known_epoch: int | None = None
+        self._step: tuple[int, float] | None = None
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -133,14 +137,16 @@ class GroupStepSync:
     def agree(self, demand: StepDemand) -> StepAgreement:
         """See `StepSync`."""
         epoch = self._link.epoch
-        if epoch != self._policy_epoch:
-            self._policy = PrefillPolicy(self._config)
-            self._policy_epoch = epoch
-        group = decode(self._link.collectives.all_reduce_max(encode(demand, epoch)))
+        if epoch != self._known_epoch:
+            self._policy, self._deadline = PrefillPolicy(self._config), StepDeadline(self._config)
+            self._known_epoch, self._step = epoch, None
+        collectives = self._link.collectives
+        collectives.timeout_s = self._deadline.of_sync(self._note_step())
+        group = decode(collectives.all_reduce_max(encode(demand, epoch)))
         max_prefill_tokens = self._policy.advance(
             group.max_decode_tokens, group.max_prefill_tokens, all_want=group.all_want_prefill
         )
-        return StepAgreement(
+        agreement = StepAgreement(
             runs=group.has_work and not group.all_leaving,
             max_num_tokens=group.max_decode_tokens + max_prefill_tokens,
             max_prefill_tokens=max_prefill_tokens,
@@ -148,6 +154,19 @@ class GroupStepSync:
             ends=group.all_leaving,
             is_urgent=group.max_decode_tokens > 0,
         )
+        if agreement.runs:
+            collectives.timeout_s = self._deadline.of_step(agreement.max_num_tokens)
+            self._step = agreement.max_num_tokens, time.monotonic()
+        return agreement
+
+    def _note_step(self) -> int:
+        """Remember how long the step since the last agreement took; returns its tokens, 0 without one."""
+        step, self._step = self._step, None
+        if step is None:
+            return 0
+        num_tokens, started_at = step
+        self._deadline.note(num_tokens, time.monotonic() - started_at)
+        return num_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class MemoryPlan:
 
     Attributes:
         dense_bytes: Weights that every rank holds.
-        expert_bytes: The rank's experts, spare slots included.
+        expert_bytes: The rank's experts, spare slots and those of ranks that may be lost included.
         swap_bytes: One layer's experts once more, while it takes others; 0 where experts do not move.
         kv_cache_bytes: KV blocks.
         dispatch_bytes: Rows on their way to experts and back.
@@ -35,6 +35,7 @@ class MemoryPlan:
         grammar_bytes: What the compiler of grammars keeps; 0 on a GPU, as it lies in the main memory.
         num_kv_blocks: Blocks of the pool.
         max_sequence_tokens: The longest sequence that fits alone, or the model's context.
+        reserves_for_losses: Whether there is room for the experts of ranks that may be lost.
     """
 
     dense_bytes: int
@@ -47,6 +48,7 @@ class MemoryPlan:
     grammar_bytes: int
     num_kv_blocks: int
     max_sequence_tokens: int
+    reserves_for_losses: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -113,6 +115,7 @@ def plan_memory(
         grammar_bytes=model.vocab_size * GRAMMAR_BYTES_PER_TOKEN if parallel.device == "cpu" else 0,
         num_kv_blocks=num_kv_blocks,
         max_sequence_tokens=min(model.max_context, longest),
+        reserves_for_losses=parallel.num_tolerated_losses > 0,
     )
 
 
@@ -146,6 +149,8 @@ def check_fits(plan: MemoryPlan, available_bytes: int) -> None:
         return
     parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in plan.parts().items() if size)
     remedy = "spread the experts over more ranks (parallel.num_ranks) or take a larger device"
+    if plan.reserves_for_losses:
+        remedy = f"set parallel.tolerated_rank_losses to 0, or {remedy}"
     if plan.fixed_bytes < available_bytes:
         remedy = f"lower engine.kv_cache_bytes by {missing} or more, or {remedy}"
     needed, has = gigabytes(plan.total_bytes), gigabytes(available_bytes)
@@ -153,8 +158,9 @@ def check_fits(plan: MemoryPlan, available_bytes: int) -> None:
 
 
 def experts_per_rank(model: ModelConfig, parallel: ParallelConfig) -> int:
-    """Return the experts a layer of the fullest rank, its spare slots included."""
-    return -(-model.num_experts // parallel.num_ranks) + parallel.num_spare_experts
+    """Return the experts a layer of the fullest rank, when as many ranks are lost as the group tolerates."""
+    num_left = parallel.num_ranks - parallel.num_tolerated_losses
+    return -(-model.num_experts // num_left) + parallel.num_spare_experts
 
 
 def gigabytes(num_bytes: float) -> str:

@@ -13,9 +13,11 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, InternalError, InvalidRequestError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, SamplingParams, TokenOutput
 from gptoss_ray.parallel.membership import GroupMembership
+from gptoss_ray.ranks.epoch_change import EpochChange
 from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.load_progress import LoadProgress
 from gptoss_ray.ranks.rank_facts import RankFacts, read_facts
+from gptoss_ray.ranks.rank_member import RankMember, RankPulse
 from gptoss_ray.ranks.sink_outbox import SinkOutbox
 from gptoss_ray.ranks.step_loop import Batches, StepLoop, SteppedEngine
 
@@ -71,6 +73,7 @@ class EngineRank:
         self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
         self._num_messages = 0
         self._prepared: Transformer | None = None
+        self._member: RankMember | None = None
 
     async def facts(self) -> RankFacts:
         """Return where this rank is and how it computes.
@@ -110,22 +113,48 @@ class EngineRank:
             GroupBrokenError: Another rank did not come.
             UnavailableError: The engine failed in its first step.
         """
-        event_loop = asyncio.get_running_loop()
-
-        def deliver(batches: Batches) -> None:
-            event_loop.call_soon_threadsafe(self._deliver, batches)
-
-        assert self._engine is not None, "load comes first"
         if membership is not None:
-            assert self._link is not None, "only the ranks of a group are given a membership"
             self._progress = LoadProgress("joining", 1.0)
-            await asyncio.to_thread(self._link.join, membership)
+            await self._group_member().join_first(membership)
+        self._start_loop()
+        await self.warm_up()
+
+    async def stand_by(self) -> None:
+        """Get ready to join an epoch of a group that lives already; takes the place of `start`."""
+        self._group_member()
+        self._progress = LoadProgress("joining", 1.0)
+        self._start_loop(is_stopped=True)
+
+    async def warm_up(self) -> None:
+        """Complete a first request; in a group, with the other ranks.
+
+        Raises:
+            UnavailableError: The engine failed in its first step.
+        """
         self._progress = LoadProgress("warming up", 1.0)
-        self._loop = StepLoop(self._engine, deliver)
-        self._loop.start()
-        await self._warm_up()
+        await self._complete_first_request()
         self._progress = LoadProgress("ready", 1.0)
         logger.info("rank_ready model=%s rank=%d", self._config.name, self._rank)
+
+    async def prepare_epoch(self, change: EpochChange) -> None:
+        """See `RankMember.prepare`."""
+        self._prepared = None  # a swap of the present epoch
+        await self._group_member().prepare(change)
+
+    async def join_epoch(self, epoch: int) -> None:
+        """See `RankMember.join`."""
+        _, loop = self._running()
+        await self._group_member().join(epoch, loop)
+
+    async def renew_lease(self, call: int, heard: int, epoch: int) -> RankPulse:
+        """Take a call of the replica, which may renew the lease that this rank needs to emit."""
+        member, (_, loop) = self._group_member(), self._running()
+        member.renew(call, heard, epoch, self._config.parallel.lease_s)
+        return RankPulse(member.epoch, loop.is_in_step)
+
+    async def wait_broken(self, epoch: int) -> None:
+        """Return once an epoch that this rank has joined is over for it."""
+        await self._group_member().wait_broken(epoch)
 
     async def progress(self) -> LoadProgress:
         """Return how far `load` is."""
@@ -184,6 +213,8 @@ class EngineRank:
     async def token_stream(self, sink_id: str) -> AsyncGenerator[list[TokenOutput], None]:
         """Yield one list of outputs per step, or per several steps where the reader lags."""
         async for outputs in self._outbox.stream(sink_id):
+            if self._member is not None:
+                await self._member.covered()
             self._num_messages += 1
             yield outputs
 
@@ -231,7 +262,8 @@ class EngineRank:
         """
         engine, loop = self._running()
         transformer, self._prepared = self._prepared, None
-        assert transformer is not None, "a swap is prepared first"
+        if transformer is None:
+            raise UnavailableError(f"rank {self._rank} has no swap prepared; another epoch came before it.")
         await asyncio.wrap_future(loop.call(lambda: engine.stage_placement(version, transformer)))
         while (await asyncio.wrap_future(loop.stats())).placement < version:
             if not loop.is_responsive():
@@ -273,7 +305,35 @@ class EngineRank:
     def _note_fraction(self, fraction: float) -> None:
         self._progress = LoadProgress("loading", fraction)
 
-    async def _warm_up(self) -> None:
+    def _group_member(self) -> RankMember:
+        if self._member is None:
+            assert self._engine is not None, "load comes first"
+            assert self._link is not None, "only the ranks of a group have epochs"
+            self._member = RankMember(self._config.checkpoint, self._link, self._engine)
+        return self._member
+
+    def _start_loop(self, *, is_stopped: bool = False) -> None:
+        event_loop = asyncio.get_running_loop()
+
+        def deliver(batches: Batches) -> None:
+            event_loop.call_soon_threadsafe(self._deliver, batches)
+
+        def note_broken() -> None:
+            if (member := self._member) is not None:
+                event_loop.call_soon_threadsafe(member.note_broken, member.linked_epoch)
+
+        assert self._engine is not None, "load comes first"
+        heals = self._config.parallel.heals_in_place
+        self._loop = StepLoop(
+            self._engine,
+            deliver,
+            epoch_wait_s=self._config.startup_timeout_s if heals else 0.0,
+            on_broken=note_broken,
+            is_stopped=is_stopped,
+        )
+        self._loop.start()
+
+    async def _complete_first_request(self) -> None:
         assert self._loop is not None
         ended = self._ended[_WARM_UP.request_id] = asyncio.get_running_loop().create_future()
         await asyncio.wrap_future(self._loop.submit(_WARM_UP))

@@ -33,23 +33,39 @@ class ExpertRebalancer:
         model: Shape of the network.
         config: Of the group.
         hosts: Host of every rank.
+        placements: Where the experts of every layer are; contiguous where not given.
+        version: Of these.
     """
 
     def __init__(
-        self, ask: AskRank, model: ModelConfig, config: ParallelConfig, hosts: Sequence[str]
+        self,
+        ask: AskRank,
+        model: ModelConfig,
+        config: ParallelConfig,
+        hosts: Sequence[str],
+        *,
+        placements: Sequence[LayerPlacement] | None = None,
+        version: int = 0,
     ) -> None:
         self._ask = ask
         self._config = config
         self._hosts = tuple(hosts)
-        self._placements = [contiguous(model.num_experts, config.num_ranks)] * model.num_layers
+        self._placements = list(
+            placements or [contiguous(model.num_experts, config.num_ranks)] * model.num_layers
+        )
         self._choices_per_token = model.num_experts_per_token
-        self._version = 0
+        self._version = version
         self._loads = np.zeros((config.num_ranks, model.num_layers, model.num_experts), np.int64)
 
     @property
     def placements(self) -> tuple[LayerPlacement, ...]:
         """Where the experts of every layer are."""
         return tuple(self._placements)
+
+    @property
+    def version(self) -> int:
+        """Of the last swap that was made; one more may be under way."""
+        return self._version
 
     async def run(self) -> None:
         """Rebalance every `rebalance_interval_s` until cancelled, or until a rank no longer answers.

@@ -26,7 +26,7 @@ def make_dispatcher(
     return AllToAllTokenDispatcher(
         exchange,
         [copy_table(placement, home, hosts) for home in range(len(hosts))],
-        placement.local_slots(exchange.link.rank),
+        placement.local_slots(exchange.rank),
     )
 
 
@@ -52,6 +52,37 @@ def with_swap(transformer: Transformer, checkpoint: str, swap: LayerSwap) -> Tra
         loader, swap.layer, present.local_experts, dispatcher.local_experts
     )
     return transformer.with_layer(swap.layer, experts, dispatcher)
+
+
+def with_placements(
+    transformer: Transformer,
+    checkpoint: str,
+    placements: Sequence[LayerPlacement],
+    rank: int,
+    hosts: Sequence[str],
+) -> Transformer:
+    """Return the network as one rank of another epoch has it; it reads only the experts that are new here.
+
+    Args:
+        transformer: The network so far.
+        checkpoint: What it was loaded from.
+        placements: Of every layer, over the ranks of that epoch.
+        rank: Of this process in it.
+        hosts: Host of every rank.
+
+    Raises:
+        CheckpointError: The checkpoint is no longer what was loaded.
+    """
+    loader = replace(transformer.loader, reader=CheckpointReader.open(checkpoint))
+    present = list(_dispatchers(transformer))
+    exchange = present[0].exchange.of_epoch(rank, len(hosts))
+    for layer, (before, placement) in enumerate(zip(present, placements, strict=True)):
+        dispatcher = make_dispatcher(exchange, placement, hosts)
+        experts = transformer.layers[layer].moe.experts.with_experts(
+            loader, layer, before.local_experts, dispatcher.local_experts
+        )
+        transformer = transformer.with_layer(layer, experts, dispatcher)
+    return transformer
 
 
 def _dispatchers(transformer: Transformer) -> Iterator[AllToAllTokenDispatcher]:

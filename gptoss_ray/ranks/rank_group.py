@@ -9,38 +9,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.parallel.membership import GroupMembership
-from gptoss_ray.ranks.engine_rank import EngineRank, LoadEngine, RankStats
-from gptoss_ray.ranks.expert_rebalancer import ExpertRebalancer
+from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
+from gptoss_ray.ranks.group_keeper import GroupKeeper
 from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints, read_shape
 from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory
-from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.ranks.rank_selector import RankSelector
+from gptoss_ray.ranks.ray_ranks import RayRanks
+from gptoss_ray.ranks.recovery import FIRST_EPOCH, RankId
 
 logger = logging.getLogger(__name__)
-
-MAX_CONCURRENT_CALLS = 10_000
-"""Calls a rank holds open at once: two for each live request, one for each ingress replica."""
-
-RANK_NAMESPACE = "gptoss-ray-ranks"
-
-FIRST_EPOCH = 1
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank: its number, its actor, and the actor's name in `RANK_NAMESPACE`."""
+    """One rank: its number and incarnation, its actor, and the actor's name in `RANK_NAMESPACE`."""
 
-    number: int
+    id: RankId
     name: str
     actor: ActorHandle[Any]
 
@@ -48,7 +40,7 @@ class Rank:
 class RankGroup:
     """Starts ranks in a placement group, brings them into step and picks one for each request.
 
-    Where they have spare slots, their experts follow the load.
+    A group of several has a keeper, which leads it on when ranks are lost and replaced.
 
     Args:
         config: The model that the group holds.
@@ -66,13 +58,12 @@ class RankGroup:
     ) -> None:
         self._config = config
         self._group_id = f"gptoss-{owner}"
-        self._ranks = tuple(
-            _start_rank(config, number, f"{config.name}#{owner}#{number}", placement_group, load)
-            for number in range(config.parallel.num_ranks)
-        )
-        self._rebalancing: asyncio.Task[None] | None = None
+        self._ranks = RayRanks(config, placement_group, owner, load)
+        self._first = tuple(map(RankId, range(config.parallel.num_ranks)))
+        self._keeper: GroupKeeper | None = None
+        self._keeping: asyncio.Task[None] | None = None
         engine = config.engine
-        self._selector = RankSelector(len(self._ranks), engine.kv_block_size, engine.max_num_sequences)
+        self._selector = RankSelector(len(self._first), engine.kv_block_size, engine.max_num_sequences)
 
     async def load(self, suppressed_token_ids: Sequence[int]) -> None:
         """Load every rank, bring them into step and wait until each has completed a first step.
@@ -99,51 +90,44 @@ class RankGroup:
         model = await asyncio.to_thread(read_shape, self._config)
         plan = check_group_memory(self._config, model, facts)
         logger.info("memory_plan %s", describe_memory(self._config, plan))
-        await self._ask_all("load", suppressed_token_ids)
+        await self._ranks.load(suppressed_token_ids)
         await self._ask_all("start", await self._first_membership(facts))
-        if self._config.parallel.moves_experts:
-            hosts = [fact.host_id for fact in facts]
-            rebalancer = ExpertRebalancer(self._ask_number, model, self._config.parallel, hosts)
-            self._rebalancing = asyncio.create_task(rebalancer.run())
+        if len(self._first) > 1:
+            facts_of = dict(zip(self._first, facts, strict=True))
+            self._keeper = GroupKeeper(self._config, model, self._ranks, self._group_id, facts_of)
+            self._keeping = asyncio.create_task(self._keeper.run())
 
     async def _first_membership(self, facts: Sequence[RankFacts]) -> GroupMembership | None:
         """Return who is in the group, with a meeting place on the node of rank 0; None for a lone rank."""
-        if len(self._ranks) == 1:
+        if len(self._first) == 1:
             return None
-        port = await self._ask(self._ranks[0], "free_store_port", facts[0].address)
+        port = await self._ranks.ask(self._first[0], "free_store_port", facts[0].address)
         hosts = tuple(fact.host_id for fact in facts)
         return GroupMembership(self._group_id, FIRST_EPOCH, hosts, facts[0].address, port)
 
     async def _ask_all(self, method: str, *args: object) -> list[Any]:
         """Call a method on every rank at once; the first failure is raised."""
-        return await asyncio.gather(*(self._ask(rank, method, *args) for rank in self._ranks))
+        return await asyncio.gather(*(self._ranks.ask(rank, method, *args) for rank in self._first))
 
-    async def _ask(self, rank: Rank, method: str, *args: object) -> Any:
-        try:
-            return await getattr(rank.actor, method).remote(*args)
-        except RayTaskError as error:
-            if isinstance(error.cause, GptossError):
-                raise error.cause from None
-            raise
-        except RayError as error:
-            raise UnavailableError(
-                f"rank {rank.number} of {self._config.name} died ({type(error).__name__}); its log has the "
-                "cause. Where it has none, the machine may have run out of memory."
-            ) from error
-
-    async def _ask_number(self, number: int, method: str, *args: object) -> Any:
-        return await self._ask(self._ranks[number], method, *args)
+    @property
+    def _open_ranks(self) -> Sequence[RankId]:
+        """Ranks that may be given requests; where a group has none any more, those that had been there."""
+        return (self._keeper.open_ranks if self._keeper is not None else self._first) or self._first
 
     @contextmanager
     def route(self, request: GenerationRequest) -> Iterator[Rank]:
         """Yield the rank for a request, which counts there until the block ends."""
         is_cached = self._config.engine.prefix_cache
         token_ids = request.prompt_token_ids + request.emitted_token_ids if is_cached else ()
-        number = self._selector.acquire(token_ids, request.cache_salt)
+        open_ranks = {rank.number: rank for rank in self._open_ranks}
+        number = self._selector.acquire(token_ids, request.cache_salt, among=open_ranks)
         try:
-            yield self._ranks[number]
+            yield self._rank(open_ranks[number])
         finally:
             self._selector.release(number)
+
+    def _rank(self, id_: RankId) -> Rank:
+        return Rank(id_, self._ranks.name(id_), self._ranks.actor(id_))
 
     async def submit(self, rank: Rank, request: GenerationRequest) -> GptossError | None:
         """Hand a request to the rank that `route` yielded; returns the refusal, if any.
@@ -159,46 +143,34 @@ class RankGroup:
 
     def _wake_all_but(self, rank: Rank) -> None:
         """Spare the first request after idleness the wait for a heartbeat; nobody waits for the call."""
-        for other in self._ranks:
-            if other is not rank:
-                other.actor.wake.remote()
+        for other in self._open_ranks:
+            if other != rank.id:
+                self._ranks.actor(other).wake.remote()
+
+    def has_failed(self) -> bool:
+        """Return whether the group has lost more than it can heal."""
+        return self._keeper is not None and self._keeper.failure is not None
 
     async def ready(self) -> bool:
-        """Return whether every rank completes its steps; a lost rank is not ready."""
-        try:
-            return all(await asyncio.gather(*(rank.actor.ready.remote() for rank in self._ranks)))
-        except RayError:
+        """Return whether every rank completes its steps, or the group is about to have it so again."""
+        if self.has_failed():
             return False
+        if self._keeper is not None and not self._keeper.is_serving:
+            return True  # requests wait at the survivors
+        answers = await asyncio.gather(
+            *(self._ranks.actor(rank).ready.remote() for rank in self._open_ranks), return_exceptions=True
+        )
+        is_kept = self._keeper is not None  # who is lost, the keeper finds out
+        return all(is_kept if isinstance(answer, RayError) else answer is True for answer in answers)
 
     async def stats(self) -> list[RankStats]:
-        """Return the counters of each rank."""
-        return list(await asyncio.gather(*(rank.actor.stats.remote() for rank in self._ranks)))
+        """Return the counters of each rank that answers."""
+        ranks = [self._ranks.actor(rank).stats.remote() for rank in self._open_ranks]
+        answers = await asyncio.gather(*ranks, return_exceptions=True)
+        return [answer for answer in answers if isinstance(answer, RankStats)]
 
     def shutdown(self) -> None:
         """Kill the ranks, from any thread."""
-        for rank in self._ranks:
-            ray.kill(rank.actor)
-        if self._rebalancing is not None and not self._rebalancing.get_loop().is_closed():
-            self._rebalancing.get_loop().call_soon_threadsafe(self._rebalancing.cancel)
-
-
-def _start_rank(
-    config: ServedModelConfig,
-    number: int,
-    name: str,
-    placement_group: PlacementGroup,
-    load: LoadEngine | None,
-) -> Rank:
-    placement = GroupPlacement.of(config)
-    actor_class: Any = ray.remote(EngineRank)
-    actor = actor_class.options(
-        name=name,
-        namespace=RANK_NAMESPACE,
-        num_cpus=placement.rank_amounts.get("CPU", 0),
-        num_gpus=placement.rank_amounts.get("GPU", 0),
-        max_concurrency=MAX_CONCURRENT_CALLS,
-        scheduling_strategy=PlacementGroupSchedulingStrategy(
-            placement_group=placement_group, placement_group_bundle_index=placement.bundle_index(number)
-        ),
-    ).remote(config, number, load)
-    return Rank(number, name, actor)
+        if self._keeping is not None and not self._keeping.get_loop().is_closed():
+            self._keeping.get_loop().call_soon_threadsafe(self._keeping.cancel)
+        self._ranks.end_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gptoss_ray.kvcache.prefix_cache import BlockHashes
 
@@ -38,7 +38,7 @@ class RankSelector:
         """Requests that are acquired and not yet released, over all ranks."""
         return sum(self._num_live)
 
-    def acquire(self, token_ids: Sequence[int], salt: str = "") -> int:
+    def acquire(self, token_ids: Sequence[int], salt: str = "", among: Collection[int] | None = None) -> int:
         """Return the rank for a request, and count it there until `release`.
 
         A rank at its limit is taken only when all are. Otherwise the fewest tokens to compute win, where live
@@ -47,6 +47,7 @@ class RankSelector:
         Args:
             token_ids: Prompt, and output so far of a resumed request; empty where prefixes are not cached.
             salt: The request's `cache_salt`.
+            among: Ranks to choose from; None: all.
         """
         hashes = BlockHashes(salt, self._block_size).of_complete_blocks(token_ids, len(token_ids))
 
@@ -56,7 +57,7 @@ class RankSelector:
             num_tokens = len(token_ids) - num_cached + num_live * REQUEST_WORTH_TOKENS
             return num_live >= self._max_num_sequences, num_tokens, self._last_chosen_at[rank]
 
-        rank = min(range(len(self._num_live)), key=cost)
+        rank = min(range(len(self._num_live)) if among is None else among, key=cost)
         self._num_chosen += 1
         self._last_chosen_at[rank] = self._num_chosen
         self._num_live[rank] += 1

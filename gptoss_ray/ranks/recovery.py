@@ -177,6 +177,7 @@ class Recovery:
         starting: Replacements that load.
         standby: Replacements that have loaded.
         num_failed: Epochs issued since one was in step.
+        heals: Whether it forms another epoch at all when one breaks.
     """
 
     min_members: int
@@ -189,12 +190,13 @@ class Recovery:
     starting: Members = frozenset()
     standby: Members = frozenset()
     num_failed: int = 0
+    heals: bool = True
 
     @classmethod
-    def of(cls, num_ranks: int, min_members: int) -> Recovery:
+    def of(cls, num_ranks: int, min_members: int, *, heals: bool = True) -> Recovery:
         """Return the state of a group whose ranks have formed their first epoch."""
         members = frozenset(RankId(number) for number in range(num_ranks))
-        first = cls(min_members, Stage.SERVING, FIRST_EPOCH, members)
+        first = cls(min_members, Stage.SERVING, FIRST_EPOCH, members, heals=heals)
         return replace(first, granted=FIRST_EPOCH, granted_members=members)
 
     def after(self, event: Event) -> Decision:
@@ -270,6 +272,8 @@ class Recovery:
 
     def _heal(self, members: Members, *before: Order) -> Decision:
         """Issue the epoch of `members`, who leave the one they are in. Newcomers wait until it is in step."""
+        if not self.heals:
+            return self._give_up("an epoch broke, and parallel.healing is restart")
         waiting = self.standby | (self._newcomers if self.granted else frozenset())
         return replace(self, granted=0, standby=waiting - members)._issue(members, *before, leaves=True)
 

@@ -15,7 +15,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gptoss_ray.errors import GptossError, GroupBrokenError, InternalError, UnavailableError
+from gptoss_ray.errors import (
+    GptossError,
+    GroupBrokenError,
+    InternalError,
+    StepFailedError,
+    UnavailableError,
+)
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenOutput
 from gptoss_ray.parallel.lockstep import FIRST_PHASE, Event, Phase, agreed, next_phase
 from gptoss_ray.parallel.step_sync import StepAgreement
@@ -75,6 +81,10 @@ class SteppedEngine(Protocol):
         """Use another network from the step for which all ranks have staged this version."""
         ...
 
+    def change_epoch(self, version: int, transformer: Transformer) -> None:
+        """Go on among other ranks, with other experts."""
+        ...
+
     def close(self) -> None:
         """End what the engine has started; nothing is called afterwards."""
         ...
@@ -97,25 +107,41 @@ class _Call:
 class StepLoop:
     """Owns an engine and its thread. Its public methods may be called from any thread.
 
-    A step that fails on a rank alone is tried once more. A group that loses a rank, or on which a step
-    fails, is broken: its requests end with an error that says they can be sent again, and it takes no
-    others.
+    A step that fails is tried once more, in a group in its next epoch; then the requests of the rank fail. A
+    group that loses a rank, or on which a step fails, is broken. Its requests wait for the next epoch, and
+    new ones with them, up to a time; then they end with an error that says they can be sent again, and no
+    others are taken.
 
     Args:
         engine: Touched by the loop's thread alone.
         deliver: Called by the loop's thread at most once per step with that step's outputs by sink.
+        epoch_wait_s: How long to wait for the next epoch of a group that broke.
+        on_broken: Called by the loop's thread when the group has broken.
+        is_stopped: Begin without a group, and wait for its first epoch.
     """
 
-    def __init__(self, engine: SteppedEngine, deliver: Callable[[Batches], None]) -> None:
+    def __init__(
+        self,
+        engine: SteppedEngine,
+        deliver: Callable[[Batches], None],
+        *,
+        epoch_wait_s: float = 0.0,
+        on_broken: Callable[[], None] = lambda: None,
+        is_stopped: bool = False,
+    ) -> None:
         self._engine = engine
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[_Call] = queue.SimpleQueue()
         self._live: dict[str, _LiveRequest] = {}
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
-        self._phase = FIRST_PHASE
+        self._phase = Phase.STOPPED if is_stopped else FIRST_PHASE
+        self._epoch_wait_s = epoch_wait_s
+        self._on_broken = on_broken
+        self._gives_up_at = time.monotonic() + epoch_wait_s
+        self._has_given_up = False
+        self.is_in_step = False
         self._agreement: StepAgreement | None = None
         self._is_leaving = False
-        self._group_error: GroupBrokenError | None = None
         self._last_step_failed = False
         self._step_started_at: float | None = None
         self._longest_step_s = 0.0
@@ -148,14 +174,21 @@ class StepLoop:
         """Run a short function in the loop's thread between two steps; the future has what it makes of it."""
         return self._call(function)
 
+    def change_epoch(self, join: Callable[[], None]) -> Future[None]:
+        """Run `join` between two steps, which brings engine and group into their next epoch; then go on.
+
+        The future raises what `join` does, and UnavailableError where the requests have ended already.
+        """
+        return self._call(lambda: self._change_epoch(join), Event.EPOCH_CHANGED)
+
     def stats(self) -> Future[Any]:
         """Read the engine's counters between two steps."""
         return self._call(self._engine.stats)
 
     def is_responsive(self) -> bool:
-        """Return whether steps complete: one has, the present one is not overdue, no rank is lost."""
+        """Return whether steps complete: one has, the present one is not overdue, no group was given up."""
         started_at = self._step_started_at
-        if self.num_steps == 0 or self._group_error is not None or not self._thread.is_alive():
+        if self.num_steps == 0 or self._has_given_up or not self._thread.is_alive():
             return False
         deadline_s = max(MIN_STEP_DEADLINE_S, STEP_DEADLINE_FACTOR * self._longest_step_s)
         return started_at is None or time.monotonic() - started_at < deadline_s
@@ -186,7 +219,7 @@ class StepLoop:
             Phase.SYNCING: self._sync,
             Phase.STEPPING: self._step,
             Phase.WAITING: self._wait,
-            Phase.STOPPED: self._answer,
+            Phase.STOPPED: self._stand_by,
         }
         while not (self._phase is Phase.STOPPED and self._is_leaving):
             actions[self._phase]()
@@ -202,7 +235,8 @@ class StepLoop:
         except queue.Empty:
             return
         succeeded = call.run()
-        if succeeded and call.event is not None and self._phase is not Phase.STOPPED:
+        counts = self._phase is not Phase.STOPPED or call.event is Event.EPOCH_CHANGED
+        if succeeded and call.event is not None and counts:
             self._happened(call.event)
 
     def _sync(self) -> None:
@@ -216,6 +250,7 @@ class StepLoop:
         except Exception:
             self._step_failed()
             return
+        self.is_in_step = True
         self._happened(agreed(self._agreement))
         if self._phase is Phase.WAITING:
             self._emit(self._engine.run(self._agreement))  # requests that were complete when they came
@@ -264,20 +299,45 @@ class StepLoop:
         self._end(tuple(self._live), FinishReason.ERROR, error)
 
     def _lose_group(self, error: GroupBrokenError) -> None:
-        """End all requests: whoever sent them may send them again, to another group."""
+        """Wait for the next epoch: nothing of the step was committed, so all sequences are as before it."""
         logger.error("group_broken num_requests=%d reason=%s", len(self._live), error)
-        self.num_failed_steps += 1
-        self._group_error = error
+        if isinstance(error, StepFailedError):
+            self._step_failed()
+        else:
+            self.num_failed_steps += 1
+        self.is_in_step = False
         self._happened(Event.GROUP_LOST)
+        self._gives_up_at = time.monotonic() + self._epoch_wait_s
+        self._on_broken()
+
+    def _stand_by(self) -> None:
+        """Run the next call; where no epoch comes in time, give up."""
+        left_s = self._gives_up_at - time.monotonic()
+        if self._has_given_up:
+            self._answer()
+        elif left_s > 0:
+            self._answer(left_s)
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End all requests: whoever sent them may send them again, to another group."""
+        self._has_given_up = True
         self._end(tuple(self._live), FinishReason.ERROR, _lost_rank_error())
 
     # Calls
 
     def _submit(self, request: GenerationRequest, constraint: TokenConstraint | None) -> None:
-        if self._group_error is not None:
+        if self._has_given_up:
             raise _lost_rank_error()
         self._engine.submit(request, constraint)
         self._live[request.request_id] = _LiveRequest(request.sink_id, len(request.emitted_token_ids))
+
+    def _change_epoch(self, join: Callable[[], None]) -> None:
+        if self._has_given_up:
+            raise _lost_rank_error()
+        join()
+        self.is_in_step = False
 
     def _abort(self, request_ids: tuple[str, ...]) -> None:
         self._end(tuple(id_ for id_ in request_ids if id_ in self._live), FinishReason.ABORT, None)

@@ -13,7 +13,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.placement_group import placement_group_table
 
 from gptoss_ray.ranks.load_progress import LoadProgress
-from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
+from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 
 _PROGRESS_TIMEOUT_S = 1.0
 _OUR_ERROR = re.compile(r"gptoss_ray\.errors\.\w+: (.+)")

@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 class EngineReplica:
     """Starts a group of ranks, routes requests to them and ends with them.
 
-    The ranks are in step with each other: where one is lost, all are of no further use, each ends its
-    requests with an error that lets the client send them again, and Serve replaces the replica.
+    The ranks are in step with each other. Where one is lost, its requests end with an error that lets the
+    client send them again, and the others go on without it (`ranks/group_keeper.py`). Where they cannot, all
+    requests end so, and Serve replaces the replica.
     """
 
     _group: RankGroup | None = None

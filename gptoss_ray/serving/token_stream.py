@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from gptoss_ray.errors import GptossError, InternalError, OverloadedError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.ranks.engine_rank import RankStats
-from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
+from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 from gptoss_ray.serving.routed_call import RequestRouted
 
 logger = logging.getLogger(__name__)

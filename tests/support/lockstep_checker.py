@@ -353,6 +353,7 @@ class _OneSide:
     def __init__(self, others: list[StepDemand]) -> None:
         self._others = others
         self.collectives = self
+        self.timeout_s = 0.0
 
     def all_reduce_max(self, values: list[int]) -> list[int]:
         vectors = [values, *(encode(demand, self.epoch) for demand in self._others)]

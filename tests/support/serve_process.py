@@ -40,7 +40,7 @@ def _answer(command: str) -> Any:
     import ray
     from ray import serve
 
-    from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
+    from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 
     handle = serve.get_deployment_handle("EngineReplica", "gptoss")
     if command == "stats":

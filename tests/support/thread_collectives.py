@@ -43,6 +43,7 @@ class ThreadCollectives:
         self.rank = rank
         self.world_size = world_size
         self.num_calls = 0
+        self.timeout_s = _TIMEOUT_S
         self._board = board
 
     def all_to_all(

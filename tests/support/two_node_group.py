@@ -66,7 +66,7 @@ async def _generate(checkpoint: str, parallel: ParallelConfig) -> dict[str, Any]
     try:
         await group.load([])
         answers = await asyncio.gather(*(_answer(group, number) for number in range(len(_PROMPTS))))
-        hosts = [(await rank.actor.facts.remote()).host_id for rank in group._ranks]
+        hosts = [(await group._ranks.ask(rank, "facts")).host_id for rank in group._open_ranks]
         stats = await group.stats()
         return {"answers": answers, "hosts": hosts, "ranks": [rank.rank for rank in stats]}
     finally:

@@ -81,7 +81,7 @@ def make_exchange(link: ThreadLink, dispatch: str, dtype=torch.bfloat16, **optio
 def make_dispatcher(exchange: TokenExchange, placement: LayerPlacement) -> AllToAllTokenDispatcher:
     hosts = ["host"] * placement.num_ranks
     tables = [copy_table(placement, home, hosts) for home in range(placement.num_ranks)]
-    return AllToAllTokenDispatcher(exchange, tables, placement.local_slots(exchange.link.rank))
+    return AllToAllTokenDispatcher(exchange, tables, placement.local_slots(exchange.rank))
 
 
 def through(dispatcher: TokenDispatcher, experts: ExpertShard, x: Tensor, expert_ids: Tensor) -> Tensor:

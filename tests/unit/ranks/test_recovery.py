@@ -266,6 +266,13 @@ def test_it_gives_up_when_too_few_are_left_or_they_cannot_go_on(events, reason):
     assert run(recovery, RankLost(THIRD)) == (recovery, [])
 
 
+@pytest.mark.parametrize("event", [RankLost(FIRST), EpochBroke(1)])
+def test_a_group_that_does_not_heal_gives_up_at_once(event):
+    recovery, orders = run(Recovery.of(3, 3, heals=False), event)
+    assert orders == [GiveUp("an epoch broke, and parallel.healing is restart")]
+    assert recovery.stage is Stage.GIVEN_UP
+
+
 def test_it_gives_up_after_many_epochs_that_never_came_into_step():
     recovery = Recovery.of(2, 1)
     for _ in range(MAX_FAILED_EPOCHS):
