@@ -10,7 +10,7 @@ from gptoss_ray.config import EngineConfig, ParallelConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.planner import kv
 from gptoss_ray.planner.hardware import Accelerator, Link
-from gptoss_ray.planner.memory import MemoryPlan, experts_per_rank, plan_filled
+from gptoss_ray.planner.memory import MemoryPlan, experts_after_losses, plan_filled
 from gptoss_ray.planner.rates import Group
 from gptoss_ray.planner.traffic import Wiring, layer_traffic
 from gptoss_ray.planner.weights import WeightFormat, unpacked_experts_fit
@@ -183,7 +183,7 @@ def _weight_format(
 ) -> WeightFormat:
     if cluster.is_native:
         return WeightFormat.of_native(engine)
-    num_experts, memory_bytes = experts_per_rank(model, parallel), cluster.accelerator.memory_bytes
+    num_experts, memory_bytes = experts_after_losses(model, parallel), cluster.accelerator.memory_bytes
     are_unpacked = cluster.is_cpu and unpacked_experts_fit(model, num_experts, 2, memory_bytes)
     return WeightFormat.of_torch(engine, experts_packed=not are_unpacked)
 

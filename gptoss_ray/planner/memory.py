@@ -26,7 +26,8 @@ class MemoryPlan:
 
     Attributes:
         dense_bytes: Weights that every rank holds.
-        expert_bytes: The rank's experts, spare slots and those of ranks that may be lost included.
+        expert_bytes: The rank's experts, spare slots included.
+        reserve_bytes: Room for experts of as many lost ranks as the group tolerates.
         swap_bytes: One layer's experts once more, while it takes others; 0 where experts do not move.
         kv_cache_bytes: KV blocks.
         dispatch_bytes: Rows on their way to experts and back.
@@ -35,11 +36,11 @@ class MemoryPlan:
         grammar_bytes: What the compiler of grammars keeps; 0 on a GPU, as it lies in the main memory.
         num_kv_blocks: Blocks of the pool.
         max_sequence_tokens: The longest sequence that fits alone, or the model's context.
-        reserves_for_losses: Whether there is room for the experts of ranks that may be lost.
     """
 
     dense_bytes: int
     expert_bytes: int
+    reserve_bytes: int
     swap_bytes: int
     kv_cache_bytes: int
     dispatch_bytes: int
@@ -48,7 +49,6 @@ class MemoryPlan:
     grammar_bytes: int
     num_kv_blocks: int
     max_sequence_tokens: int
-    reserves_for_losses: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -64,13 +64,14 @@ class MemoryPlan:
     def fixed_bytes(self) -> int:
         """What the size of the KV cache does not change."""
         step_bytes = self.dispatch_bytes + self.activation_bytes + self.scratch_bytes
-        return self.weight_bytes + self.swap_bytes + step_bytes + self.grammar_bytes
+        return self.weight_bytes + self.reserve_bytes + self.swap_bytes + step_bytes + self.grammar_bytes
 
     def parts(self) -> dict[str, int]:
         """Return bytes by what they are for, to be printed."""
         return {
             "weights of every rank": self.dense_bytes,
             "experts of the rank": self.expert_bytes,
+            "room for experts of lost ranks": self.reserve_bytes,
             "experts being swapped": self.swap_bytes,
             "KV cache": self.kv_cache_bytes,
             "dispatch buffers": self.dispatch_bytes,
@@ -107,6 +108,7 @@ def plan_memory(
     return MemoryPlan(
         dense_bytes=dense_bytes,
         expert_bytes=expert_bytes,
+        reserve_bytes=weights.held_bytes(experts_after_losses(model, parallel)) - dense_bytes - expert_bytes,
         swap_bytes=expert_bytes // model.num_layers if parallel.moves_experts else 0,
         kv_cache_bytes=num_kv_blocks * block_bytes,
         dispatch_bytes=dispatch_bytes(model, engine, parallel),
@@ -115,7 +117,6 @@ def plan_memory(
         grammar_bytes=model.vocab_size * GRAMMAR_BYTES_PER_TOKEN if parallel.device == "cpu" else 0,
         num_kv_blocks=num_kv_blocks,
         max_sequence_tokens=min(model.max_context, longest),
-        reserves_for_losses=parallel.num_tolerated_losses > 0,
     )
 
 
@@ -149,7 +150,7 @@ def check_fits(plan: MemoryPlan, available_bytes: int) -> None:
         return
     parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in plan.parts().items() if size)
     remedy = "spread the experts over more ranks (parallel.num_ranks) or take a larger device"
-    if plan.reserves_for_losses:
+    if plan.reserve_bytes:
         remedy = f"set parallel.tolerated_rank_losses to 0, or {remedy}"
     if plan.fixed_bytes < available_bytes:
         remedy = f"lower engine.kv_cache_bytes by {missing} or more, or {remedy}"
@@ -158,9 +159,15 @@ def check_fits(plan: MemoryPlan, available_bytes: int) -> None:
 
 
 def experts_per_rank(model: ModelConfig, parallel: ParallelConfig) -> int:
-    """Return the experts a layer of the fullest rank, when as many ranks are lost as the group tolerates."""
+    """Return the experts a layer of the fullest rank, its spare slots included."""
+    return -(-model.num_experts // parallel.num_ranks) + parallel.num_spare_experts
+
+
+def experts_after_losses(model: ModelConfig, parallel: ParallelConfig) -> int:
+    """Return the same when as many ranks are lost as the group tolerates."""
     num_left = parallel.num_ranks - parallel.num_tolerated_losses
-    return -(-model.num_experts // num_left) + parallel.num_spare_experts
+    num_experts = -(-model.num_experts // num_left) + parallel.num_spare_experts
+    return max(experts_per_rank(model, parallel), min(model.num_experts, num_experts))
 
 
 def gigabytes(num_bytes: float) -> str:

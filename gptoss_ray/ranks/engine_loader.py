@@ -15,7 +15,7 @@ from gptoss_ray.parallel.all_to_all import TokenExchange
 from gptoss_ray.parallel.expert_placement import contiguous
 from gptoss_ray.parallel.group_link import GroupLink
 from gptoss_ray.parallel.step_sync import GroupStepSync
-from gptoss_ray.planner.memory import experts_per_rank
+from gptoss_ray.planner.memory import experts_after_losses
 from gptoss_ray.ranks.rank_experts import make_dispatcher
 from gptoss_ray.structured.grammar_compiler import CheckpointGrammars
 
@@ -72,8 +72,9 @@ def load_engine(
     placement = contiguous(model.num_experts, config.parallel.num_ranks)
     # No expert has a copy yet, so where ranks run does not matter to the routes.
     hosts = ("",) * config.parallel.num_ranks
-    # Spare slots are empty as yet; whether experts are unpacked is decided for full ones.
-    share_in_use = len(placement.local_slots(0)) / experts_per_rank(model, config.parallel)
+    # Slots for copies and for experts of lost ranks are empty as yet; whether experts are unpacked is decided
+    # for full ones.
+    share_in_use = len(placement.local_slots(0)) / experts_after_losses(model, config.parallel)
     transformer = Transformer.load(
         reader,
         engine,

@@ -10,7 +10,7 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.kernels.backend import select_backend
 from gptoss_ray.model.host_memory import host_memory_bytes
-from gptoss_ray.planner.memory import MemoryPlan, check_fits, experts_per_rank, gigabytes, plan_memory
+from gptoss_ray.planner.memory import MemoryPlan, check_fits, experts_after_losses, gigabytes, plan_memory
 from gptoss_ray.planner.weights import WeightFormat, unpacked_experts_fit
 from gptoss_ray.ranks.rank_facts import RankFacts
 
@@ -37,7 +37,7 @@ def plan_rank_memory(
         unpacked = WeightFormat.of_torch(engine, experts_packed=False)
         are_unpacked = parallel.device == "cpu" and unpacked_experts_fit(
             model,
-            experts_per_rank(model, parallel),
+            experts_after_losses(model, parallel),
             unpacked.itemsize,
             host_memory_bytes() // parallel.num_ranks_per_node,
         )
