@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as ReadOnlySequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gptoss_ray.config import EngineConfig
+from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
@@ -37,35 +38,6 @@ from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.step_sync import LocalStepSync, StepAgreement, StepSync
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """An engine at one moment; totals count from its start.
-
-    Attributes:
-        num_running: Sequences that own KV blocks.
-        num_waiting: Sequences that wait for a seat or for blocks.
-        kv_cache_usage: Share of KV blocks owned by sequences, 0 to 1.
-        prefix_cache_queries: Tokens looked up in the prefix cache.
-        prefix_cache_hits: Tokens found there.
-        num_steps: Steps committed.
-        num_prompt_tokens: Prompt tokens of all requests taken.
-        num_generation_tokens: Tokens drawn.
-        num_preemptions: Times a sequence lost its blocks to an earlier one.
-        placement: Version of the experts in use, 0 at first.
-    """
-
-    num_running: int
-    num_waiting: int
-    kv_cache_usage: float
-    prefix_cache_queries: int
-    prefix_cache_hits: int
-    num_steps: int
-    num_prompt_tokens: int
-    num_generation_tokens: int
-    num_preemptions: int
-    placement: int
 
 
 class Engine:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NoReturn
 
-from gptoss_ray.engine.engine import EngineStats
+from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.engine.token_constraint import TokenConstraint
 from gptoss_ray.errors import InvalidRequestError

@@ -30,8 +30,9 @@ class _Renewals:
 class LeaseRenewal:
     """Calls every rank a few times per lease, one call at a time for each rank.
 
-    Silence is counted in ticks of this object's own clock, each at least a fifth of a lease: a process that
-    is itself held up blames nobody, and a rank found silent has no lease any more (`rank_epoch.py`).
+    Silence is counted in ticks of this object's own clock, each at least a fifth of a lease, so a rank found
+    silent has no lease any more (`rank_epoch.py`). Where nobody is heard, the fault may be here: then nobody
+    is blamed.
 
     Args:
         renew: Calls a rank.
@@ -76,20 +77,20 @@ class LeaseRenewal:
         try:
             while True:
                 await asyncio.sleep(self._lease_s / CALLS_PER_LEASE)
-                for rank in list(self._ranks):
-                    self._tick(rank)
+                self._tick()
         finally:
             for rank in list(self._ranks):
                 self._forget(rank)
 
-    def _tick(self, rank: RankId) -> None:
-        renewals = self._ranks[rank]
-        if renewals.heard < renewals.num_calls:
-            renewals.num_silent_ticks += 1
-        if renewals.num_silent_ticks > CALLS_PER_LEASE:
-            self._lose(rank)
-        elif renewals.task is None:
-            self._call(rank)
+    def _tick(self) -> None:
+        for renewals in self._ranks.values():
+            renewals.num_silent_ticks += renewals.heard < renewals.num_calls
+        hears_some = any(renewals.num_silent_ticks <= 1 for renewals in self._ranks.values())
+        for rank, renewals in list(self._ranks.items()):
+            if renewals.num_silent_ticks > CALLS_PER_LEASE and hears_some:
+                self._lose(rank)
+            elif renewals.task is None:
+                self._call(rank)
 
     def _call(self, rank: RankId) -> None:
         renewals = self._ranks[rank]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,14 +93,16 @@ class RayRanks:
         return facts
 
     def end(self, rank: RankId) -> None:
-        """See `GroupRanks`."""
+        """See `GroupRanks`; in a thread, because Ray may take its time."""
         if rank in self._actors:
-            ray.kill(self._actors[rank])
+            threading.Thread(
+                target=ray.kill, args=(self._actors[rank],), name="end-rank", daemon=True
+            ).start()
 
     def end_all(self) -> None:
         """End all ranks, from any thread."""
-        for rank in list(self._actors):
-            self.end(rank)
+        for actor in list(self._actors.values()):
+            ray.kill(actor)
 
     def _start_actor(self, rank: RankId) -> ActorHandle[Any]:
         placement = GroupPlacement.of(self._config)

@@ -1,0 +1,34 @@
+"""EngineStats: what an engine tells of itself. Imports no torch: other processes read it, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """An engine at one moment; totals count from its start.
+
+    Attributes:
+        num_running: Sequences that own KV blocks.
+        num_waiting: Sequences that wait for a seat or for blocks.
+        kv_cache_usage: Share of KV blocks owned by sequences, 0 to 1.
+        prefix_cache_queries: Tokens looked up in the prefix cache.
+        prefix_cache_hits: Tokens found there.
+        num_steps: Steps committed.
+        num_prompt_tokens: Prompt tokens of all requests taken.
+        num_generation_tokens: Tokens drawn.
+        num_preemptions: Times a sequence lost its blocks to an earlier one.
+        placement: Version of the experts in use, 0 at first.
+    """
+
+    num_running: int
+    num_waiting: int
+    kv_cache_usage: float
+    prefix_cache_queries: int
+    prefix_cache_hits: int
+    num_steps: int
+    num_prompt_tokens: int
+    num_generation_tokens: int
+    num_preemptions: int
+    placement: int
