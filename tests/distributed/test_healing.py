@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from gptoss_ray.config import ParallelConfig, ServedModelConfig
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.ranks.recovery import RankId
 from tests.support.engine_runs import small_config
+from tests.support.group_cases import WIRES
 from tests.support.group_requests import CONFIG
 from tests.support.group_serving import answers_of_one
 from tests.support.healing_group import HealingGroup
@@ -48,71 +50,162 @@ def expected_answers(checkpoint):
     return answers_of_one(group_config(checkpoint), REQUESTS)
 
 
-async def submit_all(group: HealingGroup) -> None:
-    for number, each in enumerate(REQUESTS):
-        await group.submit(each, RankId(number % NUM_RANKS))
-
-
-async def check_all(group: HealingGroup, lost: RankId, expected_answers) -> None:
-    """All answers are right, only the lost rank's requests were sent again, and nothing is left behind."""
+async def check(group: HealingGroup, expected_answers, *lost: RankId) -> None:
+    """All answers are right, only lost ranks' requests were sent again, and nothing is left behind."""
     await group.until_over()
     assert group.texts() == expected_answers
     for number, each in enumerate(REQUESTS):
-        assert (group.streams[each.request_id].num_resumed > 0) == (number % NUM_RANKS == lost.number)
+        num_resumed = group.streams[each.request_id].num_resumed
+        assert (num_resumed > 0) == (number % len(group.hosts) in {rank.number for rank in lost})
     await group.until_whole()
-    assert group.ended == [lost]
+    assert sorted(group.ended) == sorted(lost)
     assert group.late == []
-    assert group.keeper.open_ranks == [
-        rank.next() if rank == lost else rank for rank in map(RankId, range(NUM_RANKS))
-    ]
-    await group.until(lambda: True)
-    assert [held for held, _ in await group.usage(group.keeper.open_ranks)] == [0] * NUM_RANKS
-    # The group that has healed gives the same answers, the replacement too.
-    group.streams.clear()
     open_ranks = group.keeper.open_ranks
-    for number, each in enumerate(REQUESTS):
-        await group.submit(each, open_ranks[number % NUM_RANKS])
+    assert [held for held, _ in await group.usage(open_ranks)] == [0] * len(open_ranks)
+    # The group that has healed gives the same answers, its replacements too.
+    group.streams.clear()
+    await group.submit_all(REQUESTS)
     await group.until_over()
     assert group.texts() == expected_answers
+    assert len(group.ended) == len(lost)
 
 
 async def test_a_rank_killed_under_requests_loses_nothing(checkpoint, expected_answers):
     async with HealingGroup(group_config(checkpoint)) as group:
-        await submit_all(group)
-        await group.until(lambda: all(len(s.answer.token_ids) > 5 for s in group.streams.values()))
+        await group.submit_all(REQUESTS)
+        await group.until_streaming()
         group.processes[RankId(0)].kill()
-        await check_all(group, RankId(0), expected_answers)
+        await check(group, expected_answers, RankId(0))
 
 
+@pytest.mark.chaos
 async def test_a_rank_that_stops_is_fenced_and_emits_nothing_when_it_wakes_up(checkpoint, expected_answers):
     async with HealingGroup(group_config(checkpoint, lease_s=1.0)) as group:
         stopped, kill = RankId(1), group._kill
         group._kill = lambda rank: None if rank == stopped else kill(rank)  # as though it were out of reach
-        await submit_all(group)
-        await group.until(lambda: all(len(s.answer.token_ids) > 5 for s in group.streams.values()))
+        await group.submit_all(REQUESTS)
+        await group.until_streaming()
         group.processes[stopped].signal(signal.SIGSTOP)
         await group.until(lambda: stopped in group.ended)
         group.processes[stopped].signal(signal.SIGCONT)
-        await check_all(group, stopped, expected_answers)
+        await check(group, expected_answers, stopped)
+
+
+STEP_POINTS = ["in prefill", "mid-dispatch", "before combine", "before commit"]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("point", STEP_POINTS)
+async def test_a_rank_lost_at_any_point_of_a_step_costs_nothing(
+    checkpoint, expected_answers, point, lost, fault
+):
+    async with HealingGroup(group_config(checkpoint, lease_s=1.0)) as group:
+        await group.ask(RankId(lost), "arm", point, 5, fault)
+        await group.submit_all(REQUESTS)
+        await check(group, expected_answers, RankId(lost))
+        assert group.fired == [(RankId(lost), point)]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("point", ["while it reads experts", "while it joins"])
+async def test_a_rank_lost_while_the_group_heals_costs_nothing(checkpoint, expected_answers, point, fault):
+    async with HealingGroup(group_config(checkpoint, lease_s=1.0, tolerated_rank_losses=2)) as group:
+        await group.ask(RankId(2), "arm", point, 1, fault)
+        await group.submit_all(REQUESTS)
+        await group.until_streaming()
+        group.processes[RankId(1)].kill()
+        await check(group, expected_answers, RankId(1), RankId(2))
+        assert group.fired == [(RankId(2), point)]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("point", ["while it reads experts", "while it joins", "mid-dispatch"])
+async def test_a_replacement_that_dies_is_replaced(checkpoint, expected_answers, point):
+    async with HealingGroup(group_config(checkpoint)) as group:
+        group.faults_of_replacements = [(point, 1, signal.SIGKILL)]
+        await group.submit_all(REQUESTS)
+        await group.until_streaming()
+        group.processes[RankId(0)].kill()
+        await check(group, expected_answers, RankId(0), RankId(0, 1))
+        assert group.fired == [(RankId(0, 1), point)]
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("lost", range(NUM_RANKS))
-@pytest.mark.parametrize("point", ["in prefill", "mid-dispatch", "before combine", "before commit"])
-async def test_a_rank_killed_at_any_point_of_a_step_loses_nothing(checkpoint, expected_answers, point, lost):
+async def test_an_idle_group_heals_too(checkpoint, expected_answers, lost):
     async with HealingGroup(group_config(checkpoint)) as group:
-        await group.ask(RankId(lost), "arm", point, 5, signal.SIGKILL)
-        await submit_all(group)
-        await check_all(group, RankId(lost), expected_answers)
-        assert group.fired == [(RankId(lost), point)]
+        group.processes[RankId(lost)].kill()
+        await group.until(lambda: len(group.ended) == 1)
+        await group.until_whole()
+        await group.submit_all(REQUESTS)
+        await group.until_over()
+        assert group.texts() == expected_answers
+
+
+@pytest.mark.chaos
+async def test_ranks_lost_one_after_the_other_cost_nothing(checkpoint, expected_answers):
+    async with HealingGroup(group_config(checkpoint)) as group:
+        for number in (0, 1, 2, 0):
+            group.streams.clear()
+            await group.submit_all(REQUESTS)
+            await group.until_streaming()
+            lost = group.keeper.open_ranks[number]
+            group.processes[lost].kill()
+            await group.until_over()
+            assert group.texts() == expected_answers
+            await group.until_whole()
+        assert [rank.number for rank in group.ended] == [0, 1, 2, 0]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("wire", ["gloo", "two hosts"])
+@pytest.mark.parametrize("lost", [0, 2])
+async def test_groups_heal_over_every_wire(checkpoint, expected_answers, wire, lost):
+    config = group_config(checkpoint, shared_memory=WIRES[wire].shared_memory)
+    async with HealingGroup(config, WIRES[wire].hosts[1:4]) as group:
+        await group.submit_all(REQUESTS)
+        await group.until_streaming()
+        group.processes[RankId(lost)].kill()
+        await check(group, expected_answers, RankId(lost))
+
+
+@pytest.mark.chaos
+async def test_a_group_that_loses_more_than_it_tolerates_ends_its_ranks(checkpoint):
+    async with HealingGroup(group_config(checkpoint)) as group:
+        group.start = lambda rank: asyncio.sleep(3600)
+        await group.submit_all(REQUESTS)
+        await group.until_streaming()
+        group.processes[RankId(0)].kill()
+        await group.until(lambda: group.keeper.epoch > 1 and group.keeper.is_serving)
+        group.processes[RankId(1)].kill()
+        await group.until(lambda: group.keeper.failure is not None)
+        assert group.keeper.failure == "1 ranks are left where 2 are needed"
+        assert RankId(2) in group.ended
+
+
+@pytest.mark.chaos
+async def test_pauses_of_survivors(checkpoint, expected_answers, capsys):
+    """Measured, not judged: timings decide no test."""
+    gaps_s: list[float] = []
+    async with HealingGroup(group_config(checkpoint)) as group:
+        for _ in range(20):
+            group.streams.clear()
+            await group.submit_all(REQUESTS)
+            await group.until_streaming()
+            lost = group.keeper.open_ranks[len(group.ended) % NUM_RANKS]
+            group.processes[lost].kill()
+            await group.until_over()
+            assert group.texts() == expected_answers
+            gaps_s += group.longest_gaps_s([lost])
+            await group.until_whole()
+    gaps_s.sort()
+    with capsys.disabled():
+        p50, p99 = gaps_s[len(gaps_s) // 2], gaps_s[int(0.99 * len(gaps_s))]
+        print(f"\npauses of {len(gaps_s)} streams of survivors: p50 {p50:.2f} s, p99 {p99:.2f} s")
 
 
 def test_every_point_is_tested():
-    assert set(POINTS) == {
-        "in prefill",
-        "mid-dispatch",
-        "before combine",
-        "before commit",
-        "while it reads experts",
-        "while it joins",
-    }
+    assert set(POINTS) == {*STEP_POINTS, "while it reads experts", "while it joins"}

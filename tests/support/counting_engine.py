@@ -26,6 +26,8 @@ class CountingEngine:
     num_agree_calls: int = 0
     may_prepare: threading.Event = field(default_factory=threading.Event)
     is_closed: bool = False
+    transformer: object = "the first epoch's"
+    placement: int = 0
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -56,6 +58,9 @@ class CountingEngine:
         if self.faults:
             raise self.faults.pop(0)
         return [self._next(request) for request in list(self.requests.values())]
+
+    def change_epoch(self, version: int, transformer: object) -> None:
+        self.placement, self.transformer = version, transformer
 
     def stats(self) -> dict[str, int]:
         return {"num_running": len(self.requests)}

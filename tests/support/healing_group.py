@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,8 +56,7 @@ class HealingGroup:
         self.fired: list[tuple[RankId, str]] = []
         self.ended: list[RankId] = []
         self.late: list[TokenOutput] = []
-        self.may_replace = asyncio.Event()
-        self.may_replace.set()
+        self.faults_of_replacements: list[tuple[str, int, int]] = []
         self.keeper: GroupKeeper
         self._changed = asyncio.Event()
         self._group_id = f"test-{id(self)}-{time.monotonic_ns()}"
@@ -91,8 +90,9 @@ class HealingGroup:
         return await self.processes[rank].call(method, *args)
 
     async def start(self, rank: RankId) -> RankFacts:
-        await self.may_replace.wait()
         self.processes[rank] = MemberProcess(rank, self.config, self._note)
+        if self.faults_of_replacements:
+            await self.ask(rank, "arm", *self.faults_of_replacements.pop(0))
         await self.ask(rank, "load")
         await self.ask(rank, "stand_by")
         return facts(self.hosts[rank.number])
@@ -186,6 +186,21 @@ class HealingGroup:
 
     def texts(self) -> dict[str, object]:
         return {name: stream.answer.text() for name, stream in self.streams.items()}
+
+    async def submit_all(self, requests: Iterable[GenerationRequest]) -> None:
+        """Deal requests out to all ranks."""
+        ranks = self.keeper.open_ranks
+        for number, request in enumerate(requests):
+            await self.submit(request, ranks[number % len(ranks)])
+
+    async def until_streaming(self) -> None:
+        """Wait until every request has some tokens, and none has all."""
+        await self.until(lambda: all(len(s.answer.token_ids) > 5 for s in self.streams.values()))
+
+    def longest_gaps_s(self, lost: Collection[RankId]) -> list[float]:
+        """Return the longest pause of every stream that never was on a lost rank, sorted."""
+        streams = [stream for stream in self.streams.values() if not stream.num_resumed]
+        return sorted(max(stream.gaps_s[1:]) for stream in streams if stream.rank not in lost)
 
     async def usage(self, ranks: Iterable[RankId]) -> list[tuple[int, float]]:
         """Return of each rank the requests that it holds, and the share of its blocks that they own."""

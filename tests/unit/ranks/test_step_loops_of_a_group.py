@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 
 import pytest
 
 from gptoss_ray.config import ParallelConfig
-from gptoss_ray.errors import GroupBrokenError, UnavailableError
+from gptoss_ray.errors import GroupBrokenError, InternalError, StepFailedError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.ranks.step_loop import StepLoop
@@ -21,14 +23,30 @@ NEVER_S = 10.0
 class Group:
     """The step loops of a few ranks, over engines that count."""
 
-    def __init__(self, heartbeat_s: float) -> None:
+    def __init__(self, heartbeat_s: float, epoch_wait_s: float = 0.0) -> None:
+        self.num_broken = 0
         config = ParallelConfig(num_ranks=NUM_RANKS, heartbeat_s=heartbeat_s)
         self.links = [ThreadLink(collectives) for collectives in thread_group(NUM_RANKS)]
         self.engines = [CountingEngine(step_sync=GroupStepSync(link, config)) for link in self.links]
         self.delivered = [OutputRecorder() for _ in self.links]
-        self.loops = [StepLoop(*pair) for pair in zip(self.engines, self.delivered, strict=True)]
+        self.loops = [
+            StepLoop(*pair, epoch_wait_s=epoch_wait_s, on_broken=self.note_broken)
+            for pair in zip(self.engines, self.delivered, strict=True)
+        ]
         for loop in self.loops:
             loop.start()
+
+    def note_broken(self) -> None:
+        self.num_broken += 1
+
+    def form_again(self) -> list[Future[None]]:
+        """Bring all ranks into their next epoch."""
+        links = [ThreadLink(collectives, 2) for collectives in thread_group(NUM_RANKS)]
+
+        def join(number: int) -> None:
+            self.links[number].collectives, self.links[number].epoch = links[number].collectives, 2
+
+        return [loop.change_epoch(partial(join, number)) for number, loop in enumerate(self.loops)]
 
     def wake(self) -> None:
         for loop in self.loops:
@@ -46,11 +64,11 @@ class Group:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[float], Group]]:
+def start() -> Iterator[Callable[..., Group]]:
     groups: list[Group] = []
 
-    def start(heartbeat_s: float) -> Group:
-        groups.append(Group(heartbeat_s))
+    def start(heartbeat_s: float, epoch_wait_s: float = 0.0) -> Group:
+        groups.append(Group(heartbeat_s, epoch_wait_s))
         return groups[-1]
 
     yield start
@@ -143,3 +161,91 @@ def test_a_rank_that_is_asked_to_stop_keeps_in_step_until_all_are(start):
     group.loops[1].submit(request("x", 20)).result(5)
     assert group.delivered[1].wait_ended("x").finish_reason is FinishReason.LENGTH
     assert group.loops[0]._thread.is_alive()
+
+
+def test_requests_wait_for_the_next_epoch_and_go_on_where_they_were(start):
+    group = start(0.02, epoch_wait_s=60)
+    group.loops[0].submit(request("x", 200)).result(5)
+    until(lambda: len(group.delivered[0].outputs("x")) > 3)
+    group.links[2].leave()
+    until(lambda: group.num_broken == NUM_RANKS)
+    assert not any(loop.is_in_step for loop in group.loops)
+    assert group.loops[0].is_responsive()
+    group.loops[1].submit(request("y")).result(5)
+    num_outputs = len(group.delivered[0].outputs("x"))
+    assert group.delivered[0].outputs("x")[-1].finish_reason is None
+    for joined in group.form_again():
+        joined.result(5)
+    assert group.delivered[0].wait_ended("x").finish_reason is FinishReason.LENGTH
+    assert group.delivered[1].wait_ended("y").finish_reason is FinishReason.LENGTH
+    assert [output.position for output in group.delivered[0].outputs("x")] == list(range(200))
+    assert num_outputs < 200
+    assert all(loop.is_in_step for loop in group.loops)
+
+
+def test_requests_end_when_no_epoch_comes_in_time(start):
+    group = start(0.02, epoch_wait_s=0.1)
+    group.loops[0].submit(request("x", 1_000_000)).result(5)
+    until(lambda: len(group.delivered[0].outputs("x")) > 3)
+    group.links[2].leave()
+    assert type(group.delivered[0].wait_ended("x").error) is UnavailableError
+    assert not group.loops[0].is_responsive()
+    with pytest.raises(UnavailableError, match="lost a rank"):
+        group.form_again()[0].result(5)
+
+
+def test_an_epoch_that_cannot_be_joined_leaves_the_rank_waiting_for_another(start):
+    group = start(0.02, epoch_wait_s=60)
+    group.links[2].leave()
+    until(lambda: group.num_broken == NUM_RANKS)
+
+    def join() -> None:
+        raise GroupBrokenError("nobody came")
+
+    with pytest.raises(GroupBrokenError, match="nobody came"):
+        group.loops[0].change_epoch(join).result(5)
+    for joined in group.form_again():
+        joined.result(5)
+    group.loops[0].submit(request("x")).result(5)
+    assert group.delivered[0].wait_ended("x").finish_reason is FinishReason.LENGTH
+
+
+def test_an_epoch_changes_between_two_steps_of_ranks_that_are_in_step(start):
+    group = start(0.005, epoch_wait_s=60)
+    group.loops[0].submit(request("x", 100)).result(5)
+    until(lambda: len(group.delivered[0].outputs("x")) > 3)
+    old = group.links[0].collectives
+    joined = group.form_again()
+    old.close()  # as the first rank does that joins another epoch
+    for each in joined:
+        each.result(5)
+    assert group.delivered[0].wait_ended("x").finish_reason is FinishReason.LENGTH
+    assert [output.position for output in group.delivered[0].outputs("x")] == list(range(100))
+
+
+def test_a_step_that_fails_twice_on_a_rank_fails_the_requests_of_that_rank_alone(start):
+    group = start(0.02, epoch_wait_s=60)
+    group.engines[1].faults = [StepFailedError("a step failed"), StepFailedError("again")]
+    group.loops[0].submit(request("other", 30)).result(5)
+    group.loops[1].submit(request("poison")).result(5)
+    until(lambda: group.loops[1].num_failed_steps == 1)
+    group.links[1].leave()
+    until(lambda: group.num_broken == NUM_RANKS)
+    assert not group.delivered[1].outputs("poison")
+    for joined in group.form_again():
+        joined.result(5)
+    assert type(group.delivered[1].wait_ended("poison").error) is InternalError
+    group.links[1].leave()
+    until(lambda: group.num_broken == 2 * NUM_RANKS)
+    assert all(output.error is None for output in group.delivered[0].outputs("other"))
+
+
+def test_a_rank_that_stands_by_waits_for_its_first_epoch():
+    delivered = OutputRecorder()
+    loop = StepLoop(CountingEngine(), delivered, epoch_wait_s=60, is_stopped=True)
+    loop.start()
+    loop.submit(request("x")).result(5)
+    assert loop.num_steps == 0
+    loop.change_epoch(lambda: None).result(5)
+    assert delivered.wait_ended("x").finish_reason is FinishReason.LENGTH
+    loop.stop()
