@@ -9,6 +9,9 @@ from typing_extensions import TypedDict
 from gptoss_ray.serving.openai_answers import ContentLogprob
 from gptoss_ray.serving.responses.objects import ContentPart, OutputItem, ResponseObject
 
+END_TYPES = ("response.completed", "response.incomplete", "response.failed")
+"""Of the last event."""
+
 
 class _Event(TypedDict):
     sequence_number: int

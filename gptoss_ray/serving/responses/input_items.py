@@ -89,6 +89,10 @@ class ItemReference(RequestFields):
     id: str
 
 
+AnyInputItem = MessageItem | ReasoningInput | FunctionCallInput | CustomToolCallInput | CallOutputInput
+"""An item that says something itself."""
+
+
 def _kind(item: Any) -> str | None:
     """Return the tag of an item's type; messages, and references too, may leave it out."""
     if not isinstance(item, dict):
