@@ -39,7 +39,7 @@ from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionReq
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
 from gptoss_ray.serving.responses.preparation import Preparation
 from gptoss_ray.serving.responses.service import ResponseService
-from gptoss_ray.serving.responses.shared_store import SharedStore, local_store
+from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
 
 __all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
 
@@ -74,7 +74,7 @@ class Ingress(GrpcMethods):
                 limits=self.limits,
                 metrics=self.metrics,
                 reasoning=self._reasoning,
-                store=store or local_store(self.limits),
+                store=store or LocalStore(bounded_store(self.limits)),
                 now=self.now,
             )
         )

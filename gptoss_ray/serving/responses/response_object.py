@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gptoss_ray.errors import ContextLengthExceededError, GptossError, InvalidRequestError, OverloadedError
 from gptoss_ray.generation import SamplingParams
 from gptoss_ray.serving.answer import Usage
-from gptoss_ray.serving.responses.objects import ResponseFailure, ResponseObject, ResponseUsage
+from gptoss_ray.serving.responses.objects import ResponseObject, ResponseUsage
 from gptoss_ray.serving.responses.request import ResponseRequest
 from gptoss_ray.serving.responses.tools import FunctionTool, NamespaceTool, ToolFields
 
@@ -75,18 +74,6 @@ def usage_of(usage: Usage) -> ResponseUsage:
         output_tokens_details={"reasoning_tokens": usage.reasoning_tokens},
         total_tokens=usage.total_tokens,
     )
-
-
-def failure_of(error: GptossError) -> ResponseFailure:
-    """Return what a failed response says; its codes are those that OpenAI's clients know."""
-    code = "server_error"
-    if isinstance(error, ContextLengthExceededError):
-        code = "context_length_exceeded"
-    elif isinstance(error, InvalidRequestError):
-        code = "invalid_prompt"
-    elif isinstance(error, OverloadedError):
-        code = "rate_limit_exceeded"
-    return ResponseFailure(code=code, message=error.message)
 
 
 def _reasoning(request: ResponseRequest) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from gptoss_ray.serving.answer import Usage
 from gptoss_ray.serving.chat import ChatDelta
 from gptoss_ray.serving.responses.call_writers import call_writer
 from gptoss_ray.serving.responses.events import ResponseEnd, ResponseEvent, ResponseProgress
+from gptoss_ray.serving.responses.failure import failure_of
 from gptoss_ray.serving.responses.item_writer import ItemWriter
 from gptoss_ray.serving.responses.message_writer import MessageWriter
 from gptoss_ray.serving.responses.objects import OutputItem, ResponseObject
 from gptoss_ray.serving.responses.reasoning_writer import ReasoningWriter
-from gptoss_ray.serving.responses.response_object import failure_of, usage_of
+from gptoss_ray.serving.responses.response_object import usage_of
 from gptoss_ray.serving.responses.tool_table import ToolTable
 
 

@@ -13,11 +13,11 @@ from gptoss_ray.errors import GptossError, InvalidRequestError
 from gptoss_ray.serving.responses.api import PageRequest
 from gptoss_ray.serving.responses.background import BackgroundRuns
 from gptoss_ray.serving.responses.events import ResponseEnd, ResponseEvent
+from gptoss_ray.serving.responses.failure import failure_of
 from gptoss_ray.serving.responses.input_pages import input_page
 from gptoss_ray.serving.responses.objects import DeletedResponse, InputItemList, ResponseObject
 from gptoss_ray.serving.responses.preparation import Preparation
 from gptoss_ray.serving.responses.request import ResponseRequest
-from gptoss_ray.serving.responses.response_object import failure_of
 from gptoss_ray.serving.responses.run import ResponseRun
 
 logger = logging.getLogger(__name__)

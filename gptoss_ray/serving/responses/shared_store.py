@@ -134,13 +134,11 @@ class LocalStore:
                 change.set()
 
 
-def local_store(limits: LimitsConfig) -> LocalStore:
-    """Return a store in this process with the bounds of the configuration."""
-    return LocalStore(
-        ResponseStore(
-            max_responses=limits.max_stored_responses,
-            max_bytes=limits.max_stored_response_bytes,
-            max_age_s=limits.max_stored_response_age_s,
-            clock=time.monotonic,
-        )
+def bounded_store(limits: LimitsConfig) -> ResponseStore:
+    """Return a store with the bounds of the configuration."""
+    return ResponseStore(
+        max_responses=limits.max_stored_responses,
+        max_bytes=limits.max_stored_response_bytes,
+        max_age_s=limits.max_stored_response_age_s,
+        clock=time.monotonic,
     )

@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic_core import to_json
 
 from gptoss_ray.errors import GptossError
+from gptoss_ray.serving.responses.failure import failure_of
 from gptoss_ray.serving.responses.objects import ResponseObject
-from gptoss_ray.serving.responses.response_object import failure_of
 from gptoss_ray.serving.responses.stored_response import (
     MAX_PAGE_BYTES,
     EventPage,
