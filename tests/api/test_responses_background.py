@@ -37,10 +37,7 @@ async def resumed(http, response_id, **params):
 
 def shared_ingresses(script, num_ingresses=2, store=None, **limits):
     store = store or LocalStore(bounded_store(LimitsConfig()))
-    return [
-        make_ingress(ScriptedSource(script), store=store, limits=LimitsConfig(**limits))
-        for _ in range(num_ingresses)
-    ]
+    return [make_ingress(script, store=store, limits=LimitsConfig(**limits)) for _ in range(num_ingresses)]
 
 
 async def test_a_background_response_is_queued_at_once_and_comes_to_its_end():
@@ -113,8 +110,8 @@ def test_a_client_that_leaves_stops_nothing_in_the_background():
 
 @pytest.mark.parametrize("script", [TALKING, SILENT, [Endless()]])
 async def test_any_ingress_cancels_and_the_work_stops_at_once(script):
-    one, other = shared_ingresses(script)
-    source = one.catalog.find(None).token_source
+    source = ScriptedSource(script)
+    one, other = shared_ingresses(source)
     async with http_client(one) as first, http_client(other) as second:
         queued = await create(first, background=True)
         while not source.open_ids:
@@ -247,8 +244,8 @@ async def test_losing_the_store_ends_the_work_and_its_readers_with_an_event(monk
     monkeypatch.setattr(background, "RENEW_S", 0.01)
     clock = Clock()
     store = CuttableStore(ResponseStore(max_responses=9, max_bytes=1 << 20, max_age_s=999, clock=clock))
-    (ingress,) = shared_ingresses(TALKING, 1, store=store)
-    source = ingress.catalog.find(None).token_source
+    source = ScriptedSource(TALKING)
+    (ingress,) = shared_ingresses(source, 1, store=store)
     async with http_client(ingress) as http:
         reading = asyncio.create_task(http.post(URL, json=body(stream=True, background=True)))
         other = await create(http, background=True)

@@ -36,8 +36,8 @@ async def test_a_response_is_kept_as_it_was_answered_whole_and_streamed():
 
 
 async def test_a_response_can_be_gone_on_from_as_soon_as_its_last_event_is_read():
-    ingress = make_ingress(ScriptedSource(call_once))
-    async with http_client(ingress) as http:
+    source = ScriptedSource(call_once)
+    async with http_client(make_ingress(source)) as http:
         first = (await stream(http, input="Weather?", tools=[WEATHER]))[-1]["response"]
         output = {
             "type": "function_call_output",
@@ -46,7 +46,6 @@ async def test_a_response_can_be_gone_on_from_as_soon_as_its_last_event_is_read(
         }
         second = await create(http, input=[output], tools=[WEATHER], previous_response_id=first["id"])
         third = await create(http, input="Thanks.", previous_response_id=second["id"], instructions="New.")
-    source = ingress.catalog.find(None).token_source
     assert texts(second)[-1] == ("final_answer", "It is 42.")
     assert f"<|start|>user<|message|>Weather?<|end|><|start|>assistant{CALL}" in prompt_text(
         source.requests[1]
