@@ -50,12 +50,14 @@ class Ingress(GrpcMethods):
         *,
         api_keys: Iterable[str] = (),
         limits: LimitsConfig | None = None,
+        page: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve `models`; `clock` returns Unix time in seconds."""
+        """Serve `models`, and the chat page; `clock` returns Unix time in seconds."""
         self.catalog = ModelCatalog(models)
         self.api_keys = ApiKeys(api_keys)
         self.limits = limits or LimitsConfig()
+        self.has_page = page
         self.metrics = IngressMetrics()
         self._reasoning = ReasoningCache(
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
