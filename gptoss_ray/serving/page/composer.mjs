@@ -1,7 +1,7 @@
 // Where a person writes: the message box, effort, and the buttons that send and stop.
 
 import { byId } from "./dom.mjs";
-import { functionsState } from "./settings-panel.mjs";
+import { functionsState } from "./functions.mjs";
 import { growsWithText, sendsOnEnter } from "./text-area.mjs";
 
 export class Composer {

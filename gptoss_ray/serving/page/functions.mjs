@@ -16,6 +16,16 @@ function asTool(item, index) {
   return { type: "function", function: definition };
 }
 
+/** Say how many functions a text offers, or what is wrong with it. */
+export function functionsState(text) {
+  try {
+    const names = parseFunctions(text).map((tool) => tool.function.name);
+    return { num: names.length, text: names.length ? `Offered: ${names.join(", ")}.` : "None offered.", isWrong: false };
+  } catch (error) {
+    return { num: 0, text: `Not understood: ${error.message}`, isWrong: true };
+  }
+}
+
 /** Return the text with one more function at its end; of the same name there is only one. */
 export function withFunction(text, definition) {
   const others = parseFunctions(text).map((tool) => tool.function);

@@ -219,7 +219,7 @@ function withoutLinks(nodes) {
   });
 }
 
-/** Pair delimiters: each closes the nearest open one of its kind; what stays open is text. */
+/** Pair delimiters: each closes an open one of its kind; what stays open is text. */
 function emphasized(tokens) {
   const frames = [{ delimiter: null, nodes: [] }];
   const numOpen = { "*": 0, _: 0, "~": 0 };
@@ -234,8 +234,7 @@ function emphasized(tokens) {
 function pair(frames, numOpen, { char, size, canOpen, canClose }) {
   let left = size;
   while (canClose && left > 0 && numOpen[char] > 0) {
-    const index = frames.findLastIndex((frame) => frame.delimiter?.char === char);
-    unwindTo(frames, numOpen, index);
+    unwindTo(frames, numOpen, partner(frames, char, left));
     left -= close(frames, numOpen, char, left);
   }
   if (left === 0) return;
@@ -245,6 +244,12 @@ function pair(frames, numOpen, { char, size, canOpen, canClose }) {
   } else {
     frames.at(-1).nodes.push({ type: "text", text: char.repeat(left) });
   }
+}
+
+/** Return the innermost open frame of this kind: of the same size where there is one. */
+function partner(frames, char, size) {
+  const same = frames.findLastIndex(({ delimiter }) => delimiter?.char === char && delimiter.size === size);
+  return same >= 0 ? same : frames.findLastIndex(({ delimiter }) => delimiter?.char === char);
 }
 
 /** Close the innermost frame with as many delimiters as both sides have, two at most; return how many. */

@@ -1,7 +1,7 @@
 // The settings: a drawer whose fields write through to the settings object as they are typed.
 
 import { byId, textButton } from "./dom.mjs";
-import { SAMPLES, parseFunctions, withFunction } from "./functions.mjs";
+import { SAMPLES, functionsState, withFunction } from "./functions.mjs";
 import { DEFAULTS } from "./settings.mjs";
 import { growsWithText } from "./text-area.mjs";
 
@@ -82,15 +82,5 @@ export class SettingsPanel {
     status.textContent = state.text;
     status.classList.toggle("is-wrong", state.isWrong);
     this.fields.functions.setAttribute("aria-invalid", String(state.isWrong));
-  }
-}
-
-/** Say how many functions a text offers, or what is wrong with it. */
-export function functionsState(text) {
-  try {
-    const names = parseFunctions(text).map((tool) => tool.function.name);
-    return { num: names.length, text: names.length ? `Offered: ${names.join(", ")}.` : "None offered.", isWrong: false };
-  } catch (error) {
-    return { num: 0, text: `Not understood: ${error.message}`, isWrong: true };
   }
 }
