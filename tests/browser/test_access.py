@@ -15,6 +15,11 @@ def press(tab, *keys):
         tab.page.keyboard.press(key)
 
 
+def start_at_the_top(tab):
+    # The next Tab goes on from where one has clicked: here beside all that there is.
+    tab.page.mouse.click(5, 400)
+
+
 @LIGHTS
 def test_axe_finds_nothing_against_wcag_in_an_empty_and_in_a_full_page(open_tab, url, axe, scheme):
     tab = open_tab(url, color_scheme=scheme).open()
@@ -54,7 +59,7 @@ def test_axe_finds_nothing_against_wcag_in_the_dialogs(open_tab, axe, source, sc
 
 
 def test_all_of_a_conversation_goes_by_keyboard(tab, source, expect):
-    tab.page.evaluate("document.activeElement.blur()")
+    start_at_the_top(tab)
     press(tab, "Tab")
     assert tab.focused() == "Skip to the message box"
     expect(tab.page.get_by_text("Skip to the message box")).to_be_in_viewport()
@@ -87,7 +92,7 @@ def test_all_of_a_conversation_goes_by_keyboard(tab, source, expect):
 
 
 def test_settings_and_a_call_go_by_keyboard(tab, source, expect):
-    tab.page.evaluate("document.activeElement.blur()")
+    start_at_the_top(tab)
     press(tab, "Tab", "Tab")
     assert tab.focused() == "model"
     press(tab, "Tab", "Tab")
@@ -126,9 +131,8 @@ def test_the_focus_is_never_lost_when_a_button_goes(tab, expect):
 
 def test_what_has_the_focus_can_be_seen(tab):
     press(tab, "Tab")
-    outline = tab.page.evaluate(
-        "getComputedStyle(document.activeElement.nextElementSibling ?? document.activeElement).outline"
-    )
+    label = "document.activeElement.nextElementSibling ?? document.activeElement"
+    outline = tab.page.evaluate(f"getComputedStyle({label}).outline")
     assert "solid" in outline
     assert "2px" in outline
 
@@ -200,9 +204,8 @@ def test_nothing_moves_for_those_who_wish_so(open_tab, url):
 
 def test_enter_that_ends_a_word_of_an_input_method_does_not_send(tab, source):
     tab.message.fill("にほん")
-    tab.message.evaluate(
-        "e => e.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true}))"
-    )
+    key = "new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true})"
+    tab.message.evaluate(f"e => e.dispatchEvent({key})")
     assert tab.questions == []
     assert source.requests == []
 

@@ -15,9 +15,8 @@ def test_what_a_module_says_of_itself_holds(path):
     node = shutil.which("node")
     if not node:
         pytest.skip("node is not installed")
-    done = subprocess.run(
-        [node, "--test", str(path)], capture_output=True, text=True, timeout=240, check=False
-    )
+    command = (node, "--test", str(path))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "# fail 0" in done.stdout or "ℹ fail 0" in done.stdout
     assert "# tests 0" not in done.stdout

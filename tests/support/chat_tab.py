@@ -12,7 +12,7 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
 class ChatTab:
-    """A tab with the page of the server at `url`; `check` tells what went wrong beside what a test looks at."""
+    """A tab with the page of the server at `url`; `check` finds what else went wrong."""
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.url = url

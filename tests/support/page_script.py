@@ -65,27 +65,22 @@ def call(name: str, arguments: str) -> str:
     )
 
 
+SCRIPTS: dict[str, Sequence[Step]] = {
+    "weather": tokens(call("get_weather", '{"city":"Paris"}')),
+    "hostile": tokens(final(HOSTILE, "<script>window.pwned = 9</script><img src=z onerror=alert(4)>")),
+    "nasty": tokens(call("get_weather", '{"city":"<img src=x onerror=alert(5)>"}')),
+    "markdown": tokens(final(MARKDOWN)),
+    "silent": [*tokens("<|channel|>final<|message|>Count"), Endless()],
+    "endless": [*tokens("<|channel|>final<|message|>Count"), Endless(WORD, pause_s=0.01)],
+    "think": [*tokens("<|channel|>analysis<|message|>Hmm"), Endless()],
+    "refuse": [OverloadedError("The queue is full.", retry_after_s=3)],
+    "break": [*tokens("<|channel|>final<|message|>Half an"), InternalError("secret")],
+}
+
+
 def answer(request: GenerationRequest) -> Sequence[Step]:
-    """Answer the last question, or from a call's result."""
+    """Answer the last question by its word, or from a call's result."""
     asked = prompt_text(request).rpartition("<|start|>user<|message|>")[2]
     if "<|start|>functions." in asked:
         return tokens(final("It is **18 degrees**.", "The function has answered."))
-    if "weather" in asked:
-        return tokens(call("get_weather", '{"city":"Paris"}'))
-    if "hostile" in asked:
-        return tokens(final(HOSTILE, "<script>window.pwned = 9</script><img src=z onerror=alert(4)>"))
-    if "nasty" in asked:
-        return tokens(call("get_weather", '{"city":"<img src=x onerror=alert(5)>"}'))
-    if "markdown" in asked:
-        return tokens(final(MARKDOWN))
-    if "silent" in asked:
-        return [*tokens("<|channel|>final<|message|>Count"), Endless()]
-    if "endless" in asked:
-        return [*tokens("<|channel|>final<|message|>Count"), Endless(WORD, pause_s=0.01)]
-    if "think" in asked:
-        return [*tokens("<|channel|>analysis<|message|>Hmm"), Endless()]
-    if "refuse" in asked:
-        raise OverloadedError("The queue is full.", retry_after_s=3)
-    if "break" in asked:
-        return [*tokens("<|channel|>final<|message|>Half an"), InternalError("secret")]
-    return tokens(ANSWER)
+    return next((script for word, script in SCRIPTS.items() if word in asked), tokens(ANSWER))
