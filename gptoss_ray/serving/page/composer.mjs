@@ -35,7 +35,8 @@ export class Composer {
   }
 
   focus() {
-    this.area.focus();
+    // It is always in sight.
+    this.area.focus({ preventScroll: true });
   }
 
   /** Whether the person waits here, with nothing written. */
