@@ -18,9 +18,9 @@ from gptoss_ray.protos.gptoss.v1 import (
     generation_pb2,
     generation_pb2_grpc,
 )
-from gptoss_ray.serving.chat_page import FOLDER
 from tests.support.eval_harness import EvalHarness
 from tests.support.served_app import ServedApp
+from tests.support.served_page import check_chat_page
 
 
 @pytest.fixture
@@ -257,12 +257,4 @@ def pieces(choices):
 
 
 def test_the_chat_page_comes_through_the_proxy_as_it_is(served):
-    page = httpx.get(f"{served.base_url}/")
-    assert page.status_code == 200
-    assert page.content == (FOLDER / "index.html").read_bytes()
-    assert page.headers["content-security-policy"].startswith("default-src 'none'; ")
-    assert httpx.head(f"{served.base_url}/").headers["etag"] == page.headers["etag"]
-    known = {"if-none-match": page.headers["etag"]}
-    assert httpx.get(f"{served.base_url}/", headers=known).status_code == 304
-    assert httpx.get(f"{served.base_url}/page/main.mjs").headers["content-type"].startswith("text/javascript")
-    assert httpx.get(f"{served.base_url}/page/other.mjs").status_code == 401
+    check_chat_page(served.base_url)

@@ -62,7 +62,7 @@ export class AnswerView {
   updateCalls(isLive) {
     this.entry.calls.forEach((call, index) => {
       if (!this.calls[index]) {
-        this.calls[index] = new CallView(index, this.handlers.onResult);
+        this.calls[index] = new CallView(this.handlers.onResult);
         this.callList.append(this.calls[index].root);
       }
       this.calls[index].update(call, isLive);

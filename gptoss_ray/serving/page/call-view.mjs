@@ -5,8 +5,7 @@ import { prettyArguments, sampleResult } from "./functions.mjs";
 import { growingTextarea, sendsOnEnter } from "./text-area.mjs";
 
 export class CallView {
-  constructor(index, onResult) {
-    this.index = index;
+  constructor(onResult) {
     this.onResult = onResult;
     this.name = element("code", {});
     this.text = element("code", {});
@@ -56,6 +55,10 @@ function resultElement(call) {
     "div",
     {},
     element("h4", { class: "call-label" }, "Result"),
-    element("pre", { tabindex: "0", role: "group", "aria-label": "Result" }, element("code", {}, prettyArguments(call.result))),
+    element(
+      "pre",
+      { tabindex: "0", role: "group", "aria-label": "Result" },
+      element("code", {}, prettyArguments(call.result)),
+    ),
   );
 }

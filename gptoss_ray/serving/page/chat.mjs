@@ -9,7 +9,8 @@ import { chatRequest } from "./settings.mjs";
 export class Chat {
   /**
    * `withKey` runs an action of the API, and again with another key where it answers 401. `onChange` is called when
-   * entries come or go, `onStart` before an answer, `onGrowth` for each piece of the live answer, `onEnd` when nothing more of it will come.
+   * entries come or go, `onStart` before an answer, `onGrowth` for each piece of the live answer, `onEnd` when nothing
+   * more of it will come.
    */
   constructor({ api, settings, conversation, withKey, onChange, onStart, onGrowth, onEnd }) {
     Object.assign(this, { api, settings, conversation, withKey, onChange, onStart, onGrowth, onEnd });

@@ -50,7 +50,11 @@ function entryMessages(entry) {
     type: "function",
     function: { name, arguments: text },
   }));
-  const results = entry.calls.map(({ id, result }) => ({ role: "tool", tool_call_id: id, content: result ?? NO_RESULT }));
+  const results = entry.calls.map(({ id, result }) => ({
+    role: "tool",
+    tool_call_id: id,
+    content: result ?? NO_RESULT,
+  }));
   // Between calls the model needs what it thought before them.
   return [{ ...message, reasoning: entry.reasoning, tool_calls: calls }, ...results];
 }

@@ -27,7 +27,11 @@ export function icon(name) {
 
 /** Return a button that is an icon with a name for those who cannot see it. */
 export function iconButton(name, label, onclick) {
-  return element("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick }, icon(name));
+  return element(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": label, title: label, onclick },
+    icon(name),
+  );
 }
 
 /** Return a button with words on it. */

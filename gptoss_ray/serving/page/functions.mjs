@@ -20,7 +20,11 @@ function asTool(item, index) {
 export function functionsState(text) {
   try {
     const names = parseFunctions(text).map((tool) => tool.function.name);
-    return { num: names.length, text: names.length ? `Offered: ${names.join(", ")}.` : "None offered.", isWrong: false };
+    return {
+      num: names.length,
+      text: names.length ? `Offered: ${names.join(", ")}.` : "None offered.",
+      isWrong: false,
+    };
   } catch (error) {
     return { num: 0, text: `Not understood: ${error.message}`, isWrong: true };
   }

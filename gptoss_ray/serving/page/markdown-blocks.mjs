@@ -87,7 +87,10 @@ function readCode(lines, at) {
   let end = at + 1;
   while (end < lines.length && !isEnd(lines[end])) end += 1;
   const text = lines.slice(at + 1, end).map((line) => line.slice(Math.min(indent, indentOf(line))));
-  const language = info.trim().split(/[\s{,]/)[0].slice(0, 32);
+  const language = info
+    .trim()
+    .split(/[\s{,]/)[0]
+    .slice(0, 32);
   return { block: { type: "code", language, text: text.join("\n") }, end: Math.min(end + 1, lines.length) };
 }
 
@@ -124,7 +127,11 @@ function marker(line) {
   const [, indent, mark, gap = " "] = match;
   const spaces = gap.length > 4 ? 1 : gap.length;
   const number = Number.parseInt(mark, 10);
-  return { kind: mark.at(-1), start: Number.isNaN(number) ? null : number, width: indent.length + mark.length + spaces };
+  return {
+    kind: mark.at(-1),
+    start: Number.isNaN(number) ? null : number,
+    width: indent.length + mark.length + spaces,
+  };
 }
 
 function firstNotBlank(lines, at) {
@@ -154,7 +161,9 @@ function readItem(lines, at, depth) {
 }
 
 function startsTable(lines, at) {
-  return lines[at].includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && TABLE_RULE.test(lines[at + 1]);
+  return (
+    lines[at].includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && TABLE_RULE.test(lines[at + 1])
+  );
 }
 
 function readTable(lines, at) {
@@ -168,7 +177,10 @@ function readTable(lines, at) {
 }
 
 function cells(line) {
-  const text = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  const text = line
+    .trim()
+    .replace(/^\|/, "")
+    .replace(/(?<!\\)\|$/, "");
   return text.split(/(?<!\\)\|/, MAX_COLUMNS).map((cell) => cell.replaceAll("\\|", "|").trim());
 }
 

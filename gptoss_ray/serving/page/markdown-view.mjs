@@ -45,7 +45,12 @@ function blockElement(block) {
 
 function codeElement({ language, text }) {
   const label = language ? `Code, ${language}` : "Code";
-  const head = element("div", { class: "code-head" }, element("span", {}, language || "code"), copyButton("Copy code", () => text));
+  const head = element(
+    "div",
+    { class: "code-head" },
+    element("span", {}, language || "code"),
+    copyButton("Copy code", () => text),
+  );
   // It scrolls, so it takes the focus: the keyboard must reach all of it.
   const body = element("pre", { tabindex: "0", role: "group", "aria-label": label }, element("code", {}, text));
   return element("div", { class: "code", dir: "ltr" }, head, body);

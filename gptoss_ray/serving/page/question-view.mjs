@@ -18,7 +18,12 @@ export class QuestionView {
     this.editButton = iconButton("edit", "Edit question", () => this.edit());
     this.root.replaceChildren(
       spoken("You", "h2"),
-      element("div", { class: "actions" }, copyButton("Copy question", () => this.entry.text), this.editButton),
+      element(
+        "div",
+        { class: "actions" },
+        copyButton("Copy question", () => this.entry.text),
+        this.editButton,
+      ),
       element("div", { class: "bubble", dir: "auto" }, this.entry.text),
     );
   }

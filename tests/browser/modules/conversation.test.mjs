@@ -3,7 +3,13 @@ import { test } from "node:test";
 
 import { addChunk, awaitsResult, figures, newAnswer, thinkingS } from "../../../gptoss_ray/serving/page/answer.mjs";
 import { Conversation, NO_RESULT } from "../../../gptoss_ray/serving/page/conversation.mjs";
-import { functionsState, parseFunctions, prettyArguments, sampleResult, withFunction } from "../../../gptoss_ray/serving/page/functions.mjs";
+import {
+  functionsState,
+  parseFunctions,
+  prettyArguments,
+  sampleResult,
+  withFunction,
+} from "../../../gptoss_ray/serving/page/functions.mjs";
 import { remedy } from "../../../gptoss_ray/serving/page/remedy.mjs";
 import { endOfSentences } from "../../../gptoss_ray/serving/page/sentences.mjs";
 import { DEFAULTS, chatRequest } from "../../../gptoss_ray/serving/page/settings.mjs";
@@ -18,7 +24,11 @@ const usage = (tokens) => ({
 
 function called(conversation) {
   const answer = conversation.addAnswer("m", 0);
-  const pieces = [{ index: 0, id: "c1", function: { name: "f", arguments: "" } }, { index: 0, function: { arguments: '{"a"' } }, { index: 0, function: { arguments: ":1}" } }];
+  const pieces = [
+    { index: 0, id: "c1", function: { name: "f", arguments: "" } },
+    { index: 0, function: { arguments: '{"a"' } },
+    { index: 0, function: { arguments: ":1}" } },
+  ];
   addChunk(answer, chunk({ reasoning: "Look." }), 1);
   for (const piece of pieces) addChunk(answer, chunk({ tool_calls: [piece] }), 2);
   return answer;
@@ -26,7 +36,7 @@ function called(conversation) {
 
 test("an answer is the sum of its chunks", () => {
   const answer = newAnswer(1, "m", 1000);
-  addChunk(answer, chunk({ role: "assistant", content: "" , reasoning: "Hm" }, { usage: usage(1) }), 1500);
+  addChunk(answer, chunk({ role: "assistant", content: "", reasoning: "Hm" }, { usage: usage(1) }), 1500);
   addChunk(answer, chunk({ reasoning: "m." }, { usage: usage(2) }), 1700);
   addChunk(answer, chunk({ content: "4" }, { usage: usage(3) }), 2000);
   addChunk(answer, { choices: [{ index: 0, delta: { content: "2" }, finish_reason: "stop" }], usage: usage(5) }, 2500);
@@ -35,7 +45,12 @@ test("an answer is the sum of its chunks", () => {
   assert.equal(answer.content, "42");
   assert.equal(answer.finishReason, "stop");
   assert.equal(thinkingS(answer), 0.5);
-  assert.deepEqual(figures(answer), ["first token 0.50 s", "4.0 tokens/s", "9 tokens in (4 cached)", "5 out (2 reasoning)"]);
+  assert.deepEqual(figures(answer), [
+    "first token 0.50 s",
+    "4.0 tokens/s",
+    "9 tokens in (4 cached)",
+    "5 out (2 reasoning)",
+  ]);
 });
 
 test("an answer of which nothing came has no figures", () => {
@@ -82,7 +97,10 @@ test("a conversation is cut at an entry, and goes on with new ids after a reload
   const answer = conversation.addAnswer("m", 0);
   conversation.addQuestion("b");
   conversation.cutAt(answer.id);
-  assert.deepEqual(conversation.entries.map((entry) => entry.text), ["a"]);
+  assert.deepEqual(
+    conversation.entries.map((entry) => entry.text),
+    ["a"],
+  );
   const restored = new Conversation(JSON.parse(JSON.stringify(conversation.entries)));
   restored.addQuestion("c");
   assert.notEqual(restored.entries[0].id, restored.entries[1].id);
@@ -93,8 +111,22 @@ test("a request has what was chosen and leaves the rest to the server", () => {
   conversation.addQuestion("q");
   const plain = chatRequest({ ...DEFAULTS, model: "m" }, conversation);
   assert.deepEqual(Object.keys(plain).sort(), ["messages", "model", "reasoning_effort", "stream", "stream_options"]);
-  const chosen = { ...DEFAULTS, model: "m", effort: "high", temperature: "0", maxTokens: "5", seed: "-1", functions: '{"name":"f"}' };
-  const { temperature, max_tokens: maxTokens, seed, reasoning_effort: effort, tools } = chatRequest(chosen, conversation);
+  const chosen = {
+    ...DEFAULTS,
+    model: "m",
+    effort: "high",
+    temperature: "0",
+    maxTokens: "5",
+    seed: "-1",
+    functions: '{"name":"f"}',
+  };
+  const {
+    temperature,
+    max_tokens: maxTokens,
+    seed,
+    reasoning_effort: effort,
+    tools,
+  } = chatRequest(chosen, conversation);
   assert.deepEqual([temperature, maxTokens, seed, effort], [0, 5, -1, "high"]);
   assert.deepEqual(tools, [{ type: "function", function: { name: "f" } }]);
 });

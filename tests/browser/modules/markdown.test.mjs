@@ -129,9 +129,18 @@ const HOSTILE_ADDRESSES = [
 test("no other address becomes a link", () => {
   for (const address of HOSTILE_ADDRESSES) {
     assert.equal(safeHref(address), null, address);
-    for (const text of [`[a](${address})`, `[a](<${address}>)`, `![a](${address})`, `<${address}>`, `[a](&#106;avascript:x)`]) {
+    for (const text of [
+      `[a](${address})`,
+      `[a](<${address}>)`,
+      `![a](${address})`,
+      `<${address}>`,
+      `[a](&#106;avascript:x)`,
+    ]) {
       const links = JSON.stringify(parseInline(text)).match(/"href":"[^"]*"/g) ?? [];
-      assert.ok(links.every((link) => /^"href":"(https?:\/\/|mailto:)/.test(link)), text);
+      assert.ok(
+        links.every((link) => /^"href":"(https?:\/\/|mailto:)/.test(link)),
+        text,
+      );
     }
   }
 });
@@ -201,9 +210,27 @@ test("tables have columns, alignments and no more cells than their head", () => 
 test("no text is too deep, too long or too odd to be read", () => {
   const many = (text, times = 20_000) => text.repeat(times);
   const texts = [
-    many(">"), many("- "), many("1. "), many("*a _b "), many("*a **b ") + many("** *"), many("["), many("[]("),
-    many('[a](b "'), many("!["), many("<"), many("\\"), many("`a``"), many("|") + "\n" + many("|-"), many("a\n"),
-    many("> - "), many("# "), many("https://a"), `https://a${many(")")}`, many(" \n"), many("~~a"), many("_a_b"),
+    many(">"),
+    many("- "),
+    many("1. "),
+    many("*a _b "),
+    many("*a **b ") + many("** *"),
+    many("["),
+    many("[]("),
+    many('[a](b "'),
+    many("!["),
+    many("<"),
+    many("\\"),
+    many("`a``"),
+    many("|") + "\n" + many("|-"),
+    many("a\n"),
+    many("> - "),
+    many("# "),
+    many("https://a"),
+    `https://a${many(")")}`,
+    many(" \n"),
+    many("~~a"),
+    many("_a_b"),
     Array.from({ length: 2000 }, (_, index) => `${" ".repeat(index)}- a`).join("\n"),
     Array.from({ length: 500 }, (_, index) => "`".repeat(index + 1)).join(" "),
   ];
@@ -220,12 +247,16 @@ function deepest(value) {
 }
 
 test("every prefix of an answer is read, and blocks that are complete stay as they are", () => {
-  const text = "# T\n\n1. *a*\n   - `b`\n\n```py\nx = [1]\n```\n\n|a|b|\n|-|-|\n|1|[c](https://e.org)|\n\n> end **b**\n";
+  const text =
+    "# T\n\n1. *a*\n   - `b`\n\n```py\nx = [1]\n```\n\n|a|b|\n|-|-|\n|1|[c](https://e.org)|\n\n> end **b**\n";
   for (let end = 0; end <= text.length; end += 1) parseBlocks(text.slice(0, end));
   const sources = (part) => parseBlocks(part).map((one) => one.source);
   assert.deepEqual(sources(text.slice(0, 60)).slice(0, 2), sources(text).slice(0, 2));
 });
 
 test("spoken text has words and no marks", () => {
-  assert.equal(plainText("# A\n\n- **b** `c`\n- [d](https://e.org)\n\n```\nx\n```\n|e|f|\n|-|-|\n|g|h|"), "A b c d Code. e, f. g, h");
+  assert.equal(
+    plainText("# A\n\n- **b** `c`\n- [d](https://e.org)\n\n```\nx\n```\n|e|f|\n|-|-|\n|g|h|"),
+    "A b c d Code. e, f. g, h",
+  );
 });

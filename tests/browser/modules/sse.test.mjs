@@ -27,7 +27,8 @@ async function read(text, size) {
   return found;
 }
 
-const STREAM = 'data: {"a":"é🙂"}\n\ndata: two\r\n\r\n: a comment\n\nevent: x\nid: 1\ndata: three\rdata:  four\r\rdata\n\n';
+const STREAM =
+  'data: {"a":"é🙂"}\n\ndata: two\r\n\r\n: a comment\n\nevent: x\nid: 1\ndata: three\rdata:  four\r\rdata\n\n';
 const DATA = ['{"a":"é🙂"}', "two", "three\n four", ""];
 
 test("events are the same however the bytes are cut", async () => {
