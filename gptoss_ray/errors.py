@@ -12,8 +12,9 @@
     ├── OverloadedError                queue full; retry_after_s says when to come back
     ├── UnavailableError               loading, draining, or the replica was lost
     │   ├── RankDiedError              the process of a rank has ended
-    │   └── GroupBrokenError           a rank of the group is lost, late, or of another epoch
-    │       └── StepFailedError        this rank left it, because its own step failed
+    │   ├── GroupBrokenError           a rank of the group is lost, late, or of another epoch
+    │   │   └── StepFailedError        this rank left it, because its own step failed
+    │   └── RequestLostError           what worked on the request is gone; it can go on elsewhere
     ├── DeadlineExceededError          the caller's deadline passed
     ├── RequestAbortedError            cancelled by the caller or the server
     ├── InternalError                  our fault; details are logged, never sent
@@ -117,6 +118,10 @@ class GroupBrokenError(UnavailableError):
 
 class StepFailedError(GroupBrokenError):
     """A step failed on this very rank, which has left its group for that."""
+
+
+class RequestLostError(UnavailableError):
+    """What worked on a request is gone: the request can be sent again, or go on elsewhere from its tokens."""
 
 
 class DeadlineExceededError(GptossError):

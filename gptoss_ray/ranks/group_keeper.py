@@ -115,10 +115,15 @@ class GroupKeeper:
 
     @property
     def open_ranks(self) -> list[RankId]:
-        """See above; ascending."""
+        """See above; ascending, and none once the group was given up."""
         recovery = self._recovery
         members = recovery.granted_members if recovery.granted else recovery.members
-        return sorted(self._warm & members)
+        return sorted(self._warm & members) if self.failure is None else []
+
+    def note_died(self, rank: RankId) -> None:
+        """Learn from whoever called a rank that its process has ended."""
+        self._warm.discard(rank)
+        self._hear(RankLost(rank))
 
     async def run(self) -> None:
         """Keep the group until cancelled, or until it is given up."""
@@ -278,7 +283,7 @@ class GroupKeeper:
         try:
             await self._ranks.ask(rank, "wait_broken", epoch)
         except RankDiedError:
-            self._hear(RankLost(rank))
+            self.note_died(rank)
         except Exception as error:  # the renewal of its lease tells whether it is lost
             logger.warning("watch_ended rank=%s error=%r", rank, error)
         else:

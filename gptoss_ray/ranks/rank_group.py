@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.util.placement_group import PlacementGroup
 
 from gptoss_ray.config import ServedModelConfig
@@ -62,6 +62,7 @@ class RankGroup:
         self._first = tuple(map(RankId, range(config.parallel.num_ranks)))
         self._keeper: GroupKeeper | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._has_failed = False
         engine = config.engine
         self._selector = RankSelector(len(self._first), engine.kv_block_size, engine.max_num_sequences)
 
@@ -111,8 +112,8 @@ class RankGroup:
 
     @property
     def _open_ranks(self) -> Sequence[RankId]:
-        """Ranks that may be given requests; where a group has none any more, those that had been there."""
-        return (self._keeper.open_ranks if self._keeper is not None else self._first) or self._first
+        """Ranks that may be given requests."""
+        return self._keeper.open_ranks if self._keeper is not None else self._first
 
     @contextmanager
     def route(self, request: GenerationRequest) -> Iterator[Rank]:
@@ -147,13 +148,20 @@ class RankGroup:
             if other != rank.id:
                 self._ranks.actor(other).wake.remote()
 
-    def has_failed(self) -> bool:
-        """Return whether the group has lost more than it can heal."""
-        return self._keeper is not None and self._keeper.failure is not None
+    def note_error(self, rank: Rank, error: RayError) -> None:
+        """Note what a call of a rank raised: one that has died is given no other request."""
+        if self._keeper is None:
+            self._has_failed = True
+        elif isinstance(error, ActorDiedError):
+            self._keeper.note_died(rank.id)
+
+    def takes_requests(self) -> bool:
+        """Return whether a rank is there for a request, at once or when the group has healed."""
+        return not self._has_failed and (self._keeper is None or bool(self._keeper.open_ranks))
 
     async def ready(self) -> bool:
         """Return whether every rank completes its steps, or the group is about to have it so again."""
-        if self.has_failed():
+        if self._has_failed or (self._keeper is not None and self._keeper.failure is not None):
             return False
         if self._keeper is not None and not self._keeper.is_serving:
             return True  # requests wait at the survivors

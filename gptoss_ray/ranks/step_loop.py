@@ -19,6 +19,7 @@ from gptoss_ray.errors import (
     GptossError,
     GroupBrokenError,
     InternalError,
+    RequestLostError,
     StepFailedError,
     UnavailableError,
 )
@@ -38,6 +39,8 @@ Batches = dict[str, list[TokenOutput]]
 
 MIN_STEP_DEADLINE_S = 30.0
 STEP_DEADLINE_FACTOR = 10.0
+
+_LOST_RANK = "The group that worked on this request lost a rank; send the request again."
 
 
 class SteppedEngine(Protocol):
@@ -323,19 +326,19 @@ class StepLoop:
     def _give_up(self) -> None:
         """End all requests: whoever sent them may send them again, to another group."""
         self._has_given_up = True
-        self._end(tuple(self._live), FinishReason.ERROR, _lost_rank_error())
+        self._end(tuple(self._live), FinishReason.ERROR, RequestLostError(_LOST_RANK))
 
     # Calls
 
     def _submit(self, request: GenerationRequest, constraint: TokenConstraint | None) -> None:
         if self._has_given_up:
-            raise _lost_rank_error()
+            raise UnavailableError(_LOST_RANK)
         self._engine.submit(request, constraint)
         self._live[request.request_id] = _LiveRequest(request.sink_id, len(request.emitted_token_ids))
 
     def _change_epoch(self, join: Callable[[], None]) -> None:
         if self._has_given_up:
-            raise _lost_rank_error()
+            raise UnavailableError(_LOST_RANK)
         join()
         self.is_in_step = False
 
@@ -369,7 +372,3 @@ class StepLoop:
                 del self._live[output.request_id]
         if batches:
             self._deliver(batches)
-
-
-def _lost_rank_error() -> UnavailableError:
-    return UnavailableError("The group that worked on this request lost a rank; send the request again.")

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.serving.answer import Answer
@@ -33,10 +34,14 @@ from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.journal import JournaledTokenSource
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
+from gptoss_ray.serving.responses.preparation import Preparation
+from gptoss_ray.serving.responses.service import ResponseService
+from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
 
 __all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
 
@@ -50,17 +55,38 @@ class Ingress(GrpcMethods):
         *,
         api_keys: Iterable[str] = (),
         limits: LimitsConfig | None = None,
+        page: bool = True,
+        store: SharedStore | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve `models`; `clock` returns Unix time in seconds."""
-        self.catalog = ModelCatalog(models)
-        self.api_keys = ApiKeys(api_keys)
+        """Serve `models`, and the chat page; `clock` returns Unix time in seconds.
+
+        Responses are kept in `store`, without one in this process.
+        """
         self.limits = limits or LimitsConfig()
+        self.has_page = page
         self.metrics = IngressMetrics()
+        self.catalog = ModelCatalog(map(self._journaled, models))
+        self.api_keys = ApiKeys(api_keys)
         self._reasoning = ReasoningCache(
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
         )
         self._clock = clock
+        self.responses = ResponseService(
+            Preparation(
+                catalog=self.catalog,
+                limits=self.limits,
+                metrics=self.metrics,
+                reasoning=self._reasoning,
+                store=store or LocalStore(bounded_store(self.limits)),
+                now=self.now,
+            )
+        )
+
+    def _journaled(self, model: ServedModel) -> ServedModel:
+        migrations = self.metrics.migrations.labels(model.name)
+        source = JournaledTokenSource(model.token_source, self.limits, migrations.inc)
+        return replace(model, token_source=source)
 
     def now(self) -> int:
         """Unix time in seconds."""

@@ -13,7 +13,7 @@ from ray.util.placement_group import get_current_placement_group
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
-from gptoss_ray.errors import GptossError, UnavailableError
+from gptoss_ray.errors import GptossError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
@@ -59,9 +59,13 @@ class EngineReplica:
         """Have a rank work on a request; the call stays open for the request's life.
 
         Yields `RequestRouted`, then `RequestEnded` when the rank is done with it; or only the
-        GptossError with which the rank refused it. Cancelling the call aborts the request.
+        GptossError with which it was refused, RequestLostError where the rank died. Cancelling the call
+        aborts the request.
         """
         assert self._group is not None
+        if not self._group.takes_requests():
+            yield UnavailableError("The replica has lost its ranks and is being replaced; try again soon.")
+            return
         with self._group.route(request) as rank:
             try:
                 refusal = await self._group.submit(rank, request)
@@ -74,9 +78,10 @@ class EngineReplica:
             except (asyncio.CancelledError, GeneratorExit):
                 rank.actor.abort.remote(request.request_id)
                 raise
-            except RayError:
+            except RayError as error:
+                self._group.note_error(rank, error)
                 logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
-                yield UnavailableError("The replica that worked on this request was lost; send it again.")
+                yield RequestLostError("The replica that worked on this request was lost; send it again.")
 
     async def ready(self) -> bool:
         """Return whether the ranks complete their steps."""

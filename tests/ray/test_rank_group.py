@@ -78,11 +78,10 @@ def stream_all(served: ServedApp, num_streams: int) -> list[list[tuple[str, floa
 
 
 class LongStream(NamedTuple):
-    """The tokens of a stream with their logprobs, the longest pause between two, and how it ended."""
+    """The tokens of a stream with their logprobs, and the longest pause between two."""
 
     tokens: list[tuple[str, float]]
     longest_gap_s: float
-    error: dict | None
 
 
 def long_stream(client: httpx.Client, number: int, has_begun: Barrier) -> LongStream:
@@ -90,15 +89,14 @@ def long_stream(client: httpx.Client, number: int, has_begun: Barrier) -> LongSt
         f"stream {number}", NUM_TOKENS, min_tokens=NUM_TOKENS, seed=number, logprobs=0, stream=True
     )
     tokens: list[tuple[str, float]] = []
-    gaps_s, error, last_at = [0.0], None, None
+    gaps_s, last_at = [0.0], None
     with client.stream("POST", "/v1/completions", json=request) as response:
         assert response.status_code == 200
         for line in response.iter_lines():
             if not line.startswith("data: {"):
                 continue
             event = json.loads(line.removeprefix("data: "))
-            error = event.get("error")
-            for choice in event.get("choices", ()):
+            for choice in event["choices"]:
                 if choice["logprobs"]:
                     tokens += zip(
                         choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"], strict=True
@@ -108,7 +106,7 @@ def long_stream(client: httpx.Client, number: int, has_begun: Barrier) -> LongSt
             else:
                 gaps_s.append(time.monotonic() - last_at)
             last_at = time.monotonic()
-    return LongStream(tokens, max(gaps_s), error)
+    return LongStream(tokens, max(gaps_s))
 
 
 def long_streams(client: httpx.Client, meanwhile: Callable[[], object] = lambda: None) -> list[LongStream]:
@@ -159,16 +157,8 @@ def test_streams_go_on_when_a_rank_of_their_group_is_lost_and_the_group_is_soon_
     num_descriptors = survivor.num_fds()
 
     found = long_streams(http, meanwhile=lambda: lost.send_signal(fault))
-    went_on = [number for number, stream in enumerate(found) if stream.error is None]
-    assert 0 < len(went_on) < len(found)
-    for number in went_on:
-        assert found[number].tokens == expected[number].tokens
-    for number, stream in enumerate(found):
-        assert stream.tokens == expected[number].tokens[: len(stream.tokens)]
-        assert stream.error is None or stream.error["code"] == "unavailable"
-    print(
-        f"{fault.name}: pauses of survivors {[round(found[number].longest_gap_s, 2) for number in went_on]} s"
-    )
+    assert [stream.tokens for stream in found] == [stream.tokens for stream in expected]
+    print(f"{fault.name}: pauses {sorted(round(stream.longest_gap_s, 2) for stream in found)} s")
 
     lost_at = time.monotonic()
     until_whole(served_group)

@@ -14,6 +14,8 @@ import grpc
 import httpx
 import uvicorn
 from grpc_health.v1 import health_pb2_grpc
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.vocabulary import SHIPPED_FILE, control_tokens, shipped_ranks
@@ -21,6 +23,7 @@ from gptoss_ray.protos.gptoss.v1 import chat_pb2_grpc, generation_pb2_grpc, mode
 from gptoss_ray.serving.grpc_rpc import RpcFailedError
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.token_source import TokenSource
 from tests.support.scripted_source import Script, ScriptedSource
 
 MODEL = "org/tiny"
@@ -58,9 +61,9 @@ FORMED = (
 )
 
 
-def make_ingress(source: ScriptedSource | Script, **options: Any) -> Ingress:
-    """Return an ingress of one model over a script."""
-    if not isinstance(source, ScriptedSource):
+def make_ingress(source: TokenSource | Script, **options: Any) -> Ingress:
+    """Return an ingress of one model over a script, or over another source of tokens."""
+    if not hasattr(source, "generate"):
         source = ScriptedSource(source)
     model = ServedModel(
         name=MODEL,
@@ -81,16 +84,17 @@ def http_client(ingress: Ingress, **options: Any) -> httpx.AsyncClient:
 
 
 @contextmanager
-def http_server(ingress: Ingress) -> Iterator[str]:
-    """Serve the app on loopback in a thread of its own; yield its base URL."""
+def http_server(ingress: Ingress, prefix: str = "") -> Iterator[str]:
+    """Serve the app on loopback in a thread of its own, below a route prefix; yield its base URL."""
+    app = Starlette(routes=[Mount(prefix, build_fastapi_app(ingress))])
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # A client may be faster than the thread.
-    server = uvicorn.Server(uvicorn.Config(build_fastapi_app(ingress), log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}{prefix}"
     finally:
         server.should_exit = True
         thread.join()

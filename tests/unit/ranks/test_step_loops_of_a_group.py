@@ -8,7 +8,13 @@ from functools import partial
 import pytest
 
 from gptoss_ray.config import ParallelConfig
-from gptoss_ray.errors import GroupBrokenError, InternalError, StepFailedError, UnavailableError
+from gptoss_ray.errors import (
+    GroupBrokenError,
+    InternalError,
+    RequestLostError,
+    StepFailedError,
+    UnavailableError,
+)
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.ranks.step_loop import StepLoop
@@ -133,7 +139,7 @@ def test_a_lost_rank_ends_the_requests_of_the_others_so_that_they_can_be_sent_ag
     group.links[2].leave()
     last = group.delivered[0].wait_ended("x")
     assert last.finish_reason is FinishReason.ERROR
-    assert type(last.error) is UnavailableError
+    assert type(last.error) is RequestLostError
     assert "lost a rank" in str(last.error)
     assert last.position == len(group.delivered[0].outputs("x")) - 1
     assert not group.loops[0].is_responsive()
@@ -188,7 +194,7 @@ def test_requests_end_when_no_epoch_comes_in_time(start):
     group.loops[0].submit(request("x", 1_000_000)).result(5)
     until(lambda: len(group.delivered[0].outputs("x")) > 3)
     group.links[2].leave()
-    assert type(group.delivered[0].wait_ended("x").error) is UnavailableError
+    assert type(group.delivered[0].wait_ended("x").error) is RequestLostError
     assert not group.loops[0].is_responsive()
     with pytest.raises(UnavailableError, match="lost a rank"):
         group.form_again()[0].result(5)
