@@ -145,7 +145,9 @@ def test_a_prompt_comes_back_to_the_rank_that_has_its_blocks(http):
         assert first["choices"] == second["choices"]
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "fault", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.chaos)], ids=str
+)
 def test_streams_go_on_when_a_rank_of_their_group_is_lost_and_the_group_is_soon_whole(
     served_group, http, fault
 ):

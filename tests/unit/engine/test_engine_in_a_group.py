@@ -110,3 +110,19 @@ def test_a_rank_that_leaves_says_so():
     rank = Rank(StepAgreement(runs=False, max_num_tokens=0, max_prefill_tokens=0, placement=0, ends=True))
     assert rank.engine.agree(is_leaving=True).ends
     assert rank.sync.demands[0].is_leaving
+
+
+def test_another_epoch_brings_other_experts_and_drops_a_step_and_a_swap_that_were_not_made():
+    rank = Rank(EMPTY_STEP, GroupBrokenError("rank 1 is lost"), *[EMPTY_STEP] * 2)
+    rank.engine.submit(request())
+    rank.engine.step()
+    rank.engine.stage_placement(1, FakeTransformer())
+    with pytest.raises(GroupBrokenError):
+        rank.engine.step()
+    following = FakeTransformer()
+    rank.engine.change_epoch(3, following)
+    assert rank.engine.stats().placement == 3
+    for _ in range(2):
+        rank.engine.step()
+    assert (rank.transformer.batch_sizes, following.batch_sizes) == ([8], [8, 4])
+    rank.engine.stage_placement(4, FakeTransformer())

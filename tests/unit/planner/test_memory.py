@@ -14,7 +14,13 @@ from gptoss_ray.errors import ConfigError
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.model.transformer import Transformer
-from gptoss_ray.planner.memory import check_fits, experts_per_rank, plan_filled, plan_memory
+from gptoss_ray.planner.memory import (
+    check_fits,
+    experts_after_losses,
+    experts_per_rank,
+    plan_filled,
+    plan_memory,
+)
 from gptoss_ray.planner.weights import WeightFormat
 from gptoss_ray.structured.grammar_compiler import GrammarCompiler
 from tests.support.allocated_memory import allocated_bytes, needs_mallinfo
@@ -47,6 +53,35 @@ def test_planned_native_weights_are_what_the_network_holds_to_the_byte(tmp_path,
     network = Transformer.load(CheckpointReader.open(tmp_path), engine)
     plan = plan_memory(model, engine, weight_format=WeightFormat.of_native(engine))
     assert plan.weight_bytes == owned_bytes(network)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "num_after"),
+    [
+        ({"num_ranks": 2}, 8),
+        ({"num_ranks": 4, "num_spare_experts": 1}, 4),
+        ({"num_ranks": 4, "tolerated_rank_losses": 2}, 4),
+        ({"num_ranks": 4, "tolerated_rank_losses": 0}, 2),
+        ({"num_ranks": 4, "tolerated_rank_losses": 9}, 8),
+        ({"num_ranks": 4, "healing": "restart"}, 2),
+        ({"num_ranks": 4, "device": "cuda"}, 2),
+        ({}, 8),
+    ],
+)
+def test_room_is_reserved_for_the_experts_of_as_many_ranks_as_may_be_lost(tiny, parallel, num_after):
+    parallel = ParallelConfig.model_validate(parallel)
+    assert tiny.num_experts == 8
+    assert experts_after_losses(tiny, parallel) == num_after
+    plan = plan_memory(tiny, EngineConfig(), parallel)
+    expert_bytes = plan.expert_bytes // experts_per_rank(tiny, parallel)
+    assert plan.reserve_bytes == (num_after - experts_per_rank(tiny, parallel)) * expert_bytes
+    assert plan.fixed_bytes >= plan.weight_bytes + plan.reserve_bytes
+
+
+def test_a_group_without_that_room_is_told_of_the_option(tiny):
+    plan = plan_memory(tiny, EngineConfig(), ParallelConfig(num_ranks=2))
+    with pytest.raises(ConfigError, match=r"set parallel\.tolerated_rank_losses to 0"):
+        check_fits(plan, plan.total_bytes - 1)
 
 
 @pytest.mark.parametrize(("num_ranks", "num_spare"), [(2, 0), (3, 0), (4, 1)])
