@@ -32,6 +32,7 @@ class GroupLink:
         self._membership: GroupMembership | None = None
         self._collectives: Collectives | None = None
         self._changing = threading.Lock()
+        self._is_unwanted = threading.Event()
 
     @property
     def rank(self) -> int:
@@ -68,10 +69,11 @@ class GroupLink:
             timeout_s: How long the others have to come; None: as long as a collective may take at first.
 
         Raises:
-            GroupBrokenError: The epoch is not later than the last one, or its other ranks did not come
-                in time.
+            GroupBrokenError: The epoch is not later than the last one, its other ranks did not come in time,
+                or `leave` was called meanwhile.
         """
         with self._changing:
+            self._is_unwanted.clear()
             if membership.epoch <= self.epoch:
                 raise GroupBrokenError(
                     f"rank {self.number} was told to join epoch {membership.epoch} "
@@ -79,14 +81,15 @@ class GroupLink:
                 )
             self._close()
             rank = membership.rank_of(self.number)
-            self._collectives = form_collectives(membership, rank, self._config, timeout_s)
+            self._collectives = form_collectives(membership, rank, self._config, timeout_s, self._is_unwanted)
             self._membership = membership
 
     def leave(self) -> None:
         """Close the current epoch's collectives, so that the other ranks notice; harmless when in none.
 
-        A `join` under way in another thread is waited for (it has a deadline).
+        A `join` under way in another thread is called off, or waited for where ranks meet over the network.
         """
+        self._is_unwanted.set()
         with self._changing:
             self._close()
 
@@ -97,7 +100,11 @@ class GroupLink:
 
 
 def form_collectives(
-    membership: GroupMembership, rank: int, config: ParallelConfig, timeout_s: float | None = None
+    membership: GroupMembership,
+    rank: int,
+    config: ParallelConfig,
+    timeout_s: float | None = None,
+    is_unwanted: threading.Event | None = None,
 ) -> Collectives:
     """Form the group of a membership over the fastest wires that its ranks share.
 
@@ -109,20 +116,26 @@ def form_collectives(
     """
     assert 0 <= rank < membership.world_size
     first_s = config.collective_timeout_s or FIRST_DEADLINE_S
-    collectives = _form(membership, rank, config, timeout_s or first_s)
+    collectives = _form(membership, rank, config, timeout_s or first_s, is_unwanted)
     collectives.timeout_s = first_s
     return collectives
 
 
-def _form(membership: GroupMembership, rank: int, config: ParallelConfig, timeout_s: float) -> Collectives:
+def _form(
+    membership: GroupMembership,
+    rank: int,
+    config: ParallelConfig,
+    timeout_s: float,
+    is_unwanted: threading.Event | None,
+) -> Collectives:
     here = membership.ranks_on_host_of(rank)
     num_hosts = len(set(membership.hosts))
     shares_a_host = num_hosts < membership.world_size or membership.world_size == 1
     if not (config.shared_memory and shares_a_host and config.device == "cpu"):
         return _form_remote(membership, rank, config, timeout_s, reducing_ranks=None)
     if num_hosts == 1:
-        return _form_local(membership, rank, timeout_s)
-    local = _form_local(membership, rank, timeout_s)
+        return _form_local(membership, rank, timeout_s, is_unwanted)
+    local = _form_local(membership, rank, timeout_s, is_unwanted)
     try:
         leaders = sorted({membership.ranks_on_host_of(other)[0] for other in range(membership.world_size)})
         remote = _form_remote(membership, rank, config, timeout_s, reducing_ranks=leaders)
@@ -132,11 +145,15 @@ def _form(membership: GroupMembership, rank: int, config: ParallelConfig, timeou
     return MixedCollectives(local, remote, here)
 
 
-def _form_local(membership: GroupMembership, rank: int, timeout_s: float) -> SharedMemoryCollectives:
+def _form_local(
+    membership: GroupMembership, rank: int, timeout_s: float, is_unwanted: threading.Event | None
+) -> SharedMemoryCollectives:
     here = membership.ranks_on_host_of(rank)
     # The first rank of a host stands for the host: a host's own id may hold any characters.
     name = f"{membership.group_id}-{membership.epoch}-{here[0]}"
-    return SharedMemoryCollectives(name, here.index(rank), len(here), timeout_s=timeout_s)
+    return SharedMemoryCollectives(
+        name, here.index(rank), len(here), timeout_s=timeout_s, is_unwanted=is_unwanted
+    )
 
 
 def _form_remote(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import threading
 import time
 from collections.abc import Iterable
 
@@ -43,16 +44,20 @@ class PeerWatch:
         self._peers = [peer for peer in range(world_size) if peer != rank]
         self._processes: dict[int, _Process] = {}
 
-    def arrive(self) -> None:
+    def arrive(self, is_unwanted: threading.Event | None = None) -> None:
         """Say that this rank is there, and wait until all are.
 
+        Args:
+            is_unwanted: Set by another thread to end the wait.
+
         Raises:
-            GroupBrokenError: A rank does not come in time.
+            GroupBrokenError: A rank does not come in time, or nobody waits for them any more.
             ConfigError: The system lets no process watch another.
         """
         self._words[self.rank * LINE_WORDS + _PROCESS] = os.getpid()
         wait = Wait(self, yield_s=0.0)
         while awaited := [peer for peer in self._peers if not self._words[peer * LINE_WORDS + _PROCESS]]:
+            self.is_closing = self.is_closing or (is_unwanted is not None and is_unwanted.is_set())
             wait.pause(awaited)
         for peer in self._peers:
             try:

@@ -29,7 +29,7 @@ from torch import Tensor
 from gptoss_ray.errors import ConfigError, GroupBrokenError
 from gptoss_ray.parallel.mailbox import Mailbox
 from gptoss_ray.parallel.peer_watch import LINE_WORDS, PeerWatch, Wait
-from gptoss_ray.parallel.shared_region import share_memory
+from gptoss_ray.parallel.shared_region import Patience, share_memory
 
 Result = TypeVar("Result")
 
@@ -54,6 +54,7 @@ class SharedMemoryCollectives:
         world_size: Number of ranks.
         timeout_s: A rank later than this is lost.
         mailbox_bytes: Room for rows on their way from one rank to another; more rows go in pieces.
+        is_unwanted: Set by another thread to call off what is being formed.
 
     Raises:
         ConfigError: This machine does not keep stores in order, or lets no process watch another.
@@ -61,7 +62,14 @@ class SharedMemoryCollectives:
     """
 
     def __init__(
-        self, name: str, rank: int, world_size: int, *, timeout_s: float, mailbox_bytes: int = 1 << 20
+        self,
+        name: str,
+        rank: int,
+        world_size: int,
+        *,
+        timeout_s: float,
+        mailbox_bytes: int = 1 << 20,
+        is_unwanted: threading.Event | None = None,
     ) -> None:
         require_ordered_stores()
         self.rank = rank
@@ -71,7 +79,7 @@ class SharedMemoryCollectives:
         mailboxes_at = _round_up((counters_at + world_size**2 * 2 * LINE_WORDS) * _WORD_BYTES)
         stride = _round_up(mailbox_bytes)
         num_bytes = mailboxes_at + world_size**2 * stride
-        self._memory = share_memory(name, rank, world_size, num_bytes, timeout_s)
+        self._memory = share_memory(name, rank, world_size, num_bytes, Patience(timeout_s, is_unwanted))
         self._words = memoryview(self._memory).cast("q")
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
@@ -93,7 +101,7 @@ class SharedMemoryCollectives:
         self._in_use = threading.Lock()
         self._watch = PeerWatch(self._words, rank, world_size, timeout_s)
         try:
-            self._run(self._watch.arrive)
+            self._run(self._watch.arrive, is_unwanted)
         except BaseException:
             self.close()
             raise

@@ -12,28 +12,54 @@ import mmap
 import os
 import socket
 import struct
+import threading
 import time
 
 from gptoss_ray.errors import GroupBrokenError
 
 _RETRY_S = 0.005
+_LONGEST_WAIT_S = 0.05
 _HELLO = struct.Struct("=q")
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
-def share_memory(name: str, rank: int, world_size: int, num_bytes: int, timeout_s: float) -> mmap.mmap:
+class Patience:
+    """How long to wait for the other ranks.
+
+    Args:
+        timeout_s: From now on.
+        is_unwanted: Set by another thread to end the wait.
+    """
+
+    def __init__(self, timeout_s: float, is_unwanted: threading.Event | None = None) -> None:
+        self._deadline = time.monotonic() + timeout_s
+        self._is_unwanted = is_unwanted
+
+    def left_s(self) -> float:
+        """Return the seconds left, at least a millisecond (0 would mean not to wait at all)."""
+        return max(self._deadline - time.monotonic(), 1e-3)
+
+    def next_s(self) -> float:
+        """Return how long to wait until the next look; TimeoutError where it was long enough."""
+        if self._is_unwanted is not None and self._is_unwanted.is_set():
+            raise TimeoutError("it was called off")
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("no sign of rank 0")
+        return min(self.left_s(), _LONGEST_WAIT_S)
+
+
+def share_memory(name: str, rank: int, world_size: int, num_bytes: int, patience: Patience) -> mmap.mmap:
     """Map `num_bytes` zeroed bytes together with the other ranks of this host that give the same name.
 
     Raises:
-        GroupBrokenError: A rank does not come within `timeout_s`, or the name is in use.
+        GroupBrokenError: A rank does not come in time, or the name is in use.
     """
     address = address_of(name)
-    deadline = time.monotonic() + timeout_s
     try:
         if rank == 0:
-            memory_fd = _give(address, set(range(1, world_size)), num_bytes, deadline)
+            memory_fd = _give(address, set(range(1, world_size)), num_bytes, patience)
         else:
-            memory_fd = _take(address, rank, deadline)
+            memory_fd = _take(address, rank, patience)
     except OSError as error:
         raise GroupBrokenError(f"rank {rank} could not form group {name!r} on its host: {error}") from error
     try:
@@ -52,7 +78,7 @@ def address_of(name: str) -> bytes:
     return b"\0gptoss_ray-" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest().encode()
 
 
-def _give(address: bytes, missing: set[int], num_bytes: int, deadline: float) -> int:
+def _give(address: bytes, missing: set[int], num_bytes: int, patience: Patience) -> int:
     """Make the memory and hand it to the missing ranks; returns its descriptor."""
     memory_fd = os.memfd_create("gptoss_ray")
     try:
@@ -61,7 +87,7 @@ def _give(address: bytes, missing: set[int], num_bytes: int, deadline: float) ->
             listener.bind(address)
             listener.listen(len(missing))
             while missing:
-                missing.discard(_serve_one(listener, memory_fd, deadline))
+                missing.discard(_serve_one(listener, memory_fd, patience))
     except BaseException as error:
         os.close(memory_fd)
         if isinstance(error, TimeoutError):
@@ -70,14 +96,17 @@ def _give(address: bytes, missing: set[int], num_bytes: int, deadline: float) ->
     return memory_fd
 
 
-def _serve_one(listener: socket.socket, memory_fd: int, deadline: float) -> int | None:
-    """Hand the memory to whoever comes next; returns its rank, None for a stranger."""
-    listener.settimeout(_time_left(deadline))
-    connection, _ = listener.accept()
+def _serve_one(listener: socket.socket, memory_fd: int, patience: Patience) -> int | None:
+    """Hand the memory to whoever comes next; returns its rank, None for a stranger or nobody."""
+    listener.settimeout(patience.next_s())
+    try:
+        connection, _ = listener.accept()
+    except TimeoutError:
+        return None
     with connection:
         if not _is_same_user(connection):
             return None
-        connection.settimeout(_time_left(deadline))
+        connection.settimeout(patience.left_s())
         hello = connection.recv(_HELLO.size)
         if len(hello) < _HELLO.size:
             return None
@@ -85,39 +114,43 @@ def _serve_one(listener: socket.socket, memory_fd: int, deadline: float) -> int 
         return int(_HELLO.unpack(hello)[0])
 
 
-def _take(address: bytes, rank: int, deadline: float) -> int:
+def _take(address: bytes, rank: int, patience: Patience) -> int:
     """Ask rank 0 for the memory; returns its descriptor."""
-    with _connect(address, deadline) as connection:
+    with _connect(address, patience) as connection:
         if not _is_same_user(connection):
             raise PermissionError("another user holds the address of rank 0")
         connection.sendall(_HELLO.pack(rank))
-        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        descriptors = _receive(connection, patience)
     if not descriptors:
         raise ConnectionResetError("rank 0 left")
     return descriptors[0]
 
 
-def _connect(address: bytes, deadline: float) -> socket.socket:
+def _connect(address: bytes, patience: Patience) -> socket.socket:
     """Connect to rank 0, which may not listen yet."""
     while True:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_time_left(deadline))
         try:
+            connection.settimeout(patience.left_s())
             connection.connect(address)
             return connection
         except (ConnectionRefusedError, BlockingIOError):  # nobody listens; too many ask at once
             connection.close()
-        if time.monotonic() > deadline:
-            raise TimeoutError("no sign of rank 0")
+        patience.next_s()
         time.sleep(_RETRY_S)
+
+
+def _receive(connection: socket.socket, patience: Patience) -> list[int]:
+    """Wait for the descriptor; none where rank 0 leaves."""
+    while True:
+        connection.settimeout(patience.next_s())
+        try:
+            return socket.recv_fds(connection, 1, 1)[1]
+        except TimeoutError:
+            continue
 
 
 def _is_same_user(connection: socket.socket) -> bool:
     """Tell whether the other end belongs to this process's user (abstract addresses have no file mode)."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return bool(_CREDENTIALS.unpack(credentials)[1] == os.geteuid())
-
-
-def _time_left(deadline: float) -> float:
-    """Return the seconds until the deadline, at least a millisecond (0 would mean not to wait at all)."""
-    return max(deadline - time.monotonic(), 1e-3)

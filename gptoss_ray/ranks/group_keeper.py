@@ -132,6 +132,9 @@ class GroupKeeper:
         try:
             while self.failure is None:
                 self._decide(await self._events.get())
+        except Exception:  # a fault of ours: nobody would lead the ranks any more
+            logger.exception("keeper_failed epoch=%d", self._recovery.epoch)
+            self._give_up(GiveUp("its keeper failed"))
         finally:
             for task in [renewal, *self._tasks, *self._plans.values()]:
                 task.cancel()

@@ -107,6 +107,7 @@ class RankMember:
         change, transformer = self._prepared
 
         def change_epoch() -> None:
+            self._state.join(epoch)  # of later orders, too
             self._link.join(change.membership, JOIN_TIMEOUT_S)
             self._engine.change_epoch(change.version, transformer)
 

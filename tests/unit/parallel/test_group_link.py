@@ -1,4 +1,5 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
@@ -137,6 +138,25 @@ def test_an_epoch_that_is_not_later_is_refused_and_the_current_one_stays(epoch):
     with pytest.raises(GroupBrokenError, match="epochs only grow"):
         link.join(replace(MEMBERSHIP, epoch=epoch))
     assert not link.collectives.is_closed
+
+
+def test_leaving_calls_a_join_off_that_waits_for_others():
+    link = GroupLink(1, REAL)
+    formed = []
+
+    def wait(membership, rank, config, timeout_s, is_unwanted):
+        formed.append(is_unwanted.wait(10))
+        raise GroupBrokenError("called off")
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
+        patch.setattr(group_link, "form_collectives", wait)
+        joining = pool.submit(link.join, replace(MEMBERSHIP, hosts=("host",) * 3))
+        while not link._changing.locked():
+            time.sleep(0.001)
+        link.leave()
+        with pytest.raises(GroupBrokenError, match="called off"):
+            joining.result(10)
+    assert formed == [True]
 
 
 def test_a_join_that_fails_leaves_the_link_in_no_group_and_the_epoch_free_to_retry(monkeypatch):

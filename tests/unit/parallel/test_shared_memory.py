@@ -206,6 +206,18 @@ def test_a_peer_that_never_arrives_is_named_at_the_deadline(name, rank, missing)
         SharedMemoryCollectives(name, rank, 3, timeout_s=0.1)
 
 
+@pytest.mark.parametrize(("rank", "num_ranks"), [(0, 3), (2, 3), (0, 2)])
+def test_what_is_being_formed_can_be_called_off(name, rank, num_ranks):
+    is_unwanted = threading.Event()
+    calls_off = threading.Timer(0.05, is_unwanted.set)
+    calls_off.start()
+    began_at = time.monotonic()
+    with pytest.raises(GroupBrokenError, match="no sign of|called off"):
+        SharedMemoryCollectives(name, rank, num_ranks, timeout_s=3600, is_unwanted=is_unwanted)
+    assert time.monotonic() - began_at < 60
+    calls_off.join()
+
+
 def test_a_name_in_use_on_the_host_is_refused(name):
     with socket.socket(socket.AF_UNIX) as holder:
         holder.bind(shared_region.address_of(name))
