@@ -172,6 +172,23 @@ def test_streams_go_on_when_a_rank_of_their_group_is_lost_and_the_group_is_soon_
     assert [rank["num_live_requests"] for rank in served_group.ask("stats")] == [0, 0]
 
 
+@pytest.mark.chaos
+def test_streams_of_a_group_that_does_not_heal_go_on_in_its_successor(tmp_path, tiny_checkpoint):
+    config = write_config(
+        tmp_path / "serve.yaml", tiny_checkpoint, num_ranks=NUM_RANKS, parallel={"healing": "restart"}
+    )
+    with (
+        serve_app(config) as app,
+        httpx.Client(base_url=app.base_url, headers=app.headers, timeout=300) as client,
+    ):
+        expected = long_streams(client)
+        replicas = {process.pid for process in app.processes("EngineReplica")}
+        found = long_streams(client, meanwhile=app.processes("EngineRank")[0].kill)
+        assert [stream.tokens for stream in found] == [stream.tokens for stream in expected]
+        print(f"restart: pauses {sorted(round(stream.longest_gap_s, 2) for stream in found)} s")
+        assert replicas.isdisjoint(process.pid for process in app.processes("EngineReplica"))
+
+
 def test_experts_that_follow_the_load_while_answers_stream_change_no_bit(tmp_path, tiny_checkpoint, served):
     expected = stream_all(served, 8)
     assert all(len(tokens) == 48 for tokens in expected)
