@@ -81,6 +81,7 @@ class Bounds:
         num_losses: Orders and answers that never arrive.
         num_copies: Orders and answers that arrive twice.
         has_late: Whether what is out of date still arrives, though nothing may come of it.
+        has_replacements: Whether ranks that take the place of lost ones ever load.
     """
 
     num_ranks: int
@@ -91,6 +92,7 @@ class Bounds:
     num_losses: int = 0
     num_copies: int = 0
     has_late: bool = False
+    has_replacements: bool = True
 
     @property
     def max_epoch(self) -> int:
@@ -172,22 +174,19 @@ class World(NamedTuple):
             rank.status in ("dead", "hung") or rank.state.prepared > epoch for rank in self.members(epoch)
         )
 
-    @property
-    def is_settled(self) -> bool:
-        is_over = all(
-            request.owner is None or request.emitted == NUM_TOKENS or self.recovery.stage is Stage.SERVING
-            for request in self.requests
-        )
-        if self.recovery.stage is Stage.GIVEN_UP:
-            return is_over
+    def is_settled(self, *, has_replacements: bool) -> bool:
+        """Whether nobody is owed anything: no token, no epoch, no replacement."""
         recovery = self.recovery
+        is_over = all(request.owner is None or request.emitted == NUM_TOKENS for request in self.requests)
+        if recovery.stage is Stage.GIVEN_UP:
+            return is_over
         return (
-            recovery.stage is Stage.SERVING
-            and not recovery.starting
+            is_over
+            and recovery.stage is Stage.SERVING
+            and not (has_replacements and recovery.starting)
             and not recovery.standby
             and recovery.num_failed == 0
             and self.is_whole(recovery.epoch)
-            and all(request.owner is None or request.emitted == NUM_TOKENS for request in self.requests)
         )
 
 
@@ -199,10 +198,12 @@ class Checker:
         self._machine = machine or RankMachine()
         self._bounds = bounds
         self._delays_answers = bool(bounds.has_late or bounds.num_losses or bounds.num_copies)
-        self._indices: dict[World, int] = {}
-        self._worlds: list[World] = []
+        # Worlds are told apart by their hash, of 64 bits, and kept only until they are explored.
+        self._indices: dict[int, int] = {}
+        self._worlds: dict[int, World] = {}
         self._came_from: list[tuple[int, str]] = []
         self._own_moves: list[set[int]] = []
+        self._are_settled: list[bool] = []
 
     def check(self) -> int:
         """Explore, and return the number of worlds; raises RecoveryViolationError."""
@@ -227,7 +228,10 @@ class Checker:
             0,
             "start",
         )
-        for index, world in enumerate(self._worlds):  # which grows
+        index = 0
+        while index in self._worlds:
+            world = self._worlds.pop(index)
+            self._are_settled.append(world.is_settled(has_replacements=self._bounds.has_replacements))
             try:
                 self._check(world)
                 self._own_moves.append(
@@ -237,15 +241,16 @@ class Checker:
                     self._discover(after, index, label)
             except AssertionError as error:
                 raise RecoveryViolationError(str(error), self._trace(index)) from error
+            index += 1
         self._check_that_all_settle()
-        return len(self._worlds)
+        return index
 
     def _discover(self, world: World, before: int, label: str) -> int:
         if not self._bounds.has_late:
             world = _without_late(world)
-        index = self._indices.setdefault(world, len(self._worlds))
-        if index == len(self._worlds):
-            self._worlds.append(world)
+        index = self._indices.setdefault(hash(world), len(self._came_from))
+        if index == len(self._came_from):
+            self._worlds[index] = world
             self._came_from.append((before, label))
         return index
 
@@ -267,11 +272,11 @@ class Checker:
 
     def _check_that_all_settle(self) -> None:
         """Peel off settled worlds, then those whose every own move leads to peeled ones."""
-        befores: list[list[int]] = [[] for _ in self._worlds]
+        befores: list[list[int]] = [[] for _ in self._own_moves]
         num_ahead: dict[int, int] = {}
         peeled = []
-        for index, (world, afters) in enumerate(zip(self._worlds, self._own_moves, strict=True)):
-            if not afters and world.is_settled:
+        for index, (is_settled, afters) in enumerate(zip(self._are_settled, self._own_moves, strict=True)):
+            if not afters and is_settled:
                 peeled.append(index)
                 continue
             num_ahead[index] = len(afters)
@@ -286,12 +291,12 @@ class Checker:
         if num_ahead:
             stuck = [index for index in num_ahead if not self._own_moves[index]]
             first = min(stuck or num_ahead)
-            raise RecoveryViolationError(f"need not ever settle: {self._worlds[first]}", self._trace(first))
+            raise RecoveryViolationError("need not ever settle", self._trace(first))
 
     # What happens by itself
 
     def _own(self, world: World) -> Iterator[tuple[str, World]]:
-        moves = list(self._moves(world))
+        moves = [(label, after) for label, after in self._moves(world) if after != world]
         yield from moves
         stage = world.recovery.stage
         if world.has_lost_message and not moves and stage in (Stage.PREPARING, Stage.JOINING):
@@ -336,6 +341,8 @@ class Checker:
         elif rank.is_condemned:
             yield "ends", _dies(world, rank)
         elif rank.status == "loading":
+            if not self._bounds.has_replacements:
+                return
             loaded = world.with_rank(rank._replace(status="alive"))
             yield "has loaded", self._answer(loaded, ReplacementLoaded(rank.id))
         else:
@@ -426,7 +433,8 @@ class Checker:
                         f"a step of rank {rank.id} fails",
                         self._answer(failed, EpochBroke(rank.state.joined)),
                     )
-            if rank.status in ("alive", "loading") and world.deaths:
+            can_die = rank.status == "alive" or (rank.status == "loading" and self._bounds.has_replacements)
+            if can_die and world.deaths:
                 yield f"rank {rank.id} dies", _dies(world, rank)._replace(deaths=world.deaths - 1)
             if rank.status == "hung":
                 yield f"rank {rank.id} wakes up", _wakes(world, rank)

@@ -46,8 +46,17 @@ FAULTS = {
 }
 MORE_FAULTS = {
     "two ranks die, replacements too": Bounds(2, num_deaths=2),
-    "two of three ranks die": Bounds(3, num_deaths=2),
-    "two of three ranks die where one may": Bounds(3, min_members=2, num_deaths=2),
+    "two of three ranks die": Bounds(3, num_deaths=2, has_replacements=False),
+    "two of three ranks die where one may": Bounds(3, min_members=2, num_deaths=2, has_replacements=False),
+    "one of three ranks dies and one stops": Bounds(3, num_deaths=1, num_hangs=1, has_replacements=False),
+    "one of three ranks dies and a step fails": Bounds(3, num_deaths=1, num_faults=1, has_replacements=False),
+    "two of four ranks die": Bounds(4, num_deaths=2, has_replacements=False),
+    "two of three ranks die and messages come late": Bounds(
+        3, num_deaths=2, has_late=True, has_replacements=False
+    ),
+    "two of three ranks stop": Bounds(3, num_hangs=2, has_replacements=False),
+    "two ranks stop, replacements too": Bounds(2, num_hangs=2),
+    "a rank stops and a message is lost": Bounds(2, num_hangs=1, num_losses=1),
     "one rank dies and one stops": Bounds(2, num_deaths=1, num_hangs=1),
     "one of three ranks stops": Bounds(3, num_hangs=1),
     "a rank dies and a message is lost": Bounds(2, num_deaths=1, num_losses=1),
