@@ -5,10 +5,10 @@ BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
-SLOW    := oracle or soak or gpu or ep or hosts
+SLOW    := oracle or soak or gpu or ep or hosts or chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-sanitize \
+.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-hosts test-sanitize \
         train-demo clean
 
 help: ## list the targets
@@ -47,6 +47,9 @@ test-ep: $(VENV)/.dev-installed ## every group of ranks against one rank, and th
 
 test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 	$(BIN)/python -m pytest -m soak
+
+test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations under load: every stream stays exact (minutes)
+	$(BIN)/python -m pytest -m chaos
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts

@@ -1,0 +1,118 @@
+"""Processes are killed under 50 streams, and every stream says what it says when nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from random import Random
+
+import pytest
+
+from tests.chaos.conftest import NUM_STREAMS
+from tests.support.served_app import ServedApp
+from tests.support.server_health import ServerHealth, check_health
+from tests.support.streamed_chats import StreamedChat, client, print_pauses, stream_chat, stream_chats
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+
+SEEDS = (1, 2, 3)
+REPLACED_WITHIN_S = 180.0
+
+
+def num_pieces(undisturbed: list[StreamedChat]) -> int:
+    return sum(len(chat.moments_s) for chat in undisturbed)
+
+
+def seeded_point(undisturbed: list[StreamedChat], seed: int) -> int:
+    """A number of pieces, over all streams, in the middle of the answers."""
+    total = num_pieces(undisturbed)
+    return Random(seed).randrange(total // 20, total // 2)
+
+
+async def check_disturbed(served, undisturbed, faults, title) -> None:
+    """Stream all chats through the faults: every answer is the undisturbed one, and the server is well after."""
+    before = ServerHealth.read(served)
+    async with client(served) as http:
+        chats = await stream_chats(http, range(NUM_STREAMS), faults)
+        assert [chat.said for chat in chats] == [chat.said for chat in undisturbed]
+        print_pauses(title, chats)
+        check_health(served, before, within_s=REPLACED_WITHIN_S)
+        assert (await stream_chat(http, 1)).said == undisturbed[1].said
+
+
+def kill_rank(served: ServedApp, number: int):
+    """Kill a rank that serves now, once there is one."""
+
+    def kill() -> None:
+        deadline = time.monotonic() + REPLACED_WITHIN_S
+        while len(ranks := served.processes("EngineRank")) != 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        sorted(ranks, key=lambda process: process.pid)[number].kill()
+
+    return kill
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_killed_rank_is_a_pause(served_pair, undisturbed, number, seed):
+    point = seeded_point(undisturbed, seed)
+    fault = (point, kill_rank(served_pair, number))
+    await check_disturbed(served_pair, undisturbed, [fault], f"rank {number} killed at piece {point}")
+
+
+async def test_two_ranks_killed_one_after_the_other_are_two_pauses(served_pair, undisturbed):
+    first, second = num_pieces(undisturbed) // 4, num_pieces(undisturbed) // 2
+    faults = [(first, kill_rank(served_pair, 0)), (second, kill_rank(served_pair, 1))]
+    await check_disturbed(served_pair, undisturbed, faults, "both ranks killed, one after the other")
+
+
+async def test_a_rank_killed_while_the_loss_of_another_is_recovered_from_is_a_longer_pause(
+    served_pair, undisturbed
+):
+    def kill_twice() -> None:
+        kill_rank(served_pair, 0)()
+        first_ranks = {process.pid for process in served_pair.processes("EngineRank")}
+        deadline = time.monotonic() + REPLACED_WITHIN_S
+        while True:
+            new = [p for p in served_pair.processes("EngineRank") if p.pid not in first_ranks]
+            if new:
+                new[0].kill()
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    point = num_pieces(undisturbed) // 3
+    await check_disturbed(served_pair, undisturbed, [(point, kill_twice)], "rank killed, then one that loads")
+
+
+async def test_a_killed_replica_is_a_pause(served_pair, undisturbed):
+    def kill() -> None:
+        (replica,) = served_pair.processes("ServeReplica:gptoss:EngineReplica")
+        replica.kill()
+
+    point = num_pieces(undisturbed) // 3
+    await check_disturbed(served_pair, undisturbed, [(point, kill)], "replica killed")
+
+
+async def test_streams_of_a_killed_ingress_end_with_an_error_and_what_comes_then_is_served(
+    served_pair, undisturbed
+):
+    before = ServerHealth.read(served_pair)
+
+    def kill() -> None:
+        for ingress in served_pair.processes("ServeReplica:gptoss:Ingress"):
+            ingress.kill()
+
+    async with client(served_pair) as http:
+        chats = await stream_chats(http, range(NUM_STREAMS), [(num_pieces(undisturbed) // 3, kill)])
+        broken = [chat for chat in chats if chat.problem]
+        assert broken, "some stream was under way"
+        for chat, whole in zip(chats, undisturbed, strict=True):
+            assert chat.said == whole.said if not chat.problem else whole.text.startswith(chat.text)
+        deadline = time.monotonic() + REPLACED_WITHIN_S
+        while (again := await stream_chat(http, 1)).problem:
+            assert time.monotonic() < deadline, again.problem
+            await asyncio.sleep(0.1)
+        assert again.said == undisturbed[1].said
+    check_health(served_pair, before, within_s=REPLACED_WITHIN_S)
