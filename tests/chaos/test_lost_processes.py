@@ -30,7 +30,7 @@ def seeded_point(undisturbed: list[StreamedChat], seed: int) -> int:
 
 
 async def check_disturbed(served, undisturbed, faults, title) -> None:
-    """Stream all chats through the faults: every answer is the undisturbed one, and the server is well after."""
+    """Stream all chats through the faults: no answer is another one, and the server is well after."""
     before = ServerHealth.read(served)
     async with client(served) as http:
         chats = await stream_chats(http, range(NUM_STREAMS), faults)

@@ -17,7 +17,7 @@ LOAD_S = 40
 
 
 async def load(served, seconds: float, at_s: float, change) -> list[tuple[int, object]]:
-    """Start chats at a steady rate, and change the server meanwhile. Returns each chat's number and stream."""
+    """Start chats at a steady rate and change the server meanwhile; return numbers and streams."""
     async with client(served) as http:
 
         async def one(index: int) -> tuple[int, object]:

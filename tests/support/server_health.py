@@ -1,4 +1,4 @@
-"""What a server must be again after a fault: no blocks in use, no more processes or open files than before."""
+"""What a server must be again after a fault: no blocks in use, processes and open files as before."""
 
 from __future__ import annotations
 
