@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.served_app import ServedApp, serve_app, write_config
-from tests.support.streamed_chats import StreamedChat, client, stream_chats
+from tests.support.streamed_answers import StreamedAnswer, client, long_answer, stream_all
 
 NUM_STREAMS = 50
 
@@ -19,15 +19,18 @@ def served_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]
         yield app
 
 
+QUESTIONS = [long_answer(number) for number in range(NUM_STREAMS)]
+
+
 @pytest.fixture(scope="session")
-def undisturbed(served_pair: ServedApp) -> list[StreamedChat]:
-    """Every chat's answer, each stream alone with nothing but the others."""
+def undisturbed(served_pair: ServedApp) -> list[StreamedAnswer]:
+    """The answer to every question, streamed with all others and nothing else."""
 
-    async def all_chats() -> list[StreamedChat]:
+    async def all_answers() -> list[StreamedAnswer]:
         async with client(served_pair) as http:
-            return await stream_chats(http, range(NUM_STREAMS))
+            return await stream_all(http, QUESTIONS)
 
-    chats = asyncio.run(all_chats())
-    assert not any(chat.problem for chat in chats), chats
-    assert len({chat.text for chat in chats}) > NUM_STREAMS / 2, "the chats must tell streams apart"
-    return chats
+    answers = asyncio.run(all_answers())
+    assert not any(answer.problem for answer in answers), answers
+    assert len({str(answer.said) for answer in answers}) == NUM_STREAMS, "the questions must tell streams apart"
+    return answers

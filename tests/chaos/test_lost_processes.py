@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from tests.chaos.conftest import NUM_STREAMS
+from tests.chaos.conftest import NUM_STREAMS, QUESTIONS
 from tests.support.served_app import ServedApp
 from tests.support.server_health import ServerHealth, check_health
-from tests.support.streamed_chats import StreamedChat, client, print_pauses, stream_chat, stream_chats
+from tests.support.streamed_answers import NUM_LONG_TOKENS, client, print_pauses, stream_all, stream_one
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -19,25 +19,24 @@ SEEDS = (1, 2, 3)
 REPLACED_WITHIN_S = 180.0
 
 
-def num_pieces(undisturbed: list[StreamedChat]) -> int:
-    return sum(len(chat.moments_s) for chat in undisturbed)
+TOTAL = NUM_STREAMS * NUM_LONG_TOKENS
+"""Tokens of all streams together; faults happen at some of them."""
 
 
-def seeded_point(undisturbed: list[StreamedChat], seed: int) -> int:
-    """A number of pieces, over all streams, in the middle of the answers."""
-    total = num_pieces(undisturbed)
-    return Random(seed).randrange(total // 20, total // 2)
+def seeded_point(seed: int) -> int:
+    """A number of tokens, over all streams, in the middle of the answers."""
+    return Random(seed).randrange(TOTAL // 20, TOTAL // 2)
 
 
 async def check_disturbed(served, undisturbed, faults, title) -> None:
     """Stream all chats through the faults: no answer is another one, and the server is well after."""
     before = ServerHealth.read(served)
     async with client(served) as http:
-        chats = await stream_chats(http, range(NUM_STREAMS), faults)
-        assert [chat.said for chat in chats] == [chat.said for chat in undisturbed]
-        print_pauses(title, chats)
+        answers = await stream_all(http, QUESTIONS, faults)
+        assert [answer.said for answer in answers] == [answer.said for answer in undisturbed]
+        print_pauses(title, answers)
         check_health(served, before, within_s=REPLACED_WITHIN_S)
-        assert (await stream_chat(http, 1)).said == undisturbed[1].said
+        assert (await stream_one(http, QUESTIONS[1])).said == undisturbed[1].said
 
 
 def kill_rank(served: ServedApp, number: int):
@@ -56,13 +55,13 @@ def kill_rank(served: ServedApp, number: int):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("number", [0, 1])
 async def test_a_killed_rank_is_a_pause(served_pair, undisturbed, number, seed):
-    point = seeded_point(undisturbed, seed)
+    point = seeded_point(seed)
     fault = (point, kill_rank(served_pair, number))
-    await check_disturbed(served_pair, undisturbed, [fault], f"rank {number} killed at piece {point}")
+    await check_disturbed(served_pair, undisturbed, [fault], f"rank {number} killed at token {point}")
 
 
 async def test_two_ranks_killed_one_after_the_other_are_two_pauses(served_pair, undisturbed):
-    first, second = num_pieces(undisturbed) // 4, num_pieces(undisturbed) // 2
+    first, second = TOTAL // 4, TOTAL // 2
     faults = [(first, kill_rank(served_pair, 0)), (second, kill_rank(served_pair, 1))]
     await check_disturbed(served_pair, undisturbed, faults, "both ranks killed, one after the other")
 
@@ -82,7 +81,7 @@ async def test_a_rank_killed_while_the_loss_of_another_is_recovered_from_is_a_lo
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    point = num_pieces(undisturbed) // 3
+    point = TOTAL // 3
     await check_disturbed(served_pair, undisturbed, [(point, kill_twice)], "rank killed, then one that loads")
 
 
@@ -91,7 +90,7 @@ async def test_a_killed_replica_is_a_pause(served_pair, undisturbed):
         (replica,) = served_pair.processes("ServeReplica:gptoss:EngineReplica")
         replica.kill()
 
-    point = num_pieces(undisturbed) // 3
+    point = TOTAL // 3
     await check_disturbed(served_pair, undisturbed, [(point, kill)], "replica killed")
 
 
@@ -105,13 +104,12 @@ async def test_streams_of_a_killed_ingress_end_with_an_error_and_what_comes_then
             ingress.kill()
 
     async with client(served_pair) as http:
-        chats = await stream_chats(http, range(NUM_STREAMS), [(num_pieces(undisturbed) // 3, kill)])
-        broken = [chat for chat in chats if chat.problem]
-        assert broken, "some stream was under way"
-        for chat, whole in zip(chats, undisturbed, strict=True):
-            assert chat.said == whole.said if not chat.problem else whole.text.startswith(chat.text)
+        answers = await stream_all(http, QUESTIONS, [(TOTAL // 3, kill)])
+        assert any(answer.problem for answer in answers), "some stream was under way"
+        for answer, whole in zip(answers, undisturbed, strict=True):
+            assert answer.said == whole.said if not answer.problem else whole.text.startswith(answer.text)
         deadline = time.monotonic() + REPLACED_WITHIN_S
-        while (again := await stream_chat(http, 1)).problem:
+        while (again := await stream_one(http, QUESTIONS[1])).problem:
             assert time.monotonic() < deadline, again.problem
             await asyncio.sleep(0.1)
         assert again.said == undisturbed[1].said

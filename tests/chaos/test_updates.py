@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.support.served_app import serve_app, write_config
-from tests.support.streamed_chats import client, stream_chat
+from tests.support.streamed_answers import chat, client, stream_one
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -22,16 +22,16 @@ async def load(served, seconds: float, at_s: float, change) -> list[tuple[int, o
 
         async def one(index: int) -> tuple[int, object]:
             await asyncio.sleep(index / REQUESTS_PER_S)
-            return index % 40, await stream_chat(http, index % 40)
+            return index % 40, await stream_one(http, chat(index % 40))
 
         async def disturb() -> None:
             await asyncio.sleep(at_s)
             await asyncio.to_thread(change)
 
-        chats, _ = await asyncio.gather(
+        answers, _ = await asyncio.gather(
             asyncio.gather(*(one(index) for index in range(int(seconds * REQUESTS_PER_S)))), disturb()
         )
-    return list(chats)
+    return list(answers)
 
 
 def changed(path, change):
@@ -74,12 +74,12 @@ async def test_a_change_under_load_fails_no_request(tmp_path, change):
         def apply() -> None:
             assert served.ask(f"deploy {new}") == "done"
 
-        chats = await load(served, LOAD_S, LOAD_S / 4, apply)
-        problems = [chat.problem for _, chat in chats if chat.problem]
+        answers = await load(served, LOAD_S, LOAD_S / 4, apply)
+        problems = [answer.problem for _, answer in answers if answer.problem]
         assert problems == []
         by_number = {}
-        for number, chat in chats:
-            assert by_number.setdefault(number, chat.said) == chat.said
+        for number, answer in answers:
+            assert by_number.setdefault(number, answer.said) == answer.said
         expected = 1 if change is one_replica else 2
         deadline = asyncio.get_running_loop().time() + 120
         while len(served.processes("ServeReplica:gptoss:EngineReplica")) != expected:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.served_app import ServedApp, serve_app, write_config
-from tests.support.streamed_chats import client, stream_chat
+from tests.support.streamed_answers import chat, client, stream_one
 
 NUM_CHATS = 64
 WARM_UP_S = 15
@@ -27,9 +27,9 @@ def served_demo(tmp_path: Path) -> Iterator[ServedApp]:
 
 async def whole_text(http: httpx.AsyncClient, number: int) -> str:
     """Return one streamed answer; any error of the server fails the test."""
-    chat = await stream_chat(http, number)
-    assert not chat.problem
-    return chat.text
+    answer = await stream_one(http, chat(number))
+    assert not answer.problem
+    return answer.text
 
 
 def memory_bytes(served: ServedApp) -> dict[str, int]:
