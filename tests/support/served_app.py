@@ -109,4 +109,4 @@ def serve_app(config_path: Path) -> Iterator[ServedApp]:
         )
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(30)
+        process.wait(120)
