@@ -44,7 +44,7 @@ class IngressDeployment(Ingress):
         bind_replica_to_node_address()
         streams = TokenStreams()
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
-        super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
+        super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits, page=config.page)
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
         gc.collect()
