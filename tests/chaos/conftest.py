@@ -32,5 +32,5 @@ def undisturbed(served_pair: ServedApp) -> list[StreamedAnswer]:
 
     answers = asyncio.run(all_answers())
     assert not any(answer.problem for answer in answers), answers
-    assert len({str(answer.said) for answer in answers}) == NUM_STREAMS, "the questions must tell streams apart"
+    assert len({str(answer.said) for answer in answers}) == NUM_STREAMS, "questions must differ"
     return answers

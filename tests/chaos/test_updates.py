@@ -49,7 +49,7 @@ def deployment(config, name):
 
 def two_replicas(config):
     replicas = deployment(config, "EngineReplica")
-    replicas.pop("autoscaling_config")
+    replicas.pop("autoscaling_config", None)
     replicas["num_replicas"] = 2
 
 
