@@ -116,6 +116,19 @@ class LimitsConfig(_Frozen):
     max_remembered_reasoning_bytes: int = Field(32 << 20, ge=0, description="Memory for that.")
 
 
+class QuotaConfig(_Frozen):
+    """What one API key may use, as each ingress replica counts it: two may let in twice as much."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Requests of any kind.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="Tokens of prompts and outputs together."
+    )
+    max_concurrent: int | None = Field(None, ge=1, le=100_000, description="Requests under way at once.")
+    share: float = Field(
+        1.0, ge=0.01, le=100, description="Of a full server, beside other keys with requests that wait."
+    )
+
+
 class ServedModelConfig(_Frozen):
     """One model behind the ingress."""
 
@@ -149,6 +162,12 @@ class ServingConfig(_Frozen):
         (), description="Any of them opens every path; none: no key needed."
     )
     api_keys_env: str | None = Field(None, description="Environment variable with comma-separated keys.")
+    api_keys_file: str | None = Field(
+        None, min_length=1, description="YAML file of names, each with its key's SHA-256 and quotas."
+    )
+    allow_unauthenticated: bool = Field(
+        False, description="Serve other hosts without any key; else that is a failed start."
+    )
     limits: LimitsConfig = LimitsConfig()
 
     @field_validator("api_keys")
@@ -165,6 +184,11 @@ class ServingConfig(_Frozen):
             if names.count(name) > 1:
                 raise ValueError(f"model name or alias {name!r} is used twice; names must be unique")
         return self
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether every path but health demands a key."""
+        return bool(self.api_keys or self.api_keys_env or self.api_keys_file)
 
     def resolve_api_keys(self) -> tuple[str, ...]:
         """Return the keys of the file and of the environment variable.

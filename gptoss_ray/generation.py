@@ -117,6 +117,7 @@ class GenerationRequest:
         emitted_token_ids: Output of this request that was already delivered; generation goes on behind it
             as though it had never stopped (law 2).
         cache_salt: Prefix-cache entries are shared only between requests of equal salt (one per tenant).
+        share: Of a full replica, beside the other tenants whose requests wait.
         sink_id: The ingress replica whose token stream carries the output.
     """
 
@@ -125,6 +126,7 @@ class GenerationRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
     emitted_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
+    share: float = 1.0
     sink_id: str = ""
 
 

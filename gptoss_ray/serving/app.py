@@ -21,6 +21,7 @@ from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
+from gptoss_ray.serving.exposure import check_exposure, deployed_hosts
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
@@ -42,9 +43,15 @@ class IngressDeployment(Ingress):
 
     def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
         bind_replica_to_node_address()
+        check_exposure(deployed_hosts(), config)
         streams = TokenStreams()
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
-        super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
+        super().__init__(
+            models,
+            api_keys=config.resolve_api_keys(),
+            api_keys_file=config.api_keys_file,
+            limits=config.limits,
+        )
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
         gc.collect()

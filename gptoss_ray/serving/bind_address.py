@@ -52,13 +52,14 @@ def _wrap(module_name: str, function_name: str, host: str | None) -> None:
 
     def add_port_on_host(server: Any, address: str) -> Any:
         if address.startswith(_ALL_INTERFACES):
-            address = f"{_bracketed(host or _node_address())}:{address.removeprefix(_ALL_INTERFACES)}"
+            address = f"{_bracketed(host or node_address())}:{address.removeprefix(_ALL_INTERFACES)}"
         return add_port(server, address)
 
     setattr(module, function_name, add_port_on_host)
 
 
-def _node_address() -> str:
+def node_address() -> str:
+    """Return the address by which Ray knows this node."""
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return address
 

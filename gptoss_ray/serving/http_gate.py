@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -49,12 +50,12 @@ class HttpGate:
                     MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        tenant = ""
         try:
-            tenant = ""
-            if scope["path"] not in PUBLIC_PATHS:
-                tenant = self._api_keys.tenant(headers.get("authorization"), headers.get("x-api-key"))
-            scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
-            await self._app(scope, receive, send_with_id)
+            is_public = scope["path"] in PUBLIC_PATHS
+            with nullcontext("") if is_public else self._api_keys.admitted(headers) as tenant:
+                scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
+                await self._app(scope, receive, send_with_id)
         except Exception as error:
             shown = as_client_error(error, request_id)
             response = JSONResponse(error_object(shown), status_of(shown).http, http_headers(shown))
@@ -63,8 +64,9 @@ class HttpGate:
                 await response(scope, receive, send_with_id)
         finally:
             logger.info(
-                "event=http_request request_id=%s method=%s path=%r status=%d duration_s=%.3f",
+                "event=http_request request_id=%s key=%s method=%s path=%r status=%d duration_s=%.3f",
                 request_id,
+                self._api_keys.name(tenant),
                 scope["method"],
                 scope["path"],
                 status,

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.serving.answer import Answer
@@ -33,6 +34,7 @@ from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.metered_source import MeteredTokenSource
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
@@ -49,12 +51,16 @@ class Ingress(GrpcMethods):
         models: Iterable[ServedModel],
         *,
         api_keys: Iterable[str] = (),
+        api_keys_file: str | None = None,
         limits: LimitsConfig | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Serve `models`; `clock` returns Unix time in seconds."""
-        self.catalog = ModelCatalog(models)
-        self.api_keys = ApiKeys(api_keys)
+        self.api_keys = ApiKeys(api_keys, file=api_keys_file)
+        self.catalog = ModelCatalog(
+            replace(model, token_source=MeteredTokenSource(model.token_source, self.api_keys))
+            for model in models
+        )
         self.limits = limits or LimitsConfig()
         self.metrics = IngressMetrics()
         self._reasoning = ReasoningCache(

@@ -76,5 +76,7 @@ def _announce(console: Console, file: ServeFile) -> None:
     console.print(f"HTTP  {file.base_url}/v1")
     console.print(f"gRPC  {http.host}:{file.schema.grpc_options.port}")
     keys = file.serving.resolve_api_keys()
-    ask_sample_question(console, file.base_url, file.serving.models[0].name, keys[0] if keys else None)
+    # Of a key in a file only the hash is known here, and nobody can ask with that.
+    if keys or not file.serving.needs_key:
+        ask_sample_question(console, file.base_url, file.serving.models[0].name, keys[0] if keys else None)
     console.print("Ctrl-C stops the server.")

@@ -8,7 +8,12 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from gptoss_ray.errors import InvalidRequestError, RequestAbortedError, RequestTooLargeError
+from gptoss_ray.errors import (
+    InvalidRequestError,
+    RequestAbortedError,
+    RequestStalledError,
+    RequestTooLargeError,
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -22,6 +27,9 @@ parse them holds the GIL, which holds up everybody's streams, thread or not (up 
 MAX_JSON_CONTAINERS = 1 << 15
 """Lists and objects among them: turned into fields, each takes as long as a hundred numbers."""
 
+BODY_TIMEOUT_S = 60.0
+"""A body that takes longer is refused; a client that stalls holds a connection and a place in a queue."""
+
 _PIECE_BYTES = 64 << 10
 
 
@@ -30,8 +38,18 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
 
     Raises:
         RequestTooLargeError: The body has more than `max_bytes`; the rest is not read.
+        RequestStalledError: It takes longer than `BODY_TIMEOUT_S`.
         RequestAbortedError: The client left before the end.
     """
+    try:
+        return await asyncio.wait_for(_read_body(receive, max_bytes), BODY_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        raise RequestStalledError(
+            f"The request's body did not come within {BODY_TIMEOUT_S:g} s; send it faster, or a smaller one."
+        ) from None
+
+
+async def _read_body(receive: Receive, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     num_bytes = 0
     while True:

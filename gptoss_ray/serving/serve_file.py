@@ -28,6 +28,13 @@ class ServeFile:
         http = self.schema.http_options
         return f"http://{http.host}:{http.port}"
 
+    @property
+    def proxy_environment(self) -> dict[str, str]:
+        """The environment that the file asks for its proxies."""
+        options = self.schema.controller_options
+        variables: dict[str, str] = ((options and options.runtime_env) or {}).get("env_vars", {})
+        return variables
+
     @classmethod
     def read(cls, path: str | Path) -> ServeFile:
         """Read and check a file, Serve's part included: Serve itself ignores unknown keys.

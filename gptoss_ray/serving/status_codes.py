@@ -18,6 +18,7 @@ from gptoss_ray.errors import (
     NotFoundError,
     OverloadedError,
     RequestAbortedError,
+    RequestStalledError,
     RequestTooLargeError,
     UnavailableError,
 )
@@ -38,6 +39,7 @@ STATUS_CODES: dict[type[GptossError], Status] = {
     InvalidRequestError: Status(400, "invalid_request_error", grpc.StatusCode.INVALID_ARGUMENT),
     ContextLengthExceededError: Status(400, "invalid_request_error", grpc.StatusCode.INVALID_ARGUMENT),
     RequestTooLargeError: Status(413, "invalid_request_error", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    RequestStalledError: Status(408, "invalid_request_error", grpc.StatusCode.DEADLINE_EXCEEDED),
     AuthenticationError: Status(401, "invalid_request_error", grpc.StatusCode.UNAUTHENTICATED),
     NotFoundError: Status(404, "invalid_request_error", grpc.StatusCode.NOT_FOUND),
     OverloadedError: Status(429, "rate_limit_error", grpc.StatusCode.RESOURCE_EXHAUSTED),
