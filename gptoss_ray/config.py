@@ -33,6 +33,9 @@ class EngineConfig(_Frozen):
     max_num_sequences: int = Field(64, ge=1, le=4096, description="Sequences decoded together.")
     max_num_batched_tokens: int = Field(512, ge=16, le=65536, description="Token budget of one step.")
     max_queued_requests: int = Field(256, ge=0, description="Waiting requests before a refusal with 429.")
+    max_queued_tokens: int = Field(
+        1 << 20, ge=1, description="Their tokens, prompts and expected outputs, before a refusal."
+    )
     max_context: int | None = Field(
         None, ge=16, le=131_072, description="Prompt and output tokens; the checkpoint's own where unset."
     )

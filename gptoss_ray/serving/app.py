@@ -33,6 +33,9 @@ ENGINE_REPLICA = "EngineReplica"
 MAX_INGRESS_REQUESTS = 2048
 """Requests one ingress replica holds at once; they cost it a few KiB each."""
 
+MAX_REFUSALS_AT_ONCE = 256
+"""Requests beyond its queue that a replica holds while it refuses them; as many wait in each ingress."""
+
 MAX_START_ATTEMPTS = 3
 """A replica that fails to start so often fails the deployment, instead of being tried for ever."""
 
@@ -105,8 +108,9 @@ def _engine_replica(config: ServingConfig, model: ServedModelConfig, load: LoadE
     return _deployment(
         EngineReplica,
         name=replica_name(config, model),
-        # The engines' own queues refuse first, with an error that says so.
-        max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + 1,
+        # The replica itself refuses what it has no place for, and for that must get to see it.
+        max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + MAX_REFUSALS_AT_ONCE,
+        max_queued_requests=MAX_REFUSALS_AT_ONCE,
         max_constructor_retry_count=MAX_START_ATTEMPTS,
         # The replica itself only waits; its bundle, the first, is for the ranks of its node.
         ray_actor_options={"num_cpus": 0},

@@ -1,6 +1,5 @@
 import re
 
-import pytest
 from typer.testing import CliRunner
 
 from gptoss_ray.cli import app
