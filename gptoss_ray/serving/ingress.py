@@ -34,6 +34,7 @@ from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.journal import JournaledTokenSource
 from gptoss_ray.serving.metered_source import MeteredTokenSource
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
@@ -56,17 +57,19 @@ class Ingress(GrpcMethods):
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Serve `models`; `clock` returns Unix time in seconds."""
-        self.api_keys = ApiKeys(api_keys, file=api_keys_file)
-        self.catalog = ModelCatalog(
-            replace(model, token_source=MeteredTokenSource(model.token_source, self.api_keys))
-            for model in models
-        )
         self.limits = limits or LimitsConfig()
         self.metrics = IngressMetrics()
+        self.api_keys = ApiKeys(api_keys, file=api_keys_file)
+        self.catalog = ModelCatalog(map(self._guarded, models))
         self._reasoning = ReasoningCache(
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
         )
         self._clock = clock
+
+    def _guarded(self, model: ServedModel) -> ServedModel:
+        migrations = self.metrics.migrations.labels(model.name)
+        source = JournaledTokenSource(model.token_source, self.limits, migrations.inc)
+        return replace(model, token_source=MeteredTokenSource(source, self.api_keys))
 
     def now(self) -> int:
         """Unix time in seconds."""
