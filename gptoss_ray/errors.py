@@ -6,7 +6,8 @@
     ├── InvalidRequestError            the request is at fault; a client can mend it
     │   ├── ContextLengthExceededError prompt does not fit the model's context
     │   ├── RequestTooLargeError       body or message over the byte limit
-    │   └── RequestStalledError        the body did not come in time
+    │   ├── RequestStalledError        the body did not come in time
+    │   └── MediaTypeError             the body says that it is no JSON
     ├── AuthenticationError            no key, or a wrong one
     ├── NotFoundError                  no such route or object
     │   └── ModelNotFoundError         no such model is served
@@ -71,6 +72,12 @@ class RequestStalledError(InvalidRequestError):
     """The client did not send its request in time."""
 
     code = "request_timeout"
+
+
+class MediaTypeError(InvalidRequestError):
+    """The body is of another media type than JSON."""
+
+    code = "unsupported_media_type"
 
 
 class AuthenticationError(GptossError):

@@ -98,11 +98,13 @@ class SamplingParams:
 
 def _check_range(name: str, value: float, low: float, high: float, *, low_is_open: bool = False) -> None:
     """Raise InvalidRequestError unless value is a finite number in [low, high] (or (low, high])."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # An integer of hundreds of digits is finite, and too large to ask.
+    is_number = is_number and (isinstance(value, int) or math.isfinite(value))
     if not is_number or value > high or value < low or (low_is_open and value == low):
         bound = "above" if low_is_open else "at least"
         raise InvalidRequestError(
-            f"{name} is {value!r}; it must be {bound} {low:g} and at most {high:g}.", param=name
+            f"{name} is {repr(value)[:40]}; it must be {bound} {low:g} and at most {high:g}.", param=name
         )
 
 

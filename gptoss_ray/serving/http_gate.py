@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_ray.serving.auth import PUBLIC_PATHS, ApiKeys
+from gptoss_ray.serving.limits import check_media_type
 from gptoss_ray.serving.status_codes import as_client_error, error_object, http_headers, status_of
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class HttpGate:
         try:
             is_public = scope["path"] in PUBLIC_PATHS
             with nullcontext("") if is_public else self._api_keys.admitted(headers) as tenant:
+                if not is_public:
+                    check_media_type(headers.get("content-type"))
                 scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
                 await self._app(scope, receive, send_with_id)
         except Exception as error:

@@ -10,6 +10,7 @@ from starlette.types import Receive
 
 from gptoss_ray.errors import (
     InvalidRequestError,
+    MediaTypeError,
     RequestAbortedError,
     RequestStalledError,
     RequestTooLargeError,
@@ -22,7 +23,7 @@ MAX_BYTES_READ_AT_ONCE = 16 << 10
 
 MAX_JSON_VALUES = 1 << 18
 """Numbers, strings, keys, lists and objects of a JSON text, twice the token ids of the longest context: to
-parse them holds the GIL, which holds up everybody's streams, thread or not (up to 40 ms for so many)."""
+parse them holds the GIL, which holds up everybody's streams, thread or not (up to 70 ms for so many)."""
 
 MAX_JSON_CONTAINERS = 1 << 15
 """Lists and objects among them: turned into fields, each takes as long as a hundred numbers."""
@@ -63,6 +64,20 @@ async def _read_body(receive: Receive, max_bytes: int) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
+
+
+def check_media_type(content_type: str | None) -> None:
+    """Refuse a body that says that it is no JSON, such as a form that a foreign page has a browser send.
+
+    Raises:
+        MediaTypeError: It does. None says nothing, and the body is read.
+    """
+    media_type = (content_type or "application/json").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise MediaTypeError(
+            f"The request's content-type is {media_type[:80]!r}; send JSON, and say 'application/json'.",
+            param="content-type",
+        )
 
 
 def body_too_large(max_bytes: int) -> RequestTooLargeError:
