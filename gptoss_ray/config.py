@@ -146,6 +146,9 @@ class ServedModelConfig(_Frozen):
     checkpoint: str = Field(
         min_length=1, description="Local folder, Hugging Face id, or `demo` for the built-in model."
     )
+    verify_files: bool = Field(
+        False, description="Before loading, every node hashes its files against the checkpoint's SHA256SUMS."
+    )
     engine: EngineConfig = EngineConfig()
     parallel: ParallelConfig = ParallelConfig()
     placement_timeout_s: float = Field(

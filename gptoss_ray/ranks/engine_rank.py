@@ -91,6 +91,19 @@ class EngineRank:
 
         return free_store_port(host)
 
+    async def verify_files(self) -> None:
+        """Hash the files of this node's copy of the checkpoint.
+
+        Raises:
+            CheckpointError: There is no manifest, or a file is not as it says.
+        """
+        from gptoss_ray.ranks.rank_facts import verify_files  # noqa: PLC0415
+
+        def note(num_done: int, num_bytes: int) -> None:
+            self._progress = LoadProgress("verifying", num_done / max(1, num_bytes))
+
+        await asyncio.to_thread(verify_files, self._config.checkpoint, note)
+
     async def load(self, suppressed_token_ids: Sequence[int] = ()) -> None:
         """Load the checkpoint's part of this rank.
 

@@ -111,6 +111,10 @@ class RankGroup:
         model = await asyncio.to_thread(read_shape, self._config)
         plan = check_group_memory(self._config, model, facts)
         logger.info("memory_plan %s", describe_memory(self._config, plan))
+        if self._config.verify_files:
+            # Ranks of a node have the same files before them.
+            first_ranks = {fact.host_id: number for number, fact in reversed(list(enumerate(facts)))}
+            await asyncio.gather(*(self._ask_number(rank, "verify_files") for rank in first_ranks.values()))
         await self._ask_all("load", suppressed_token_ids)
         await self._ask_all("start", await self._first_membership(facts))
         self._open(model)

@@ -20,8 +20,10 @@ from gptoss_ray.serving.app import replica_name
 from gptoss_ray.serving.bind_address import GRPC_HOST_VARIABLE
 from gptoss_ray.serving.exposure import HTTP_HOST_OPTION, check_exposure
 from gptoss_ray.serving.free_ports import LOOPBACK
+from gptoss_ray.serving.haproxy import is_haproxy_on
 from gptoss_ray.serving.key_file import read_key_file
 from gptoss_ray.serving.serve_file import ServeFile
+from gptoss_ray.serving.tls import grpc_credentials
 
 
 def check_ports(file: ServeFile) -> None:
@@ -57,6 +59,18 @@ def check_hosts(file: ServeFile) -> None:
     # Unset, gRPC is on the node's own address; a Ray of our own has that on loopback.
     grpc_host = file.proxy_environment.get(GRPC_HOST_VARIABLE, LOOPBACK)
     check_exposure({HTTP_HOST_OPTION: http_host, GRPC_HOST_VARIABLE: grpc_host}, file.serving)
+
+
+def check_tls(file: ServeFile) -> None:
+    """Refuse certificates that cannot be used: ConfigError, which names the option."""
+    certificates = (file.schema.http_options.ssl_certfile, grpc_credentials(file.proxy_environment))
+    if is_haproxy_on() and any(certificates):
+        raise ConfigError(
+            "HAProxy is given no certificate by Serve; leave out --proxy haproxy, or the certificates, and "
+            "put a proxy of your own that speaks TLS in front.",
+            param="http_options.ssl_certfile",
+        )
+    _ = file.tls  # reads the certificate
 
 
 def check_checkpoint(model: ServedModelConfig) -> None:

@@ -30,6 +30,7 @@ from gptoss_ray.serving.preflight import (
     check_memory,
     check_placement,
     check_ports,
+    check_tls,
 )
 from gptoss_ray.serving.serve_file import ServeFile
 from gptoss_ray.serving.session_processes import session_processes
@@ -56,6 +57,7 @@ def start_serving(
         file = ServeFile.read(config_path)
         check_keys(file)
         check_hosts(file)
+        check_tls(file)
         check_ports(file)
         check_placement(file, [this_machine()])
     with _stage(console, "checking the checkpoint"):
@@ -157,7 +159,7 @@ def _wait_until_reached(file: ServeFile, interruption: Interruption) -> None:
         UnavailableError: It does not.
     """
     give_up_s = time.monotonic() + _PROXY_PATIENCE_S
-    with httpx.Client(base_url=file.base_url) as http:
+    with httpx.Client(base_url=file.base_url, verify=file.tls) as http:
         while (answer := _ask_live(http)) != "200":
             interruption.check()
             if time.monotonic() > give_up_s:
