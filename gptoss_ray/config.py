@@ -20,6 +20,9 @@ EXPERT_MEMORY_SHARE = 0.5
 DENSE_BITS = {"bfloat16": 16.0, "int8": 8 + 16 / 32}
 """Of one value in each format of `EngineConfig.dense_weights`; int8 has a float16 scale every 32 values."""
 
+MAX_BODY_BYTES = 64 << 20
+"""Of a request, whatever the configuration: what proxies take in, who do not know it."""
+
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
 
 
@@ -108,7 +111,7 @@ class ParallelConfig(_Frozen):
 class LimitsConfig(_Frozen):
     """What a single request may ask for, checked before anything is allocated."""
 
-    max_body_bytes: int = Field(8 << 20, ge=1024, description="HTTP body or gRPC message.")
+    max_body_bytes: int = Field(8 << 20, ge=1024, le=MAX_BODY_BYTES, description="HTTP body or gRPC message.")
     max_messages: int = Field(2048, ge=1, le=16_384)
     max_tools: int = Field(128, ge=0, le=16_384)
     max_stop_strings: int = Field(16, ge=0, le=16_384)
