@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gptoss_ray.serving.auth import PUBLIC_PATHS, ApiKeys
+from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.limits import check_media_type
 from gptoss_ray.serving.status_codes import as_client_error, error_object, http_headers, status_of
 
@@ -21,11 +21,17 @@ _SAFE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class HttpGate:
-    """ASGI middleware; a route finds `request_id` and `tenant` in `request.state`."""
+    """ASGI middleware; a route finds `request_id` and `tenant` in `request.state`.
 
-    def __init__(self, app: ASGIApp, *, api_keys: ApiKeys, echo_request_id: bool) -> None:
+    `public_paths` open without a key; below a route prefix they begin behind it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, api_keys: ApiKeys, public_paths: frozenset[str], echo_request_id: bool
+    ) -> None:
         self._app = app
         self._api_keys = api_keys
+        self._public_paths = public_paths
         self._echo_request_id = echo_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +59,7 @@ class HttpGate:
 
         tenant = ""
         try:
-            is_public = scope["path"] in PUBLIC_PATHS
+            is_public = _route_path(scope) in self._public_paths
             with nullcontext("") if is_public else self._api_keys.admitted(headers) as tenant:
                 if not is_public:
                     check_media_type(headers.get("content-type"))
@@ -75,6 +81,12 @@ class HttpGate:
                 status,
                 time.monotonic() - start_s,
             )
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path as the router reads it: behind the prefix under which the app is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _request_id(given: str | None) -> str:

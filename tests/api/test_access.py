@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import re
 
 import grpc
 import pytest
 from fastapi.routing import APIRoute
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from gptoss_ray.client import AsyncClient, chat_request
 from gptoss_ray.serving.auth import PUBLIC_PATHS, PUBLIC_RPCS, ApiKeys
+from gptoss_ray.serving.chat_page import ChatPage
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS
 from gptoss_ray.serving.ingress import build_fastapi_app
 from tests.support.ingresses import ANSWER, MODEL, grpc_server, http_client, make_ingress, tokens
@@ -34,27 +36,26 @@ def key_file(tmp_path):
 
 
 def open_paths(app):
-    """Every path that the app routes, parameters filled in, with a method of its own."""
+    """Every path that the app routes, parameters filled in, with each of its methods."""
     for route in app.router.routes:
-        assert isinstance(route, APIRoute | Route | Mount), (
-            f"{route} is of a kind that this test cannot reach"
-        )
-        path = route.path.replace("{name:path}", MODEL).replace("{", "").replace("}", "")
-        for method in getattr(route, "methods", None) or ("GET",):
-            yield method, path.replace(":path", "")
+        assert isinstance(route, APIRoute | Route), f"{route} is of a kind that this test cannot reach"
+        for method in route.methods or ():
+            yield method, re.sub(r"\{[^}]*\}", "x", route.path)
 
 
 async def test_every_http_route_but_the_public_ones_asks_for_a_key(key_file):
     ingress = make_ingress(ScriptedSource(tokens(ANSWER)), api_keys_file=key_file())
     routes = list(open_paths(build_fastapi_app(ingress)))
-    assert len(routes) > 10
+    assert len(routes) > 20
+    public = PUBLIC_PATHS | ChatPage.load().paths
     async with http_client(ingress) as client:
         for method, path in routes:
             for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}):
                 response = await client.request(method, path, headers=headers)
-                is_public = path in PUBLIC_PATHS
-                assert (response.status_code != 401) == is_public, (method, path)
+                assert (response.status_code != 401) == (path in public), (method, path)
     assert {"/health", "/live", "/ping", "/ready"} == PUBLIC_PATHS, "each addition is a decision"
+    files = {"/", *(path for path in public if path.startswith("/page/"))}
+    assert public == PUBLIC_PATHS | files, "of the chat page only its own files"
 
 
 class _Recorder:
