@@ -5,11 +5,12 @@ BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
+FUZZ_S  ?= 60
 SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-hosts \
-        test-browser test-sanitize train-demo clean
+        test-browser test-sanitize fuzz train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -65,6 +66,12 @@ test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sani
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/python -m pytest --capture=sys tests/unit/$(NATIVE:gptoss_ray/%=%)
+
+# atheris is no part of the development tools: it has wheels for few platforms.
+fuzz: $(VENV)/.dev-installed ## feed readers of untrusted bytes by atheris, FUZZ_S seconds each (60)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install atheris
+	set -e; for target in harmony safetensors configuration request_body; do \
+	  $(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_S) -max_len=4096; done
 
 # Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time.
 train-demo: export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 8000

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -15,15 +16,18 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.parallel.membership import GroupMembership
+from gptoss_ray.ranks.admission import Admission, QueueLimits
 from gptoss_ray.ranks.engine_rank import EngineRank, LoadEngine, RankStats
 from gptoss_ray.ranks.expert_rebalancer import ExpertRebalancer
 from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints, read_shape
 from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory
 from gptoss_ray.ranks.rank_placement import GroupPlacement
+from gptoss_ray.ranks.rank_room import RankRoom
 from gptoss_ray.ranks.rank_selector import RankSelector
 
 logger = logging.getLogger(__name__)
@@ -43,6 +47,14 @@ class Rank:
     number: int
     name: str
     actor: ActorHandle[Any]
+
+
+@dataclass
+class Routed:
+    """A request on its way through a rank; whoever sees its end notes how long its output was."""
+
+    rank: Rank
+    num_output_tokens: int | None = None
 
 
 class RankGroup:
@@ -71,8 +83,8 @@ class RankGroup:
             for number in range(config.parallel.num_ranks)
         )
         self._rebalancing: asyncio.Task[None] | None = None
-        engine = config.engine
-        self._selector = RankSelector(len(self._ranks), engine.kv_block_size, engine.max_num_sequences)
+        self._selector: RankSelector | None = None
+        self._admission: Admission | None = None
 
     async def load(self, suppressed_token_ids: Sequence[int]) -> None:
         """Load every rank, bring them into step and wait until each has completed a first step.
@@ -99,12 +111,29 @@ class RankGroup:
         model = await asyncio.to_thread(read_shape, self._config)
         plan = check_group_memory(self._config, model, facts)
         logger.info("memory_plan %s", describe_memory(self._config, plan))
+        if self._config.verify_files:
+            # Ranks of a node have the same files before them.
+            first_ranks = {fact.host_id: number for number, fact in reversed(list(enumerate(facts)))}
+            await asyncio.gather(*(self._ask_number(rank, "verify_files") for rank in first_ranks.values()))
         await self._ask_all("load", suppressed_token_ids)
         await self._ask_all("start", await self._first_membership(facts))
+        self._open(model)
         if self._config.parallel.moves_experts:
             hosts = [fact.host_id for fact in facts]
             rebalancer = ExpertRebalancer(self._ask_number, model, self._config.parallel, hosts)
             self._rebalancing = asyncio.create_task(rebalancer.run())
+
+    def _open(self, model: ModelConfig) -> None:
+        """Take requests from now on."""
+        engine, num_ranks = self._config.engine, len(self._ranks)
+        self._selector = RankSelector(num_ranks, engine.kv_block_size, RankRoom.of(engine, model))
+        self._admission = Admission(
+            self._selector,
+            QueueLimits(num_ranks * engine.max_queued_requests, num_ranks * engine.max_queued_tokens),
+            block_size=engine.kv_block_size,
+            caches_prefixes=engine.prefix_cache,
+            clock=time.monotonic,
+        )
 
     async def _first_membership(self, facts: Sequence[RankFacts]) -> GroupMembership | None:
         """Return who is in the group, with a meeting place on the node of rank 0; None for a lone rank."""
@@ -134,16 +163,29 @@ class RankGroup:
     async def _ask_number(self, number: int, method: str, *args: object) -> Any:
         return await self._ask(self._ranks[number], method, *args)
 
-    @contextmanager
-    def route(self, request: GenerationRequest) -> Iterator[Rank]:
-        """Yield the rank for a request, which counts there until the block ends."""
-        is_cached = self._config.engine.prefix_cache
-        token_ids = request.prompt_token_ids + request.emitted_token_ids if is_cached else ()
-        number = self._selector.acquire(token_ids, request.cache_salt)
+    @asynccontextmanager
+    async def route(self, request: GenerationRequest) -> AsyncIterator[Routed]:
+        """Yield where the request goes, once its turn has come; it counts there until the block ends.
+
+        Raises:
+            OverloadedError: It would have to wait, and no more may.
+            UnavailableError: The ranks are not loaded.
+        """
+        if self._admission is None:
+            raise UnavailableError("The model is still loading; try again in a moment.")
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def admit(number: int) -> None:
+            if not turn.done():  # else the caller has just left
+                turn.set_result(number)
+
+        ticket = self._admission.enter(request, admit)
+        routed: Routed | None = None
         try:
-            yield self._ranks[number]
+            routed = Routed(self._ranks[await turn])
+            yield routed
         finally:
-            self._selector.release(number)
+            self._admission.leave(ticket, None if routed is None else routed.num_output_tokens)
 
     async def submit(self, rank: Rank, request: GenerationRequest) -> GptossError | None:
         """Hand a request to the rank that `route` yielded; returns the refusal, if any.
@@ -152,7 +194,7 @@ class RankGroup:
             RayError: The rank is lost.
         """
         submission = rank.actor.submit.remote(request)
-        if self._selector.num_live == 1:
+        if self._selector is not None and self._selector.num_live == 1:
             self._wake_all_but(rank)
         refusal: GptossError | None = await submission
         return refusal
@@ -172,7 +214,9 @@ class RankGroup:
 
     async def stats(self) -> list[RankStats]:
         """Return the counters of each rank."""
-        return list(await asyncio.gather(*(rank.actor.stats.remote() for rank in self._ranks)))
+        stats = await asyncio.gather(*(rank.actor.stats.remote() for rank in self._ranks))
+        num_queued = 0 if self._admission is None else self._admission.num_queued
+        return [replace(each, num_queued=num_queued) for each in stats]
 
     def shutdown(self) -> None:
         """Kill the ranks, from any thread."""

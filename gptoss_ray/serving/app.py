@@ -21,6 +21,7 @@ from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
+from gptoss_ray.serving.exposure import check_exposure, deployed_hosts
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
@@ -33,6 +34,9 @@ ENGINE_REPLICA = "EngineReplica"
 MAX_INGRESS_REQUESTS = 2048
 """Requests one ingress replica holds at once; they cost it a few KiB each."""
 
+MAX_REFUSALS_AT_ONCE = 256
+"""Requests beyond its queue that a replica holds while it refuses them; as many wait in each ingress."""
+
 MAX_START_ATTEMPTS = 3
 """A replica that fails to start so often fails the deployment, instead of being tried for ever."""
 
@@ -43,12 +47,14 @@ class IngressDeployment(Ingress):
 
     def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
         bind_replica_to_node_address()
+        check_exposure(deployed_hosts(), config)
         streams = TokenStreams()
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
         self._store = shared_store(serve.get_replica_context().app_name, config.limits)
         super().__init__(
             models,
             api_keys=config.resolve_api_keys(),
+            api_keys_file=config.api_keys_file,
             limits=config.limits,
             page=config.page,
             store=self._store,
@@ -111,8 +117,9 @@ def _engine_replica(config: ServingConfig, model: ServedModelConfig, load: LoadE
     return _deployment(
         EngineReplica,
         name=replica_name(config, model),
-        # The engines' own queues refuse first, with an error that says so.
-        max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + 1,
+        # The replica itself refuses what it has no place for, and for that must get to see it.
+        max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + MAX_REFUSALS_AT_ONCE,
+        max_queued_requests=MAX_REFUSALS_AT_ONCE,
         max_constructor_retry_count=MAX_START_ATTEMPTS,
         # The replica itself only waits; its bundle, the first, is for the ranks of its node.
         ray_actor_options={"num_cpus": 0},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import Protocol, TypeVar
 
 import grpc
@@ -58,8 +58,11 @@ def unary(
     """Turn `method(self, request, tenant)` into a guarded gRPC method with one response."""
 
     async def guarded(self: ServiceT, request: RequestT, grpc_context: GrpcContext) -> ResponseT:
-        with _errors_as_status(grpc_context):
-            return await method(self, request, _admit(self, method.__name__, request, grpc_context))
+        with (
+            _errors_as_status(grpc_context),
+            _admitted(self, method.__name__, request, grpc_context) as tenant,
+        ):
+            return await method(self, request, tenant)
 
     # Not functools.wraps: Serve must see the parameter named grpc_context, or it passes no context.
     guarded.__name__, guarded.__doc__ = method.__name__, method.__doc__
@@ -74,8 +77,10 @@ def streaming(
     async def guarded(
         self: ServiceT, request: RequestT, grpc_context: GrpcContext
     ) -> AsyncGenerator[ResponseT, None]:
-        with _errors_as_status(grpc_context):
-            tenant = _admit(self, method.__name__, request, grpc_context)
+        with (
+            _errors_as_status(grpc_context),
+            _admitted(self, method.__name__, request, grpc_context) as tenant,
+        ):
             async with aclosing(method(self, request, tenant)) as responses:
                 async for response in responses:
                     yield response
@@ -85,15 +90,15 @@ def streaming(
     return guarded
 
 
-def _admit(service: GuardedService, name: str, request: Message, context: GrpcContext) -> str:
-    """Return the caller's tenant; raise AuthenticationError or RequestTooLargeError."""
-    tenant = ""
-    if name not in PUBLIC_RPCS:
-        metadata = dict(context.invocation_metadata())
-        tenant = service.api_keys.tenant(metadata.get("authorization"), metadata.get("x-api-key"))
-    if request.ByteSize() > service.limits.max_body_bytes:
-        raise body_too_large(service.limits.max_body_bytes)
-    return tenant
+@contextmanager
+def _admitted(service: GuardedService, name: str, request: Message, context: GrpcContext) -> Iterator[str]:
+    """Let a call in and yield its tenant; raise RequestTooLargeError, or as `ApiKeys.admitted` does."""
+    is_public = name in PUBLIC_RPCS
+    metadata = dict(context.invocation_metadata())
+    with nullcontext("") if is_public else service.api_keys.admitted(metadata) as tenant:
+        if request.ByteSize() > service.limits.max_body_bytes:
+            raise body_too_large(service.limits.max_body_bytes)
+        yield tenant
 
 
 @contextmanager

@@ -6,12 +6,14 @@ import logging
 import re
 import time
 import uuid
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_ray.serving.auth import ApiKeys
+from gptoss_ray.serving.limits import check_media_type
 from gptoss_ray.serving.status_codes import as_client_error, error_object, http_headers, status_of
 
 logger = logging.getLogger(__name__)
@@ -55,12 +57,14 @@ class HttpGate:
                     MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        tenant = ""
         try:
-            tenant = ""
-            if _route_path(scope) not in self._public_paths:
-                tenant = self._api_keys.tenant(headers.get("authorization"), headers.get("x-api-key"))
-            scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
-            await self._app(scope, receive, send_with_id)
+            is_public = _route_path(scope) in self._public_paths
+            with nullcontext("") if is_public else self._api_keys.admitted(headers) as tenant:
+                if not is_public:
+                    check_media_type(headers.get("content-type"))
+                scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
+                await self._app(scope, receive, send_with_id)
         except Exception as error:
             shown = as_client_error(error, request_id)
             response = JSONResponse(error_object(shown), status_of(shown).http, http_headers(shown))
@@ -69,8 +73,9 @@ class HttpGate:
                 await response(scope, receive, send_with_id)
         finally:
             logger.info(
-                "event=http_request request_id=%s method=%s path=%r status=%d duration_s=%.3f",
+                "event=http_request request_id=%s key=%s method=%s path=%r status=%d duration_s=%.3f",
                 request_id,
+                self._api_keys.name(tenant),
                 scope["method"],
                 scope["path"],
                 status,

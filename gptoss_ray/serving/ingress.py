@@ -35,6 +35,7 @@ from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
 from gptoss_ray.serving.journal import JournaledTokenSource
+from gptoss_ray.serving.metered_source import MeteredTokenSource
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
@@ -54,6 +55,7 @@ class Ingress(GrpcMethods):
         models: Iterable[ServedModel],
         *,
         api_keys: Iterable[str] = (),
+        api_keys_file: str | None = None,
         limits: LimitsConfig | None = None,
         page: bool = True,
         store: SharedStore | None = None,
@@ -66,8 +68,8 @@ class Ingress(GrpcMethods):
         self.limits = limits or LimitsConfig()
         self.has_page = page
         self.metrics = IngressMetrics()
-        self.catalog = ModelCatalog(map(self._journaled, models))
-        self.api_keys = ApiKeys(api_keys)
+        self.api_keys = ApiKeys(api_keys, file=api_keys_file)
+        self.catalog = ModelCatalog(map(self._guarded, models))
         self._reasoning = ReasoningCache(
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
         )
@@ -83,10 +85,10 @@ class Ingress(GrpcMethods):
             )
         )
 
-    def _journaled(self, model: ServedModel) -> ServedModel:
+    def _guarded(self, model: ServedModel) -> ServedModel:
         migrations = self.metrics.migrations.labels(model.name)
         source = JournaledTokenSource(model.token_source, self.limits, migrations.inc)
-        return replace(model, token_source=source)
+        return replace(model, token_source=MeteredTokenSource(source, self.api_keys))
 
     def now(self) -> int:
         """Unix time in seconds."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from gptoss_ray.serving.bind_address import bind_proxy_to_node_address
 from gptoss_ray.serving.hidden_listings import hide_listings
+from gptoss_ray.serving.message_limits import bound_messages
+from gptoss_ray.serving.request_heads import bound_heads
 from gptoss_ray.serving.stream_cancellation import forward_all_cancellations
 
 
@@ -17,4 +19,6 @@ def prepare_proxy() -> list[Any]:
     bind_proxy_to_node_address()
     forward_all_cancellations()
     hide_listings()
+    bound_heads()
+    bound_messages()
     return []

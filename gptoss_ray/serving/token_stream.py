@@ -132,6 +132,9 @@ class RoutedTokenSource:
         finally:
             self._streams.close_route(route)
             if not has_ended:
+                # Not routed yet, it waits in the replica. Where Ray loses this, it is aborted on its turn.
+                if not routing.done():
+                    call.cancel()  # type: ignore[no-untyped-call]
                 routing.add_done_callback(partial(self._abort, request.request_id))
 
     def _abort(self, request_id: str, routing: asyncio.Future[str]) -> None:

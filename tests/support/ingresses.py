@@ -23,6 +23,7 @@ from gptoss_ray.protos.gptoss.v1 import chat_pb2_grpc, generation_pb2_grpc, mode
 from gptoss_ray.serving.grpc_rpc import RpcFailedError
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.request_heads import BoundedHttpProtocol
 from gptoss_ray.serving.token_source import TokenSource
 from tests.support.scripted_source import Script, ScriptedSource
 
@@ -90,7 +91,8 @@ def http_server(ingress: Ingress, prefix: str = "") -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # A client may be faster than the thread.
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    config = uvicorn.Config(app, http=BoundedHttpProtocol, log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
     thread.start()
     try:

@@ -28,7 +28,7 @@ def main(config_path: str) -> None:
 
     try:
         start_serving(Console(stderr=True), session, Interruption(), config_path)
-        _say({"session_id": session.session_id})
+        _say({"session_id": session.session_id, "logs": str(session.logs)})
         for line in sys.stdin:
             _say(_answer(line.strip()))
     finally:

@@ -54,6 +54,7 @@ class ServedApp:
     session_id: str
     http_port: int
     grpc_port: int
+    logs: Path
 
     @property
     def base_url(self) -> str:
@@ -101,11 +102,13 @@ def serve_app(config_path: Path) -> Iterator[ServedApp]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"the server ended with {process.wait()} before it was ready"
+        started = json.loads(line)
         yield ServedApp(
             process,
-            json.loads(line)["session_id"],
+            started["session_id"],
             config["http_options"]["port"],
             config["grpc_options"]["port"],
+            Path(started["logs"]),
         )
         assert process.stdin is not None
         process.stdin.close()
