@@ -118,6 +118,7 @@ class GenerationRequest:
             as though it had never stopped (law 2).
         cache_salt: Prefix-cache entries are shared only between requests of equal salt (one per tenant).
         sink_id: The ingress replica whose token stream carries the output.
+        abort_key: Requests of one key are aborted together; empty: by their own ids alone.
     """
 
     request_id: str
@@ -126,6 +127,7 @@ class GenerationRequest:
     emitted_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
     sink_id: str = ""
+    abort_key: str = ""
 
 
 class TokenLogprobs(NamedTuple):

@@ -15,12 +15,11 @@ from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import CompletionChoice
 from gptoss_ray.serving.limits import check_json_size
 from gptoss_ray.serving.openai_types import (
-    MAX_PROMPT_IDS,
     ChatCompletionRequest,
     CompletionRequest,
     parse_fields,
 )
-from gptoss_ray.serving.request_fields import MAX_ITEMS
+from gptoss_ray.serving.request_fields import MAX_ITEMS, MAX_PROMPT_IDS
 
 _ROLES = {
     chat_pb2.ROLE_SYSTEM: "system",

@@ -33,6 +33,7 @@ from gptoss_ray.serving.openai_json import (
     chat_chunks,
     chat_completion,
     completion_chunks,
+    resumption_field,
     text_completion,
     usage_field,
 )
@@ -235,9 +236,11 @@ async def _chunks(
     """
     no_usage = usage_field(None) if parsed.wants_usage_chunk else b""
     tells_usage = parsed.wants_usage_in_every_chunk
+    resumption = resumption_field(answer.resumption)
     async with aclosing(answer.events) as events:
         async for event in events:
             if not isinstance(event, Usage):
-                yield write((event,), usage_field(answer.usage) if tells_usage else no_usage)
+                yield write((event,), (usage_field(answer.usage) if tells_usage else no_usage) + resumption)
+                resumption = b""
             elif parsed.wants_usage_chunk:
-                yield write((), usage_field(event))
+                yield write((), usage_field(event) + resumption)

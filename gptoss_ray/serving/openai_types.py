@@ -16,13 +16,18 @@ from typing_extensions import TypedDict
 from gptoss_ray.errors import ContextLengthExceededError, InvalidRequestError
 from gptoss_ray.generation import MAX_LOGIT_BIAS_ENTRIES
 from gptoss_ray.serving.limits import check_json_size
-from gptoss_ray.serving.request_fields import MAX_ITEMS, Items, RequestFields, at_most, wrong
+from gptoss_ray.serving.request_fields import (
+    MAX_ITEMS,
+    MAX_PROMPT_IDS,
+    Items,
+    RequestFields,
+    at_most,
+    wrong,
+)
+from gptoss_ray.serving.resumption_types import Resumption
 from gptoss_ray.serving.structured_types import StructuredFields, ToolChoiceField
 
 MAX_PROMPTS = 128
-MAX_PROMPT_IDS = 200_000
-"""In all prompts of a request together; more than the longest context holds."""
-
 Effort = Literal["low", "medium", "high"]
 RequestEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # The model knows three efforts; OpenAI's other names go to the nearest.
@@ -171,6 +176,8 @@ class SamplingFields(StructuredFields):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     n: int | None = Field(None, ge=1)
+    resumable: bool | None = None
+    resumption: Resumption | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -191,6 +198,11 @@ class SamplingFields(StructuredFields):
     def num_drawn(self) -> int:
         """How many answers to draw to a prompt, of which `num_choices` are shown."""
         return self.num_choices
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether a stream's pieces carry what it takes to resume it."""
+        return bool(self.stream and (self.resumable or self.resumption))
 
     @property
     def wants_usage_chunk(self) -> bool:

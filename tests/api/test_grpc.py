@@ -13,8 +13,7 @@ from gptoss_ray.serving import grpc_service
 from gptoss_ray.serving.auth import PUBLIC_RPCS
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.limits import MAX_BYTES_READ_AT_ONCE
-from gptoss_ray.serving.openai_types import MAX_PROMPT_IDS
-from gptoss_ray.serving.request_fields import MAX_ITEMS
+from gptoss_ray.serving.request_fields import MAX_ITEMS, MAX_PROMPT_IDS
 from tests.support.ingresses import (
     ALIAS,
     ANSWER,

@@ -75,14 +75,19 @@ class ScriptedSource:
             self.closed_ids.append(request.request_id)
 
     async def _play(self, request: GenerationRequest) -> AsyncGenerator[tuple[int, ...], None]:
+        """Yield the steps behind the tokens that the request has emitted."""
         steps = self.script(request) if callable(self.script) else self.script
+        num_to_skip = len(request.emitted_token_ids)
         for step in _unrolled(steps):
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
             elif isinstance(step, GptossError):
                 raise step
             else:
-                yield tuple(step)
+                skipped = min(num_to_skip, len(step))
+                num_to_skip -= skipped
+                if not skipped or step[skipped:]:
+                    yield tuple(step[skipped:])
 
     async def wait_until_closed(self, num_requests: int = 1, timeout_s: float = 2.0) -> None:
         """Return once so many requests have ended and none is open."""
