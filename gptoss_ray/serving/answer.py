@@ -147,7 +147,7 @@ def _raise_failure(output: TokenOutput) -> None:
     if output.finish_reason is FinishReason.ERROR:
         raise output.error or InternalError("The engine failed on this request.")
     if output.finish_reason is FinishReason.ABORT:
-        raise RequestAbortedError("The request was aborted by the server; send it again.")
+        raise RequestAbortedError("The request was aborted.")
 
 
 async def merge(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenerator[ItemT, None]:

@@ -212,6 +212,14 @@ class ModelList(TypedDict):
     data: list[ModelObject]
 
 
+class AbortedRequest(TypedDict):
+    """How many sequences were ended of the requests of an id."""
+
+    id: str
+    object: Literal["request"]
+    num_aborted: int
+
+
 class Health(TypedDict):
     """That the server, or a model behind it, answers."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gptoss_ray.serving.bind_address import bind_proxy_to_node_address
+from gptoss_ray.serving.grpc_error_details import carry_error_details
 from gptoss_ray.serving.hidden_listings import hide_listings
 from gptoss_ray.serving.stream_cancellation import forward_all_cancellations
 
@@ -17,4 +18,5 @@ def prepare_proxy() -> list[Any]:
     bind_proxy_to_node_address()
     forward_all_cancellations()
     hide_listings()
+    carry_error_details()
     return []

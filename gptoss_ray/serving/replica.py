@@ -77,6 +77,11 @@ class EngineReplica:
                 logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
                 yield UnavailableError("The replica that worked on this request was lost; send it again.")
 
+    async def abort(self, abort_key: str) -> int:
+        """End the requests of a key; return how many there were."""
+        assert self._group is not None
+        return await self._group.abort(abort_key)
+
     async def ready(self) -> bool:
         """Return whether the ranks complete their steps."""
         return self._group is not None and await self._group.ready()

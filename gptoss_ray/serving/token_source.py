@@ -25,6 +25,14 @@ class TokenSource(Protocol):
         """
         ...
 
+    async def abort(self, abort_key: str) -> int:
+        """End the requests of a key, whoever sent them; return how many there were.
+
+        Raises:
+            UnavailableError: Not all that may work on some could be asked.
+        """
+        ...
+
     async def ready(self) -> bool:
         """Return whether a request sent now would be served; never raises."""
         ...

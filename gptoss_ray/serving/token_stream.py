@@ -30,6 +30,7 @@ MAX_UNREAD_MESSAGES = 16
 and learns there whether this process still lives."""
 
 READY_TIMEOUT_S = 2.0
+ABORT_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -145,6 +146,15 @@ class RoutedTokenSource:
         call = self._handle.options(stream=True).generate.remote(routed)
         assert isinstance(call, DeploymentResponseGenerator), "the handle has stream=True"
         return call
+
+    async def abort(self, abort_key: str) -> int:
+        """See `TokenSource.abort`."""
+        try:
+            asked = self._handle.broadcast("abort", abort_key)
+            return sum(await asked.results_async(timeout_s=ABORT_TIMEOUT_S))
+        except (RayError, RayServeException, TimeoutError) as error:
+            logger.warning("abort_failed error=%s", type(error).__name__)
+            raise UnavailableError("A replica could not be asked to abort; try again.") from error
 
     async def ready(self) -> bool:
         """See `TokenSource.ready`."""

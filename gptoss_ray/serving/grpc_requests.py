@@ -1,25 +1,25 @@
-"""gRPC messages to the fields that HTTP requests have, and answers to gRPC messages."""
+"""gRPC messages to the fields that HTTP requests have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from pydantic_core import from_json
 
 from gptoss_ray.errors import InvalidRequestError
-from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2
-from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
-from gptoss_ray.serving.chat import ChatChoice, ChatDelta
-from gptoss_ray.serving.completion_assembler import CompletionDelta
-from gptoss_ray.serving.completions import CompletionChoice
-from gptoss_ray.serving.limits import check_json_size
+from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2, tokenize_pb2
+from gptoss_ray.serving.limits import check_json_size, parse_aside
 from gptoss_ray.serving.openai_types import (
+    MAX_PROMPTS,
     ChatCompletionRequest,
     CompletionRequest,
     parse_fields,
 )
 from gptoss_ray.serving.request_fields import MAX_ITEMS, MAX_PROMPT_IDS
+from gptoss_ray.serving.tokenization import DetokenizeRequest, TokenizeRequest
 
 _ROLES = {
     chat_pb2.ROLE_SYSTEM: "system",
@@ -40,48 +40,139 @@ _TOOL_CHOICES = {
     chat_pb2.TOOL_CHOICE_NONE: "none",
     chat_pb2.TOOL_CHOICE_REQUIRED: "required",
 }
-_FINISH_REASONS = {
-    None: common_pb2.FINISH_REASON_UNSPECIFIED,
-    "stop": common_pb2.FINISH_REASON_STOP,
-    "length": common_pb2.FINISH_REASON_LENGTH,
-    "tool_calls": common_pb2.FINISH_REASON_TOOL_CALLS,
-}
+
+
+MessageT = TypeVar("MessageT", bound=Message)
+ParsedT = TypeVar("ParsedT")
+
+
+async def parsed(message: MessageT, parse: Callable[[MessageT], ParsedT]) -> ParsedT:
+    """Return what `parse` makes of a message; of a large one in a thread."""
+    return await parse_aside(message.ByteSize(), partial(parse, message))
 
 
 def chat_request(message: chat_pb2.ChatRequest) -> ChatCompletionRequest:
     """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
-    _check_length("messages", len(message.messages))
-    _check_length("tools", len(message.tools))
-    _check_length("tool_calls", sum(len(each.tool_calls) for each in message.messages))
+    return parse_fields(ChatCompletionRequest, _chat_fields(message))
+
+
+def stream_chat_request(message: chat_pb2.StreamChatRequest) -> ChatCompletionRequest:
+    """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
+    return parse_fields(ChatCompletionRequest, _chat_fields(message.chat) | _stream_fields(message))
+
+
+def completion_request(message: generation_pb2.GenerateRequest) -> CompletionRequest:
+    """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
+    return parse_fields(CompletionRequest, _completion_fields(message))
+
+
+def stream_completion_request(message: generation_pb2.StreamGenerateRequest) -> CompletionRequest:
+    """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
+    return parse_fields(CompletionRequest, _completion_fields(message.generation) | _stream_fields(message))
+
+
+def tokenize_request(message: tokenize_pb2.TokenizeRequest) -> TokenizeRequest:
+    """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
+    wanted = message.WhichOneof("input")
+    if wanted is None:
+        raise InvalidRequestError("input is missing; send text or chat.", param="input")
+    if wanted == "text":
+        return parse_fields(TokenizeRequest, {"prompt": message.text})
+    chat = message.chat
+    fields = _conversation_fields(chat.messages, chat.tools) | {
+        "reasoning_effort": _known(_EFFORTS, chat.reasoning_effort, "reasoning_effort"),
+        "add_generation_prompt": not chat.omit_generation_prompt,
+    }
+    return parse_fields(TokenizeRequest, fields)
+
+
+def detokenize_request(message: tokenize_pb2.DetokenizeRequest) -> DetokenizeRequest:
+    """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
+    _check_length("token_ids", len(message.token_ids), MAX_PROMPT_IDS)
+    return parse_fields(DetokenizeRequest, {"tokens": list(message.token_ids)})
+
+
+def _chat_fields(message: chat_pb2.ChatRequest) -> dict[str, Any]:
     _check_length("allowed_tools", len(message.allowed_tools))
     fields = {
         **_sampling_fields(message.sampling),
         **_form_fields(message.response_format),
+        **_conversation_fields(message.messages, message.tools),
         "model": message.model,
-        "messages": [_message(item, f"messages[{index}]") for index, item in enumerate(message.messages)],
-        "tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(message.tools)],
         "tool_choice": _tool_choice(message),
         "reasoning_effort": _known(_EFFORTS, message.reasoning_effort, "reasoning_effort"),
     }
     fields["logprobs"] = "top_logprobs" in fields
-    return parse_fields(ChatCompletionRequest, fields)
+    return fields
 
 
-def completion_request(
-    message: generation_pb2.GenerateRequest, *, streams: bool = False
-) -> CompletionRequest:
-    """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
-    prompt = message.WhichOneof("prompt")
-    if prompt is None:
-        raise InvalidRequestError("prompt is missing; send text or token_ids.", param="prompt")
-    _check_length("token_ids", len(message.token_ids.ids), MAX_PROMPT_IDS)
+def _conversation_fields(
+    messages: Sequence[chat_pb2.Message], tools: Sequence[chat_pb2.Tool]
+) -> dict[str, Any]:
+    _check_length("messages", len(messages))
+    _check_length("tools", len(tools))
+    _check_length("tool_calls", sum(len(each.tool_calls) for each in messages))
+    return {
+        "messages": [_message(item, f"messages[{index}]") for index, item in enumerate(messages)],
+        "tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)],
+    }
+
+
+def _completion_fields(message: generation_pb2.GenerateRequest) -> dict[str, Any]:
     fields = _sampling_fields(message.sampling) | _form_fields(message.response_format)
     fields["logprobs"] = fields.pop("top_logprobs", None)
-    fields["prompt"] = [message.text if prompt == "text" else list(message.token_ids.ids)]
-    fields |= {"model": message.model, "stream": streams, "echo": message.echo}
+    fields |= {"model": message.model, "prompt": _prompts(message), "echo": message.echo}
     if message.HasField("best_of"):
         fields["best_of"] = message.best_of
-    return parse_fields(CompletionRequest, fields)
+    return fields
+
+
+def _prompts(message: generation_pb2.GenerateRequest) -> list[Any]:
+    """Return the prompts as texts and lists of ids."""
+    form = message.WhichOneof("prompt")
+    if form is None:
+        raise InvalidRequestError("prompt is missing; send text, token_ids or prompts.", param="prompt")
+    if form == "text":
+        return [message.text]
+    if form == "token_ids":
+        return [_ids(message.token_ids)]
+    prompts = message.prompts.prompts
+    _check_length("prompts", len(prompts), MAX_PROMPTS)
+    for index, prompt in enumerate(prompts):
+        if prompt.WhichOneof("form") is None:
+            raise InvalidRequestError(
+                f"prompts.prompts[{index}] is empty; send text or token_ids.",
+                param=f"prompts.prompts[{index}]",
+            )
+    return [each.text if each.WhichOneof("form") == "text" else _ids(each.token_ids) for each in prompts]
+
+
+def _ids(token_ids: common_pb2.TokenIds) -> list[int]:
+    _check_length("token_ids", len(token_ids.ids), MAX_PROMPT_IDS)
+    return list(token_ids.ids)
+
+
+def _stream_fields(
+    message: chat_pb2.StreamChatRequest | generation_pb2.StreamGenerateRequest,
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {"stream": True, "resumable": message.resumable}
+    if message.HasField("resumption"):
+        fields["resumption"] = _resumption_fields(message.resumption)
+    return fields
+
+
+def _resumption_fields(resumption: common_pb2.Resumption) -> dict[str, Any]:
+    _check_length("resumption.choices", len(resumption.choices))
+    return {
+        "id": resumption.id,
+        "created": resumption.created,
+        "seed": resumption.seed,
+        "recalled_reasoning": dict(resumption.recalled_reasoning),
+        "choices": [
+            {"index": choice.index, "token_ids": list(choice.token_ids), "has_ended": choice.has_ended}
+            for choice in resumption.choices
+        ],
+    }
 
 
 def _sampling_fields(sampling: common_pb2.SamplingParams) -> dict[str, Any]:
@@ -113,6 +204,8 @@ def _form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
             "strict": schema.strict,
         }
         return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    if form == "unshown_schema_json":
+        return {"structured_outputs": {"json": _json(wanted.unshown_schema_json, f"response_format.{form}")}}
     _check_length("response_format.choices", len(wanted.choices.texts))
     extras: dict[str, Any] = {
         "regex": {"regex": wanted.regex},
@@ -175,109 +268,3 @@ def _known(names: dict[Any, Any], value: int, path: str) -> Any:
     if value not in names:
         raise InvalidRequestError(f"{path} is {value}, which is unspecified or unknown.", param=path)
     return names[value]
-
-
-def chat_response(
-    answer: Answer[ChatDelta], choices: list[ChatChoice], usage: Usage
-) -> chat_pb2.ChatResponse:
-    """Return a whole answer."""
-    return chat_pb2.ChatResponse(
-        id=answer.id,
-        model=answer.model,
-        created=answer.created,
-        choices=map(_chat_choice, choices),
-        usage=_usage(usage),
-    )
-
-
-def _chat_choice(choice: ChatChoice) -> chat_pb2.ChatChoice:
-    calls = (
-        chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments)
-        for call in choice.tool_calls
-    )
-    return chat_pb2.ChatChoice(
-        index=choice.index,
-        reasoning=choice.reasoning,
-        content=choice.content,
-        tool_calls=calls,
-        finish_reason=_FINISH_REASONS[choice.finish_reason],
-        logprobs=_logprobs(choice.logprobs),
-    )
-
-
-def stream_chat_response(answer: Answer[ChatDelta], event: ChatDelta | Usage) -> chat_pb2.StreamChatResponse:
-    """Return a piece of an answer."""
-    response = chat_pb2.StreamChatResponse(id=answer.id, model=answer.model, created=answer.created)
-    if isinstance(event, Usage):
-        response.usage.CopyFrom(_usage(event))
-        return response
-    # Set where it lies: to make it apart and copy it takes three times as long, for every token.
-    choice = response.choice
-    choice.index = event.index
-    choice.reasoning = event.reasoning
-    choice.content = event.content
-    choice.finish_reason = _FINISH_REASONS[event.finish_reason]
-    if event.logprobs:
-        choice.logprobs.extend(_logprobs(event.logprobs))
-    if (piece := event.tool_call) is not None:
-        choice.tool_call.index = piece.index
-        choice.tool_call.id = piece.id
-        choice.tool_call.name = piece.name
-        choice.tool_call.arguments_json = piece.arguments
-    return response
-
-
-def generate_response(
-    answer: Answer[CompletionDelta], choices: list[CompletionChoice], usage: Usage
-) -> generation_pb2.GenerateResponse:
-    """Return a whole answer."""
-    return generation_pb2.GenerateResponse(
-        id=answer.id,
-        model=answer.model,
-        created=answer.created,
-        choices=map(_generation_choice, choices),
-        usage=_usage(usage),
-    )
-
-
-def stream_generate_response(
-    answer: Answer[CompletionDelta], event: CompletionDelta | Usage
-) -> generation_pb2.StreamGenerateResponse:
-    """Return a piece of an answer."""
-    response = generation_pb2.StreamGenerateResponse(id=answer.id, model=answer.model, created=answer.created)
-    if isinstance(event, Usage):
-        response.usage.CopyFrom(_usage(event))
-    else:
-        response.choice.CopyFrom(_generation_choice(event))
-    return response
-
-
-def _generation_choice(choice: CompletionChoice | CompletionDelta) -> generation_pb2.GenerationChoice:
-    return generation_pb2.GenerationChoice(
-        index=choice.index,
-        text=choice.text,
-        token_ids=choice.token_ids,
-        logprobs=_logprobs(choice.logprobs),
-        finish_reason=_FINISH_REASONS[choice.finish_reason],
-    )
-
-
-def _usage(usage: Usage) -> common_pb2.Usage:
-    return common_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-        cached_tokens=usage.cached_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-    )
-
-
-def _logprobs(entries: Iterable[LogprobEntry]) -> list[common_pb2.TokenLogprobs]:
-    return [
-        common_pb2.TokenLogprobs(chosen=_logprob(entry.chosen), top=map(_logprob, entry.top))
-        for entry in entries
-    ]
-
-
-def _logprob(token: TokenLogprob) -> common_pb2.TokenLogprob:
-    return common_pb2.TokenLogprob(token_id=token.token_id, token=token.token, logprob=token.logprob)
