@@ -22,11 +22,12 @@ _RENAMED = tuple(
             r"response_format\.json_schema\.(schema|schema_json)\b.*",
             "response_format.json_schema.schema_json",
         ),
-        (r"structured_outputs\.json$", "response_format.unshown_schema_json"),
+        (r"structured_outputs\.json\b.*", "response_format.unshown_schema_json"),
         (r"structured_outputs\.choice\b.*", "response_format.choices.texts"),
         (r"structured_outputs\.grammar\b.*", "response_format.lark"),
         (r"structured_outputs\.", "response_format."),
         (r"prompt(\[\d+\])", r"prompts.prompts\1"),
+        (r"tokens$", "token_ids"),
         (r"tool_choice\.allowed_tools.*", "allowed_tools"),
     )
 )

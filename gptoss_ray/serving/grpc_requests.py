@@ -205,7 +205,8 @@ def _form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
         }
         return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
     if form == "unshown_schema_json":
-        return {"structured_outputs": {"json": _json(wanted.unshown_schema_json, f"response_format.{form}")}}
+        schema = _json(wanted.unshown_schema_json, f"response_format.{form}")
+        return {"structured_outputs": {"json_object": True} if schema is None else {"json": schema}}
     _check_length("response_format.choices", len(wanted.choices.texts))
     extras: dict[str, Any] = {
         "regex": {"regex": wanted.regex},
