@@ -24,6 +24,7 @@ from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
+from gptoss_ray.serving.stream_pacing import pace_replica_streams
 from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
 INGRESS = "Ingress"
@@ -42,7 +43,8 @@ class IngressDeployment(Ingress):
 
     def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
         bind_replica_to_node_address()
-        streams = TokenStreams()
+        pace_replica_streams()
+        streams = TokenStreams(config.limits.max_unread_tokens)
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
         super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is

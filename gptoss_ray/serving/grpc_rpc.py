@@ -22,6 +22,7 @@ from gptoss_ray.serving.grpc_status import STATUS_DETAILS_KEY, status_details
 from gptoss_ray.serving.limits import body_too_large
 from gptoss_ray.serving.request_id import REQUEST_ID_HEADER, request_id
 from gptoss_ray.serving.status_codes import as_client_error, grpc_details, status_of
+from gptoss_ray.serving.stream_pacing import wait_for_reader
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ def streaming(
         with _guarded(self, method.__name__, request, grpc_context) as admit:
             async with aclosing(method(self, request, admit())) as responses:
                 async for response in responses:
+                    await wait_for_reader()
                     yield response
 
     # Not functools.wraps: Serve must see the parameter named grpc_context, or it passes no context.

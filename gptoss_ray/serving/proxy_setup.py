@@ -8,6 +8,7 @@ from gptoss_ray.serving.bind_address import bind_proxy_to_node_address
 from gptoss_ray.serving.grpc_error_details import carry_error_details
 from gptoss_ray.serving.hidden_listings import hide_listings
 from gptoss_ray.serving.stream_cancellation import forward_all_cancellations
+from gptoss_ray.serving.stream_pacing import pace_proxy_streams
 
 
 def prepare_proxy() -> list[Any]:
@@ -19,4 +20,5 @@ def prepare_proxy() -> list[Any]:
     forward_all_cancellations()
     hide_listings()
     carry_error_details()
+    pace_proxy_streams()
     return []

@@ -7,8 +7,10 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import ray
@@ -33,19 +35,46 @@ READY_TIMEOUT_S = 2.0
 ABORT_TIMEOUT_S = 10.0
 
 
+class _Paused:
+    """In the place of outputs that were dropped: they can be made again."""
+
+
 @dataclass
 class _Route:
-    """Where one request's outputs go in this process, and the rank they come from once it is known."""
+    """Where one request's outputs go in this process, and the rank they come from once it is known.
+
+    A reader who is more than `max_unread` outputs behind has its sequence paused: what comes is dropped, and
+    the request is sent again, with what was read as its forced prefix (law 2), once all else has been read.
+    """
 
     request_id: str
-    queue: asyncio.Queue[TokenOutput | GptossError] = field(default_factory=asyncio.Queue)
+    max_unread: int
+    queue: asyncio.Queue[TokenOutput | GptossError | _Paused] = field(default_factory=asyncio.Queue)
     rank_name: str | None = None
+    is_paused: bool = False
+
+    def put(self, item: TokenOutput | GptossError) -> bool:
+        """Add what comes; return whether that was the moment to pause."""
+        if self.is_paused:
+            return False
+        is_end = isinstance(item, GptossError) or item.finish_reason is not None
+        if is_end or self.queue.qsize() < self.max_unread:
+            self.queue.put_nowait(item)
+            return False
+        self.is_paused = True
+        self.queue.put_nowait(_Paused())
+        return True
 
 
 class TokenStreams:
-    """The token streams that one ingress replica has open, one for each rank it has used."""
+    """The token streams that one ingress replica has open, one for each rank it has used.
 
-    def __init__(self) -> None:
+    Args:
+        max_unread: Outputs of a request that may wait for its reader.
+    """
+
+    def __init__(self, max_unread: int) -> None:
+        self._max_unread = max_unread
         self.sink_id = f"ingress-{uuid.uuid4().hex}"
         self._routes: dict[str, _Route] = {}
         self._ranks: dict[str, ActorHandle[Any]] = {}
@@ -53,7 +82,7 @@ class TokenStreams:
 
     def open_route(self, request_id: str) -> _Route:
         """Collect the outputs of a request from now on."""
-        route = self._routes[request_id] = _Route(request_id)
+        route = self._routes[request_id] = _Route(request_id, self._max_unread)
         return route
 
     def close_route(self, route: _Route) -> None:
@@ -93,8 +122,9 @@ class TokenStreams:
             async for message in stream:
                 for output in await message:
                     route = self._routes.get(output.request_id)
-                    if route is not None:
-                        route.queue.put_nowait(output)
+                    if route is not None and route.put(output):
+                        logger.info("stream_paused request_id=%s", route.request_id)
+                        self.abort(route.request_id, rank_name)
         except RayError as error:
             logger.warning("token_stream_lost rank=%s error=%s", rank_name, type(error).__name__)
         finally:
@@ -102,7 +132,7 @@ class TokenStreams:
             del self._ranks[rank_name]
             for route in self._routes.values():
                 if route.rank_name == rank_name:
-                    route.queue.put_nowait(_lost())
+                    route.put(_lost())
 
 
 class RoutedTokenSource:
@@ -114,6 +144,22 @@ class RoutedTokenSource:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`."""
+        emitted = list(request.emitted_token_ids)
+        for attempt in count():
+            part = request
+            if attempt:
+                # The sequence that was paused may not have ended yet at its rank.
+                id_ = f"{request.request_id}.{attempt}"
+                part = replace(request, request_id=id_, emitted_token_ids=tuple(emitted))
+            async with aclosing(self._generate(part)) as outputs:
+                async for output in outputs:
+                    emitted += output.token_ids
+                    yield output
+                    if output.finish_reason is not None:
+                        return
+
+    async def _generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
+        """Yield outputs up to the end, or up to where the sequence was paused because of its reader."""
         route = self._streams.open_route(request.request_id)
         # Held to the end: Serve counts the request as long as the call is open.
         call = self._call(request)
@@ -124,6 +170,9 @@ class RoutedTokenSource:
             self._streams.follow(route, await asyncio.shield(routing))
             while not has_ended:
                 output = await route.queue.get()
+                if isinstance(output, _Paused):
+                    has_ended = True  # of this sequence: its rank was told already
+                    return
                 if isinstance(output, GptossError):
                     raise output
                 has_ended = output.finish_reason is not None
