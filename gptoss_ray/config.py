@@ -117,6 +117,12 @@ class LimitsConfig(_Frozen):
         1024, ge=16, description="Of a choice; when its reader is further behind, its sequence pauses."
     )
     max_remembered_reasoning_bytes: int = Field(32 << 20, ge=0, description="Memory for that.")
+    max_migrations: int = Field(
+        5, ge=0, le=100, description="How often a request whose rank is lost goes on elsewhere; 0: never."
+    )
+    recovery_timeout_s: float = Field(
+        60.0, ge=0, le=3600, description="How long a lost request looks for a rank that takes it."
+    )
 
 
 class ServedModelConfig(_Frozen):

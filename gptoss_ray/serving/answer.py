@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from gptoss_ray.errors import InternalError, RequestAbortedError, UnavailableError
+from gptoss_ray.errors import InternalError, RequestAbortedError, RequestLostError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.serving.metrics import IngressMetrics
@@ -140,7 +140,7 @@ async def stream_choice(
                     usage.reasoning_tokens += assembler.num_reasoning_tokens
                     watch.ended(assembler.finish_reason, assembler.repairs, assembler.num_reasoning_tokens)
                     return
-        raise UnavailableError("The replica that made this answer was lost; send the request again.")
+        raise RequestLostError("The replica that made this answer was lost; send the request again.")
 
 
 def _raise_failure(output: TokenOutput) -> None:
@@ -158,7 +158,7 @@ async def merge(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenerato
             waiting[_next_item(stream)] = stream
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in [task for task in waiting if task in done]:  # in order, for a set has none
                 stream = waiting[task]
                 try:
                     item = task.result()

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from gptoss_ray.ranks.engine_rank import RankStats
 
 
+class SequencePausedError(Exception):
+    """The reader was so far behind that its sequence was ended: what has not been read can be made again."""
+
+
 class TokenSource(Protocol):
     """Makes the tokens of one model."""
 
@@ -22,6 +26,7 @@ class TokenSource(Protocol):
 
         Raises:
             GptossError: The request was refused or lost, before or between outputs.
+            SequencePausedError: Behind the last output that was kept for a reader who is too far behind.
         """
         ...
 

@@ -7,10 +7,8 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 from typing import Any
 
 import ray
@@ -19,11 +17,12 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from gptoss_ray.errors import GptossError, InternalError, OverloadedError, UnavailableError
+from gptoss_ray.errors import GptossError, InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.ranks.engine_rank import RankStats
 from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
 from gptoss_ray.serving.routed_call import RequestRouted
+from gptoss_ray.serving.token_source import SequencePausedError
 
 logger = logging.getLogger(__name__)
 
@@ -35,21 +34,18 @@ READY_TIMEOUT_S = 2.0
 ABORT_TIMEOUT_S = 10.0
 
 
-class _Paused:
-    """In the place of outputs that were dropped: they can be made again."""
-
-
 @dataclass
 class _Route:
     """Where one request's outputs go in this process, and the rank they come from once it is known.
 
-    A reader who is more than `max_unread` outputs behind has its sequence paused: what comes is dropped, and
-    the request is sent again, with what was read as its forced prefix (law 2), once all else has been read.
+    A reader who is more than `max_unread` outputs behind has its sequence paused: what comes then is dropped.
     """
 
     request_id: str
     max_unread: int
-    queue: asyncio.Queue[TokenOutput | GptossError | _Paused] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[TokenOutput | GptossError | SequencePausedError] = field(
+        default_factory=asyncio.Queue
+    )
     rank_name: str | None = None
     is_paused: bool = False
 
@@ -62,7 +58,7 @@ class _Route:
             self.queue.put_nowait(item)
             return False
         self.is_paused = True
-        self.queue.put_nowait(_Paused())
+        self.queue.put_nowait(SequencePausedError())
         return True
 
 
@@ -93,7 +89,7 @@ class TokenStreams:
         """Subscribe to the rank that works on the request, unless its stream is open already.
 
         Raises:
-            UnavailableError: The rank is gone.
+            RequestLostError: The rank is gone.
         """
         route.rank_name = rank_name
         if rank_name not in self._pumps:
@@ -144,22 +140,6 @@ class RoutedTokenSource:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`."""
-        emitted = list(request.emitted_token_ids)
-        for attempt in count():
-            part = request
-            if attempt:
-                # The sequence that was paused may not have ended yet at its rank.
-                id_ = f"{request.request_id}.{attempt}"
-                part = replace(request, request_id=id_, emitted_token_ids=tuple(emitted))
-            async with aclosing(self._generate(part)) as outputs:
-                async for output in outputs:
-                    emitted += output.token_ids
-                    yield output
-                    if output.finish_reason is not None:
-                        return
-
-    async def _generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
-        """Yield outputs up to the end, or up to where the sequence was paused because of its reader."""
         route = self._streams.open_route(request.request_id)
         # Held to the end: Serve counts the request as long as the call is open.
         call = self._call(request)
@@ -170,10 +150,9 @@ class RoutedTokenSource:
             self._streams.follow(route, await asyncio.shield(routing))
             while not has_ended:
                 output = await route.queue.get()
-                if isinstance(output, _Paused):
-                    has_ended = True  # of this sequence: its rank was told already
-                    return
-                if isinstance(output, GptossError):
+                if isinstance(output, SequencePausedError):
+                    has_ended = True  # its rank was told already
+                if isinstance(output, Exception):
                     raise output
                 has_ended = output.finish_reason is not None
                 if output.error is not None:
@@ -246,5 +225,5 @@ def _find_rank(rank_name: str) -> ActorHandle[Any]:
     return rank
 
 
-def _lost() -> UnavailableError:
-    return UnavailableError("The replica that worked on this request was lost; send it again.")
+def _lost() -> RequestLostError:
+    return RequestLostError("The replica that worked on this request was lost; send it again.")

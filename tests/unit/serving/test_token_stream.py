@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 
+from gptoss_ray.config import LimitsConfig
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.errors import UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
@@ -15,6 +16,7 @@ with warnings.catch_warnings():
     # Importing Serve warns of how Serve uses pydantic.
     warnings.simplefilter("ignore")
     from gptoss_ray.serving import token_stream
+    from gptoss_ray.serving.journal import JournaledTokenSource
     from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
 MAX_UNREAD = 4
@@ -45,9 +47,10 @@ def streams():
 
 @pytest.fixture
 def source(streams, monkeypatch):
-    source = RoutedTokenSource(None, streams)
+    routed = RoutedTokenSource(None, streams)
+    source = JournaledTokenSource(routed, LimitsConfig())
     source.rank = Rank(streams)
-    monkeypatch.setattr(source, "_call", lambda request: request)
+    monkeypatch.setattr(routed, "_call", lambda request: request)
     monkeypatch.setattr(streams, "follow", lambda route, rank_name: None)
     monkeypatch.setattr(streams, "abort", lambda request_id, rank: source.rank.aborted.append(request_id))
 
@@ -81,8 +84,8 @@ async def test_a_paused_request_is_sent_again_under_a_new_id_behind_what_was_rea
         await anext(outputs)
     first, second = source.rank.requests
     assert (first.request_id, first.emitted_token_ids) == ("r", ())
-    assert (second.request_id, second.emitted_token_ids) == ("r.1", tuple(TOKENS[:MAX_UNREAD]))
-    assert source.rank.aborted == ["r", "r.1"]
+    assert (second.request_id, second.emitted_token_ids) == ("r~1", tuple(TOKENS[:MAX_UNREAD]))
+    assert source.rank.aborted == ["r", "r~1"]
     await outputs.aclose()
 
 
