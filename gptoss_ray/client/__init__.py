@@ -19,7 +19,7 @@ there too. Closing a stream's generator cancels the call; `abort` ends calls fro
 
 from gptoss_ray.client.async_client import AsyncClient
 from gptoss_ray.client.error_details import ErrorDetails, FieldViolation, error_details
-from gptoss_ray.client.requests import chat_request, generate_request, tokenize_request
+from gptoss_ray.client.requests import chat_request, generate_request, new_response, tokenize_request
 from gptoss_ray.client.retry import RetryPolicy
 from gptoss_ray.client.sync_client import Client
 
@@ -32,5 +32,6 @@ __all__ = [
     "chat_request",
     "error_details",
     "generate_request",
+    "new_response",
     "tokenize_request",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2, tokenize_pb2
+from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2, responses_pb2, tokenize_pb2
 
 Prompt = str | Sequence[int]
 """Text, or token ids."""
@@ -54,6 +54,39 @@ def generate_request(
     else:
         request.prompts.prompts.extend(_prompt(each) for each in prompt if not isinstance(each, int))
     return request
+
+
+def new_response(
+    model: str,
+    input_: str | Sequence[responses_pb2.ResponseItem],
+    *,
+    instructions: str = "",
+    previous_response_id: str = "",
+    tools: Sequence[responses_pb2.ResponseTool] = (),
+    tool_choice: chat_pb2.ToolChoice = chat_pb2.TOOL_CHOICE_UNSPECIFIED,
+    reasoning_effort: chat_pb2.ReasoningEffort = chat_pb2.REASONING_EFFORT_UNSPECIFIED,
+    response_format: common_pb2.ResponseFormat | None = None,
+    sampling: common_pb2.SamplingParams | None = None,
+    store: bool | None = None,
+    background: bool = False,
+) -> responses_pb2.NewResponse:
+    """Return a response to be made of items; a string is one message of the user."""
+    if isinstance(input_, str):
+        said = responses_pb2.MessageItem(role=chat_pb2.ROLE_USER, text=input_)
+        input_ = [responses_pb2.ResponseItem(message=said)]
+    return responses_pb2.NewResponse(
+        model=model,
+        input=input_,
+        instructions=instructions,
+        previous_response_id=previous_response_id,
+        tools=tools,
+        tool_choice=tool_choice,
+        reasoning_effort=reasoning_effort,
+        response_format=response_format,
+        sampling=sampling,
+        store=store,
+        background=background,
+    )
 
 
 def tokenize_request(

@@ -10,6 +10,7 @@ from gptoss_ray.protos.gptoss.v1 import (
     chat_pb2_grpc,
     generation_pb2_grpc,
     models_pb2_grpc,
+    responses_pb2_grpc,
     server_pb2_grpc,
     tokenize_pb2_grpc,
 )
@@ -24,6 +25,7 @@ class Stubs:
         self.chat: Any = chat_pb2_grpc.ChatServiceStub(channel)
         self.generation: Any = generation_pb2_grpc.GenerationServiceStub(channel)
         self.models: Any = models_pb2_grpc.ModelServiceStub(channel)
+        self.responses: Any = responses_pb2_grpc.ResponsesServiceStub(channel)
         self.server: Any = server_pb2_grpc.ServerServiceStub(channel)
         self.tokenize: Any = tokenize_pb2_grpc.TokenizeServiceStub(channel)
         self._key: Metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()

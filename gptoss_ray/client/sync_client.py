@@ -8,10 +8,18 @@ from typing import Any
 
 import grpc
 
+from gptoss_ray.client.response_progress import ResponseProgress
 from gptoss_ray.client.retry import Attempts, RetryPolicy
 from gptoss_ray.client.stream_progress import PieceT, RequestT, StreamProgress
 from gptoss_ray.client.stubs import Stubs
-from gptoss_ray.protos.gptoss.v1 import chat_pb2, generation_pb2, models_pb2, server_pb2, tokenize_pb2
+from gptoss_ray.protos.gptoss.v1 import (
+    chat_pb2,
+    generation_pb2,
+    models_pb2,
+    responses_pb2,
+    server_pb2,
+    tokenize_pb2,
+)
 
 
 class Client:
@@ -103,6 +111,68 @@ class Client:
         ](request, resumes=self._retry.resumes)
         yield from self._stream(self._stubs.generation.StreamGenerate, progress, timeout_s, request_id)
 
+    def create_response(
+        self,
+        response: responses_pb2.NewResponse,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> responses_pb2.Response:
+        """Return a response when it has ended; one in the background at once."""
+        request = responses_pb2.CreateResponseRequest(response=response)
+        method = self._stubs.responses.CreateResponse
+        answer: responses_pb2.CreateResponseResponse = self._call(method, request, timeout_s, request_id)
+        return answer.response
+
+    def stream_response(
+        self,
+        response: responses_pb2.NewResponse,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+    ) -> Generator[responses_pb2.ResponseEvent, None, None]:
+        """Yield a response's events as it is made; one in the background is followed where that breaks."""
+        progress = ResponseProgress(response, resumes=self._retry.resumes)
+        yield from self._follow(progress, timeout_s, request_id)
+
+    def follow_response(
+        self, response_id: str, *, starting_after: int | None = None, timeout_s: float | None = None
+    ) -> Generator[responses_pb2.ResponseEvent, None, None]:
+        """Yield a streamed background response's events, those behind a number or all, and go on live."""
+        progress = ResponseProgress(None, resumes=self._retry.resumes)
+        progress.follow(response_id, starting_after)
+        yield from self._follow(progress, timeout_s, None)
+
+    def get_response(self, response_id: str, *, timeout_s: float | None = None) -> responses_pb2.Response:
+        """Return a stored response as it is now."""
+        request = responses_pb2.GetResponseRequest(id=response_id)
+        answer: responses_pb2.GetResponseResponse = self._call(
+            self._stubs.responses.GetResponse, request, timeout_s
+        )
+        return answer.response
+
+    def cancel_response(self, response_id: str, *, timeout_s: float | None = None) -> responses_pb2.Response:
+        """Stop a background response; return it as it was then."""
+        request = responses_pb2.CancelResponseRequest(id=response_id)
+        answer: responses_pb2.CancelResponseResponse = self._call(
+            self._stubs.responses.CancelResponse, request, timeout_s
+        )
+        return answer.response
+
+    def delete_response(self, response_id: str, *, timeout_s: float | None = None) -> None:
+        """Forget a stored response."""
+        request = responses_pb2.DeleteResponseRequest(id=response_id)
+        self._call(self._stubs.responses.DeleteResponse, request, timeout_s)
+
+    def list_input_items(
+        self, request: responses_pb2.ListInputItemsRequest, *, timeout_s: float | None = None
+    ) -> responses_pb2.ListInputItemsResponse:
+        """Return a page of a stored response's own input."""
+        answer: responses_pb2.ListInputItemsResponse = self._call(
+            self._stubs.responses.ListInputItems, request, timeout_s
+        )
+        return answer
+
     def tokenize(
         self, request: tokenize_pb2.TokenizeRequest, *, timeout_s: float | None = None
     ) -> tokenize_pb2.TokenizeResponse:
@@ -183,6 +253,29 @@ class Client:
                 for piece in call:
                     attempts.progressed()
                     yield from progress.take(piece)
+                return
+            except grpc.RpcError as error:
+                if not progress.can_go_on:
+                    raise
+                delay_s = attempts.delay_s(error)
+            finally:
+                call.cancel()
+            time.sleep(delay_s)
+
+    def _follow(
+        self, progress: ResponseProgress, timeout_s: float | None, request_id: str | None
+    ) -> Iterator[responses_pb2.ResponseEvent]:
+        """Yield the events of a response, which is followed from another call where one breaks."""
+        attempts = Attempts(self._retry, timeout_s)
+        metadata = self._stubs.metadata(request_id)
+        while True:
+            method = getattr(self._stubs.responses, progress.method)
+            call = method(progress.request(), timeout=attempts.time_left_s(), metadata=metadata)
+            try:
+                for message in call:
+                    attempts.progressed()
+                    progress.take(message.event)
+                    yield message.event
                 return
             except grpc.RpcError as error:
                 if not progress.can_go_on:

@@ -7,7 +7,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from gptoss_ray.config import LimitsConfig
@@ -25,10 +25,10 @@ from gptoss_ray.serving.answer import (
     stream_all,
     stream_choice,
 )
-from gptoss_ray.serving.chat_prompt import check_sizes, conversation, render_request
+from gptoss_ray.serving.chat_prompt import check_size, conversation, render_request
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
-from gptoss_ray.serving.openai_types import ChatCompletionRequest
+from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatFields
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
 from gptoss_ray.serving.resumption import RecallLog, attempt_id, check_resumption, start_choices
 from gptoss_ray.serving.resumption_types import Resumption
@@ -53,8 +53,9 @@ class ToolCallDelta:
 class ChatDelta:
     """What is new in one choice: text to be appended, or a piece of a call, or why it ended.
 
-    `finish_reason` is "stop", "length" or "tool_calls", in the last delta of a choice. `token_ids`, of an
-    answer that can be resumed, are all tokens since the delta before that has some.
+    `finish_reason` is "stop", "length" or "tool_calls", in the last delta of a choice. `message_index` tells
+    which of the model's messages a text belongs to, `is_remark` that it is said before a call. `token_ids`,
+    of an answer that can be resumed, are all tokens since the delta before that has some.
     """
 
     index: int
@@ -63,6 +64,8 @@ class ChatDelta:
     tool_call: ToolCallDelta | None = None
     logprobs: tuple[LogprobEntry, ...] = ()
     finish_reason: str | None = None
+    message_index: int = 0
+    is_remark: bool = False
     token_ids: tuple[int, ...] = ()
 
 
@@ -89,7 +92,7 @@ class ChatAssembler:
         self,
         index: int,
         encoding: HarmonyEncoding,
-        request: ChatCompletionRequest,
+        request: ChatFields,
         remember: Remember,
         answer_id: str,
     ) -> None:
@@ -111,6 +114,8 @@ class ChatAssembler:
         self._call_ids: list[str] = []
         self._reasoning: list[str] = []
         self._logprobs: list[LogprobEntry] = []
+        self._message_index = 0  # of the content that the gate may hold back
+        self._is_remark = False
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -180,8 +185,12 @@ class ChatAssembler:
             elif piece.channel == "analysis" or piece.recipient is not None:
                 if piece.text:
                     self._reasoning.append(piece.text)
-                    deltas.append(ChatDelta(self._index, reasoning=piece.text))
+                    deltas.append(
+                        ChatDelta(self._index, reasoning=piece.text, message_index=piece.message_index)
+                    )
             else:
+                self._message_index = piece.message_index
+                self._is_remark = piece.channel == "commentary"
                 tokens = slice(piece.first_token, piece.first_token + piece.num_tokens)
                 deltas += self._content(*self._gate.feed(piece.text, self._logprobs[tokens]))
                 if piece.ends_message:
@@ -211,7 +220,15 @@ class ChatAssembler:
     def _content(self, text: str, logprobs: list[LogprobEntry]) -> list[ChatDelta]:
         if not (text or logprobs):
             return []
-        return [ChatDelta(self._index, content=text, logprobs=tuple(logprobs))]
+        return [
+            ChatDelta(
+                self._index,
+                content=text,
+                logprobs=tuple(logprobs),
+                message_index=self._message_index,
+                is_remark=self._is_remark,
+            )
+        ]
 
 
 async def start_chat(
@@ -235,7 +252,8 @@ async def start_chat(
         InvalidRequestError: A field is wrong; `param` names it.
     """
     check_counts(request, limits)
-    check_sizes(request, limits)
+    check_size("messages", len(request.messages), limits.max_messages)
+    check_size("tools", len(request.tools or ()), limits.max_tools)
     grammar = await grammar_of_chat(request)
     resumption = request.resumption
     if resumption is not None:
@@ -244,6 +262,39 @@ async def start_chat(
     messages = conversation(request, recall)
     prompt = await asyncio.to_thread(render_request, request, messages, model.encoding, created=created)
     check_prompt(prompt, model, "messages")
+    answer = await begin_chat(
+        request,
+        prompt,
+        grammar,
+        model,
+        answer_id=resumption.id if resumption else f"chatcmpl-{uuid.uuid4().hex}",
+        metrics=metrics,
+        reasoning=reasoning,
+        tenant=tenant,
+        created=created,
+        abort_key=abort_key,
+    )
+    if answer.resumption is None:
+        return answer
+    fixed = answer.resumption.model_copy(update={"recalled_reasoning": recall.found})
+    return replace(answer, resumption=fixed)
+
+
+async def begin_chat(
+    request: ChatFields,
+    prompt: list[int],
+    grammar: str | None,
+    model: ServedModel,
+    *,
+    answer_id: str,
+    metrics: IngressMetrics,
+    reasoning: ReasoningCache,
+    tenant: str,
+    created: int,
+    abort_key: str = "",
+) -> Answer[ChatDelta]:
+    """Return the answer to a prompt that has been checked; see `start_chat`."""
+    resumption = request.resumption
     params = sampling_params(
         request,
         model,
@@ -253,7 +304,6 @@ async def start_chat(
         grammar=grammar,
     )
     check_resumption(request, model, request.num_choices, params.max_tokens)
-    answer_id = resumption.id if resumption else f"chatcmpl-{uuid.uuid4().hex}"
     usage = Usage(prompt_tokens=len(prompt))
 
     def assembler(index: int) -> ChatAssembler:
@@ -267,7 +317,7 @@ async def start_chat(
     events = stream_all(streams, usage)
     if len(streams) > 1:
         events = _start_in_order(events)
-    fixed = Resumption(id=answer_id, created=created, seed=params.seed, recalled_reasoning=recall.found)
+    fixed = Resumption(id=answer_id, created=created, seed=params.seed)
     return Answer(answer_id, model.name, created, usage, events, fixed if request.tells_tokens else None)
 
 
@@ -314,7 +364,7 @@ def _add(choice: ChatChoice, delta: ChatDelta) -> None:
         choice.tool_calls[piece.index] = ToolCall(call.id, call.name, call.arguments + piece.arguments)
 
 
-def _num_logprobs(request: ChatCompletionRequest) -> int | None:
+def _num_logprobs(request: ChatFields) -> int | None:
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequestError(
             "top_logprobs is set without logprobs; set logprobs to true.", param="top_logprobs"

@@ -28,10 +28,15 @@ _RENAMED = tuple(
         (r"structured_outputs\.", "response_format."),
         (r"prompt(\[\d+\])", r"prompts.prompts\1"),
         (r"tokens$", "token_ids"),
+        (r"max_output_tokens$", "sampling.max_tokens"),
+        (r"text\.format\b.*schema.*", "response_format.json_schema.schema_json"),
+        (r"text\.format\b.*", "response_format"),
+        (r"reasoning\.effort$", "reasoning_effort"),
+        (r"response_id$", "id"),
         (r"tool_choice\.allowed_tools.*", "allowed_tools"),
     )
 )
-_WRAPPED = ("chat", "generation")
+_WRAPPED = ("chat", "generation", "response")
 _OF_STREAM = ("resumption", "resumable")
 
 

@@ -21,20 +21,20 @@ from gptoss_ray.serving.openai_types import (
 from gptoss_ray.serving.request_fields import MAX_ITEMS, MAX_PROMPT_IDS
 from gptoss_ray.serving.tokenization import DetokenizeRequest, TokenizeRequest
 
-_ROLES = {
+ROLES = {
     chat_pb2.ROLE_SYSTEM: "system",
     chat_pb2.ROLE_DEVELOPER: "developer",
     chat_pb2.ROLE_USER: "user",
     chat_pb2.ROLE_ASSISTANT: "assistant",
     chat_pb2.ROLE_TOOL: "tool",
 }
-_EFFORTS = {
+EFFORTS = {
     chat_pb2.REASONING_EFFORT_UNSPECIFIED: None,
     chat_pb2.REASONING_EFFORT_LOW: "low",
     chat_pb2.REASONING_EFFORT_MEDIUM: "medium",
     chat_pb2.REASONING_EFFORT_HIGH: "high",
 }
-_TOOL_CHOICES = {
+TOOL_CHOICES = {
     chat_pb2.TOOL_CHOICE_UNSPECIFIED: None,
     chat_pb2.TOOL_CHOICE_AUTO: "auto",
     chat_pb2.TOOL_CHOICE_NONE: "none",
@@ -80,7 +80,7 @@ def tokenize_request(message: tokenize_pb2.TokenizeRequest) -> TokenizeRequest:
         return parse_fields(TokenizeRequest, {"prompt": message.text})
     chat = message.chat
     fields = _conversation_fields(chat.messages, chat.tools) | {
-        "reasoning_effort": _known(_EFFORTS, chat.reasoning_effort, "reasoning_effort"),
+        "reasoning_effort": known(EFFORTS, chat.reasoning_effort, "reasoning_effort"),
         "add_generation_prompt": not chat.omit_generation_prompt,
     }
     return parse_fields(TokenizeRequest, fields)
@@ -88,19 +88,19 @@ def tokenize_request(message: tokenize_pb2.TokenizeRequest) -> TokenizeRequest:
 
 def detokenize_request(message: tokenize_pb2.DetokenizeRequest) -> DetokenizeRequest:
     """Return the same request as HTTP would bring it; raise InvalidRequestError naming a wrong field."""
-    _check_length("token_ids", len(message.token_ids), MAX_PROMPT_IDS)
+    check_length("token_ids", len(message.token_ids), MAX_PROMPT_IDS)
     return parse_fields(DetokenizeRequest, {"tokens": list(message.token_ids)})
 
 
 def _chat_fields(message: chat_pb2.ChatRequest) -> dict[str, Any]:
-    _check_length("allowed_tools", len(message.allowed_tools))
+    check_length("allowed_tools", len(message.allowed_tools))
     fields = {
-        **_sampling_fields(message.sampling),
-        **_form_fields(message.response_format),
+        **sampling_fields(message.sampling),
+        **form_fields(message.response_format),
         **_conversation_fields(message.messages, message.tools),
         "model": message.model,
         "tool_choice": _tool_choice(message),
-        "reasoning_effort": _known(_EFFORTS, message.reasoning_effort, "reasoning_effort"),
+        "reasoning_effort": known(EFFORTS, message.reasoning_effort, "reasoning_effort"),
     }
     fields["logprobs"] = "top_logprobs" in fields
     return fields
@@ -109,9 +109,9 @@ def _chat_fields(message: chat_pb2.ChatRequest) -> dict[str, Any]:
 def _conversation_fields(
     messages: Sequence[chat_pb2.Message], tools: Sequence[chat_pb2.Tool]
 ) -> dict[str, Any]:
-    _check_length("messages", len(messages))
-    _check_length("tools", len(tools))
-    _check_length("tool_calls", sum(len(each.tool_calls) for each in messages))
+    check_length("messages", len(messages))
+    check_length("tools", len(tools))
+    check_length("tool_calls", sum(len(each.tool_calls) for each in messages))
     return {
         "messages": [_message(item, f"messages[{index}]") for index, item in enumerate(messages)],
         "tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)],
@@ -119,7 +119,7 @@ def _conversation_fields(
 
 
 def _completion_fields(message: generation_pb2.GenerateRequest) -> dict[str, Any]:
-    fields = _sampling_fields(message.sampling) | _form_fields(message.response_format)
+    fields = sampling_fields(message.sampling) | form_fields(message.response_format)
     fields["logprobs"] = fields.pop("top_logprobs", None)
     fields |= {"model": message.model, "prompt": _prompts(message), "echo": message.echo}
     if message.HasField("best_of"):
@@ -137,7 +137,7 @@ def _prompts(message: generation_pb2.GenerateRequest) -> list[Any]:
     if form == "token_ids":
         return [_ids(message.token_ids)]
     prompts = message.prompts.prompts
-    _check_length("prompts", len(prompts), MAX_PROMPTS)
+    check_length("prompts", len(prompts), MAX_PROMPTS)
     for index, prompt in enumerate(prompts):
         if prompt.WhichOneof("form") is None:
             raise InvalidRequestError(
@@ -148,7 +148,7 @@ def _prompts(message: generation_pb2.GenerateRequest) -> list[Any]:
 
 
 def _ids(token_ids: common_pb2.TokenIds) -> list[int]:
-    _check_length("token_ids", len(token_ids.ids), MAX_PROMPT_IDS)
+    check_length("token_ids", len(token_ids.ids), MAX_PROMPT_IDS)
     return list(token_ids.ids)
 
 
@@ -162,7 +162,7 @@ def _stream_fields(
 
 
 def _resumption_fields(resumption: common_pb2.Resumption) -> dict[str, Any]:
-    _check_length("resumption.choices", len(resumption.choices))
+    check_length("resumption.choices", len(resumption.choices))
     return {
         "id": resumption.id,
         "created": resumption.created,
@@ -175,11 +175,11 @@ def _resumption_fields(resumption: common_pb2.Resumption) -> dict[str, Any]:
     }
 
 
-def _sampling_fields(sampling: common_pb2.SamplingParams) -> dict[str, Any]:
+def sampling_fields(sampling: common_pb2.SamplingParams) -> dict[str, Any]:
     """Return the fields that are present, by their names, which are those of HTTP."""
-    _check_length("stop", len(sampling.stop))
-    _check_length("stop_token_ids", len(sampling.stop_token_ids))
-    _check_length("logit_bias", len(sampling.logit_bias))
+    check_length("stop", len(sampling.stop))
+    check_length("stop_token_ids", len(sampling.stop_token_ids))
+    check_length("logit_bias", len(sampling.logit_bias))
     fields: dict[str, Any] = {field.name: value for field, value in sampling.ListFields()}
     return fields | {
         "stop": list(sampling.stop),
@@ -188,7 +188,7 @@ def _sampling_fields(sampling: common_pb2.SamplingParams) -> dict[str, Any]:
     }
 
 
-def _form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
+def form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
     """Return the form of the answer in the fields of HTTP."""
     form = wanted.WhichOneof("form")
     if form is None or (form == "json_object" and not wanted.json_object):
@@ -200,14 +200,14 @@ def _form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
         json_schema = {
             "name": schema.name,
             "description": schema.description,
-            "schema": _json(schema.schema_json, "response_format.json_schema.schema_json"),
+            "schema": json_value(schema.schema_json, "response_format.json_schema.schema_json"),
             "strict": schema.strict,
         }
         return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
     if form == "unshown_schema_json":
-        schema = _json(wanted.unshown_schema_json, f"response_format.{form}")
+        schema = json_value(wanted.unshown_schema_json, f"response_format.{form}")
         return {"structured_outputs": {"json_object": True} if schema is None else {"json": schema}}
-    _check_length("response_format.choices", len(wanted.choices.texts))
+    check_length("response_format.choices", len(wanted.choices.texts))
     extras: dict[str, Any] = {
         "regex": {"regex": wanted.regex},
         "choices": {"choice": list(wanted.choices.texts)},
@@ -217,7 +217,7 @@ def _form_fields(wanted: common_pb2.ResponseFormat) -> dict[str, Any]:
 
 
 def _tool_choice(message: chat_pb2.ChatRequest) -> Any:
-    mode = _known(_TOOL_CHOICES, message.tool_choice, "tool_choice")
+    mode = known(TOOL_CHOICES, message.tool_choice, "tool_choice")
     if not message.allowed_tools:
         return mode
     tools = [{"type": "function", "function": {"name": name}} for name in message.allowed_tools]
@@ -230,7 +230,7 @@ def _message(message: chat_pb2.Message, path: str) -> dict[str, Any]:
         for call in message.tool_calls
     ]
     return {
-        "role": _known(_ROLES, message.role, f"{path}.role"),
+        "role": known(ROLES, message.role, f"{path}.role"),
         # Content beside a call is a preamble, and a call without one has none.
         "content": None if calls and not message.content else message.content,
         "reasoning": message.reasoning or None,
@@ -243,19 +243,19 @@ def _tool(tool: chat_pb2.Tool, path: str) -> dict[str, Any]:
     function = {
         "name": tool.name,
         "description": tool.description,
-        "parameters": _json(tool.parameters_json, f"{path}.parameters_json"),
+        "parameters": json_value(tool.parameters_json, f"{path}.parameters_json"),
         "strict": tool.strict,
     }
     return {"type": "function", "function": function}
 
 
-def _check_length(param: str, length: int, limit: int = MAX_ITEMS) -> None:
+def check_length(param: str, length: int, limit: int = MAX_ITEMS) -> None:
     """Raise InvalidRequestError where a list is far too long, before its items are looked at."""
     if length > limit:
         raise InvalidRequestError(f"{param} has {length} items; send at most {limit}.", param=param)
 
 
-def _json(text: str, param: str) -> Any:
+def json_value(text: str, param: str) -> Any:
     """Return the value of a JSON text, None of an empty one; raise InvalidRequestError naming the field."""
     check_json_size(text.encode(), param)
     try:
@@ -264,7 +264,7 @@ def _json(text: str, param: str) -> Any:
         raise InvalidRequestError(f"{param} is not valid JSON: {error}.", param=param) from None
 
 
-def _known(names: dict[Any, Any], value: int, path: str) -> Any:
+def known(names: dict[Any, Any], value: int, path: str) -> Any:
     """Return an enum value's name; raise InvalidRequestError where it has none."""
     if value not in names:
         raise InvalidRequestError(f"{path} is {value}, which is unspecified or unknown.", param=path)

@@ -13,7 +13,14 @@ from grpc_health.v1 import health_pb2
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import NotFoundError
-from gptoss_ray.protos.gptoss.v1 import chat_pb2, generation_pb2, models_pb2, server_pb2, tokenize_pb2
+from gptoss_ray.protos.gptoss.v1 import (
+    chat_pb2,
+    generation_pb2,
+    models_pb2,
+    responses_pb2,
+    server_pb2,
+    tokenize_pb2,
+)
 from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.grpc_rpc import Caller, streaming, unary
 from gptoss_ray.serving.models import ModelCatalog
@@ -21,7 +28,7 @@ from gptoss_ray.serving.models import ModelCatalog
 HEALTH_POLL_S = 1.0
 SERVICES = tuple(
     service
-    for file in (chat_pb2, generation_pb2, models_pb2, server_pb2, tokenize_pb2)
+    for file in (chat_pb2, generation_pb2, models_pb2, responses_pb2, server_pb2, tokenize_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 """Our services; Health, which is gRPC's own, tells of each."""

@@ -22,6 +22,7 @@ from gptoss_ray.serving.grpc_requests import (
     stream_chat_request,
     stream_completion_request,
 )
+from gptoss_ray.serving.grpc_responses import ResponseMethods
 from gptoss_ray.serving.grpc_rpc import Caller, streaming, unary
 from gptoss_ray.serving.grpc_server_methods import SERVICES, ServerMethods
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
@@ -37,7 +38,7 @@ GRPC_SERVICER_FUNCTIONS = (
 """What Serve's proxy registers; it routes each RPC to the ingress method of the same name."""
 
 
-class GrpcMethods(CatalogMethods, ServerMethods):
+class GrpcMethods(CatalogMethods, ServerMethods, ResponseMethods):
     """The RPCs of an ingress: those of `ChatService` and `GenerationService`, and all others."""
 
     @abstractmethod

@@ -42,6 +42,9 @@ from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
 from gptoss_ray.serving.request_id import abort_key
+from gptoss_ray.serving.responses.preparation import Preparation
+from gptoss_ray.serving.responses.service import ResponseService
+from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
 
 __all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
 
@@ -55,9 +58,13 @@ class Ingress(GrpcMethods):
         *,
         api_keys: Iterable[str] = (),
         limits: LimitsConfig | None = None,
+        store: SharedStore | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve `models`; `clock` returns Unix time in seconds."""
+        """Serve `models`; `clock` returns Unix time in seconds.
+
+        Responses are kept in `store`, without one in this process.
+        """
         self.limits = limits or LimitsConfig()
         self.metrics = IngressMetrics()
         self.catalog = ModelCatalog(map(self._journaled, models))
@@ -66,6 +73,16 @@ class Ingress(GrpcMethods):
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
         )
         self._clock = clock
+        self.responses = ResponseService(
+            Preparation(
+                catalog=self.catalog,
+                limits=self.limits,
+                metrics=self.metrics,
+                reasoning=self._reasoning,
+                store=store or LocalStore(bounded_store(self.limits)),
+                now=self.now,
+            )
+        )
 
     def _journaled(self, model: ServedModel) -> ServedModel:
         migrations = self.metrics.migrations.labels(model.name)

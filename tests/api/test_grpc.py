@@ -13,6 +13,7 @@ from gptoss_ray.protos.gptoss.v1 import (
     common_pb2,
     generation_pb2,
     models_pb2,
+    responses_pb2,
     server_pb2,
     tokenize_pb2,
 )
@@ -40,6 +41,7 @@ SERVICES = [
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"],
     models_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    responses_pb2.DESCRIPTOR.services_by_name["ResponsesService"],
     server_pb2.DESCRIPTOR.services_by_name["ServerService"],
     tokenize_pb2.DESCRIPTOR.services_by_name["TokenizeService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
