@@ -59,13 +59,15 @@ class Ingress(GrpcMethods):
         api_keys: Iterable[str] = (),
         limits: LimitsConfig | None = None,
         store: SharedStore | None = None,
+        page: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve `models`; `clock` returns Unix time in seconds.
+        """Serve `models`, and the chat page; `clock` returns Unix time in seconds.
 
         Responses are kept in `store`, without one in this process.
         """
         self.limits = limits or LimitsConfig()
+        self.has_page = page
         self.metrics = IngressMetrics()
         self.catalog = ModelCatalog(map(self._journaled, models))
         self.api_keys = ApiKeys(api_keys)
