@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from gptoss_ray.config import LimitsConfig
@@ -15,12 +16,22 @@ from gptoss_ray.generation import FinishReason, TokenOutput
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.prompt import ToolCall
 from gptoss_ray.harmony.stream_parser import Delta, StreamParser
-from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, logprob_entry, stream_all, stream_choice
+from gptoss_ray.serving.answer import (
+    Answer,
+    LogprobEntry,
+    TokenLogprob,
+    Usage,
+    logprob_entry,
+    stream_all,
+    stream_choice,
+)
 from gptoss_ray.serving.chat_prompt import check_size, conversation, render_request
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatFields
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
+from gptoss_ray.serving.resumption import RecallLog, attempt_id, check_resumption, start_choices
+from gptoss_ray.serving.resumption_types import Resumption
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
 from gptoss_ray.serving.structured_request import grammar_of_chat
 from gptoss_ray.serving.text_gate import TextGate
@@ -43,7 +54,8 @@ class ChatDelta:
     """What is new in one choice: text to be appended, or a piece of a call, or why it ended.
 
     `finish_reason` is "stop", "length" or "tool_calls", in the last delta of a choice. `message_index` tells
-    which of the model's messages a text belongs to, `is_remark` that it is said before a call.
+    which of the model's messages a text belongs to, `is_remark` that it is said before a call. `token_ids`,
+    of an answer that can be resumed, are all tokens since the delta before that has some.
     """
 
     index: int
@@ -54,6 +66,7 @@ class ChatDelta:
     finish_reason: str | None = None
     message_index: int = 0
     is_remark: bool = False
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass
@@ -76,11 +89,20 @@ class ChatAssembler:
     """
 
     def __init__(
-        self, index: int, encoding: HarmonyEncoding, request: ChatFields, remember: Remember
+        self,
+        index: int,
+        encoding: HarmonyEncoding,
+        request: ChatFields,
+        remember: Remember,
+        answer_id: str,
     ) -> None:
         """Start a choice; at its end `remember` is told the ids of its calls and what was thought before."""
         self.finish_reason: str | None = None
         self._index = index
+        self._answer_id = answer_id
+        self._tells_tokens = request.tells_tokens
+        self._tells_logprobs = bool(request.logprobs)
+        self._untold: list[int] = []
         self._encoding = encoding
         self._parser = StreamParser(encoding)
         self._gate: TextGate[LogprobEntry] = TextGate(
@@ -105,8 +127,28 @@ class ChatAssembler:
         """How often the output was not well-formed, by kind."""
         return self._parser.repairs
 
+    def replay(self, token_ids: Sequence[int]) -> int:
+        """See `ReplayableAssembler.replay`."""
+        for position, token_id in enumerate(token_ids):
+            if self._tells_logprobs:
+                self._logprobs.append(LogprobEntry(TokenLogprob(position, b"", None), ()))
+            self._deltas(self._parser.feed((token_id,)))
+        if not self._tells_logprobs:
+            return len(token_ids)
+        held = (entry.chosen.token_id for entry in self._gate.held_entries)
+        return min(self._parser.first_held_token, *held, len(token_ids))
+
     def feed(self, output: TokenOutput) -> list[ChatDelta]:
         """Return what the output's tokens add to the choice."""
+        deltas = self._fed(output)
+        if self._tells_tokens:
+            self._untold += output.token_ids
+            if deltas:
+                deltas[-1].token_ids = tuple(self._untold)
+                self._untold.clear()
+        return deltas
+
+    def _fed(self, output: TokenOutput) -> list[ChatDelta]:
         deltas: list[ChatDelta] = []
         for position, token_id in enumerate(output.token_ids):
             if output.logprobs:
@@ -163,12 +205,17 @@ class ChatAssembler:
 
     def _tool_call(self, piece: Delta, name: str) -> Iterator[ChatDelta]:
         if piece.starts_message:
-            self._call_ids.append(f"call_{uuid.uuid4().hex}")
+            self._call_ids.append(self._new_call_id())
             call = ToolCallDelta(len(self._call_ids) - 1, id=self._call_ids[-1], name=name)
             yield ChatDelta(self._index, tool_call=call)
         if piece.text:
             arguments = ToolCallDelta(len(self._call_ids) - 1, arguments=piece.text)
             yield ChatDelta(self._index, tool_call=arguments)
+
+    def _new_call_id(self) -> str:
+        """Return an id that is the same where the answer is resumed, and as random as the answer's own."""
+        call = f"{self._answer_id}/{self._index}/{len(self._call_ids)}"
+        return f"call_{hashlib.sha256(call.encode()).hexdigest()[:32]}"
 
     def _content(self, text: str, logprobs: list[LogprobEntry]) -> list[ChatDelta]:
         if not (text or logprobs):
@@ -193,11 +240,13 @@ async def start_chat(
     reasoning: ReasoningCache,
     tenant: str,
     created: int,
+    abort_key: str = "",
 ) -> Answer[ChatDelta]:
     """Validate a request and return its answer, of which nothing runs before its events are read.
 
     `created` is Unix time in seconds; the prompt tells its day (UTC). `reasoning` gives back what the
     client left out of the assistant's messages, and remembers what this answer thinks before its calls.
+    `abort_key` is that of the requests for tokens.
 
     Raises:
         InvalidRequestError: A field is wrong; `param` names it.
@@ -206,23 +255,32 @@ async def start_chat(
     check_size("messages", len(request.messages), limits.max_messages)
     check_size("tools", len(request.tools or ()), limits.max_tools)
     grammar = await grammar_of_chat(request)
-    messages = conversation(request, partial(reasoning.find, tenant))
+    resumption = request.resumption
+    if resumption is not None:
+        created = resumption.created
+    recall = RecallLog(partial(reasoning.find, tenant), resumption)
+    messages = conversation(request, recall)
     prompt = await asyncio.to_thread(render_request, request, messages, model.encoding, created=created)
     check_prompt(prompt, model, "messages")
-    return begin_chat(
+    answer = await begin_chat(
         request,
         prompt,
         grammar,
         model,
-        answer_id=f"chatcmpl-{uuid.uuid4().hex}",
+        answer_id=resumption.id if resumption else f"chatcmpl-{uuid.uuid4().hex}",
         metrics=metrics,
         reasoning=reasoning,
         tenant=tenant,
         created=created,
+        abort_key=abort_key,
     )
+    if answer.resumption is None:
+        return answer
+    fixed = answer.resumption.model_copy(update={"recalled_reasoning": recall.found})
+    return replace(answer, resumption=fixed)
 
 
-def begin_chat(
+async def begin_chat(
     request: ChatFields,
     prompt: list[int],
     grammar: str | None,
@@ -233,8 +291,10 @@ def begin_chat(
     reasoning: ReasoningCache,
     tenant: str,
     created: int,
+    abort_key: str = "",
 ) -> Answer[ChatDelta]:
     """Return the answer to a prompt that has been checked; see `start_chat`."""
+    resumption = request.resumption
     params = sampling_params(
         request,
         model,
@@ -243,23 +303,22 @@ def begin_chat(
         logprobs=_num_logprobs(request),
         grammar=grammar,
     )
+    check_resumption(request, model, request.num_choices, params.max_tokens)
     usage = Usage(prompt_tokens=len(prompt))
-    streams = [
-        stream_choice(
-            model,
-            generation,
-            ChatAssembler(index, model.encoding, request, partial(reasoning.keep, tenant)),
-            usage,
-            metrics,
-        )
-        for index, generation in enumerate(
-            choice_requests(answer_id, prompt, params, request.num_choices, tenant)
-        )
-    ]
+
+    def assembler(index: int) -> ChatAssembler:
+        return ChatAssembler(index, model.encoding, request, partial(reasoning.keep, tenant), answer_id)
+
+    generations = choice_requests(
+        attempt_id(answer_id, resumption), prompt, params, request.num_choices, tenant, abort_key
+    )
+    choices = await start_choices(generations, assembler, resumption, usage)
+    streams = [stream_choice(model, *choice, usage, metrics) for choice in choices]
     events = stream_all(streams, usage)
     if len(streams) > 1:
         events = _start_in_order(events)
-    return Answer(answer_id, model.name, created, usage, events)
+    fixed = Resumption(id=answer_id, created=created, seed=params.seed)
+    return Answer(answer_id, model.name, created, usage, events, fixed if request.tells_tokens else None)
 
 
 async def _start_in_order(
