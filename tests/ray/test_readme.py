@@ -9,21 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from gptoss_ray.serving.free_ports import free_ports
-from tests.support.served_app import ROOT, ServedApp, serve_app
+from tests.support.served_app import ROOT, ServedApp, serve_app, write_demo_config
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def served_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]:
-    config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text(encoding="utf-8"))
-    config["http_options"]["port"], config["grpc_options"]["port"] = free_ports(2)
-    path = tmp_path_factory.mktemp("readme") / "demo.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    with serve_app(path) as app:
+    with serve_app(write_demo_config(tmp_path_factory.mktemp("readme") / "demo.yaml")) as app:
         yield app
 
 
