@@ -114,6 +114,22 @@ class LimitsConfig(_Frozen):
         16_384, ge=0, description="Tool calls whose reasoning an ingress gives back to clients that drop it."
     )
     max_remembered_reasoning_bytes: int = Field(32 << 20, ge=0, description="Memory for that.")
+    max_stored_responses: int = Field(10_000, ge=0, description="Responses kept for their clients; 0: none.")
+    max_stored_response_bytes: int = Field(256 << 20, ge=0, description="Memory for that.")
+    max_stored_response_age_s: float = Field(86_400, ge=0, description="They are forgotten after that.")
+    max_background_responses: int = Field(
+        64, ge=0, description="Responses that an ingress replica works on in the background at once."
+    )
+
+    @property
+    def stores_responses(self) -> bool:
+        """Whether any response is kept."""
+        limits = (
+            self.max_stored_responses,
+            self.max_stored_response_bytes,
+            self.max_stored_response_age_s,
+        )
+        return all(limits)
 
 
 class ServedModelConfig(_Frozen):

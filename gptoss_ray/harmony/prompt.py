@@ -46,6 +46,7 @@ class Message:
         tool_calls: The assistant's.
         tool_call_id: Of the call that a tool message answers.
         name: Of the function that a tool message answers for, where its call has no id.
+        is_remark: Whether an assistant's content was said before calls that stand in later messages.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -54,6 +55,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    is_remark: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def _num_leading_instructions(messages: Sequence[Message]) -> int:
 
 def _is_final(message: Message) -> bool:
     """Whether the message is a final answer, the end of a turn."""
-    return message.role == "assistant" and message.content is not None and not message.tool_calls
+    is_whole = message.content is not None and not message.tool_calls and not message.is_remark
+    return message.role == "assistant" and is_whole
 
 
 class _Renderer:
@@ -203,13 +206,13 @@ class _Renderer:
         if message.reasoning and keep_reasoning:
             self._message("assistant", message.reasoning, "analysis", param=f"{param}.reasoning")
         if message.content is not None and (message.content or not message.tool_calls):
-            channel = "commentary" if message.tool_calls else "final"
+            channel = "commentary" if message.tool_calls or message.is_remark else "final"
             self._message("assistant", message.content, channel, param=f"{param}.content")
         for number, call in enumerate(message.tool_calls):
             self._call(call, f"{param}.tool_calls[{number}].function")
 
     def _call(self, call: ToolCall, param: str) -> None:
-        _check_name(call.name, f"{param}.name")
+        check_name(call.name, f"{param}.name")
         self._call_names[call.id] = call.name
         self._control(self._encoding.start)
         self._text("assistant", param)
@@ -223,7 +226,7 @@ class _Renderer:
 
     def _tool_result(self, message: Message, param: str) -> None:
         if message.name is not None:
-            _check_name(message.name, f"{param}.name")
+            check_name(message.name, f"{param}.name")
         name = message.name or self._call_names.get(message.tool_call_id or "")
         if name is None:
             raise InvalidRequestError(
@@ -257,7 +260,7 @@ def _describe_tools(tools: Sequence[Tool]) -> str:
     names: set[str] = set()
     for index, tool in enumerate(tools):
         param = f"tools[{index}].function"
-        _check_name(tool.name, f"{param}.name")
+        check_name(tool.name, f"{param}.name")
         if tool.name in names:
             raise InvalidRequestError(
                 f"{param}.name is {tool.name!r}, the name of an earlier tool too; give each its own.",
@@ -278,7 +281,7 @@ def _describe_format(response_format: ResponseFormat) -> str:
     return "\n".join([*lines, *comment_lines(response_format.description), schema])
 
 
-def _check_name(name: str, param: str) -> None:
+def check_name(name: str, param: str) -> None:
     """Raise InvalidRequestError unless the function's name can stand in a message header."""
     if not _NAME.fullmatch(name):
         raise InvalidRequestError(

@@ -24,6 +24,7 @@ from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
+from gptoss_ray.serving.response_store_actor import ActorStore, shared_store
 from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
 INGRESS = "Ingress"
@@ -44,11 +45,17 @@ class IngressDeployment(Ingress):
         bind_replica_to_node_address()
         streams = TokenStreams()
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
-        super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits)
+        self._store = shared_store(serve.get_replica_context().app_name, config.limits)
+        super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits, store=self._store)
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
         gc.collect()
         gc.freeze()
+
+    async def check_health(self) -> None:
+        """Keep the store of responses alive; Serve asks every few seconds, and is told of no lost store."""
+        if isinstance(self._store, ActorStore):
+            await self._store.touch()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP side; Serve asks for it once the instance is made."""

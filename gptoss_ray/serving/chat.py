@@ -16,10 +16,10 @@ from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.prompt import ToolCall
 from gptoss_ray.harmony.stream_parser import Delta, StreamParser
 from gptoss_ray.serving.answer import Answer, LogprobEntry, Usage, logprob_entry, stream_all, stream_choice
-from gptoss_ray.serving.chat_prompt import check_sizes, conversation, render_request
+from gptoss_ray.serving.chat_prompt import check_size, conversation, render_request
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
-from gptoss_ray.serving.openai_types import ChatCompletionRequest
+from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatFields
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
 from gptoss_ray.serving.sampling import check_counts, check_prompt, choice_requests, sampling_params
 from gptoss_ray.serving.structured_request import grammar_of_chat
@@ -42,7 +42,8 @@ class ToolCallDelta:
 class ChatDelta:
     """What is new in one choice: text to be appended, or a piece of a call, or why it ended.
 
-    `finish_reason` is "stop", "length" or "tool_calls", in the last delta of a choice.
+    `finish_reason` is "stop", "length" or "tool_calls", in the last delta of a choice. `message_index` tells
+    which of the model's messages a text belongs to, `is_remark` that it is said before a call.
     """
 
     index: int
@@ -51,6 +52,8 @@ class ChatDelta:
     tool_call: ToolCallDelta | None = None
     logprobs: tuple[LogprobEntry, ...] = ()
     finish_reason: str | None = None
+    message_index: int = 0
+    is_remark: bool = False
 
 
 @dataclass
@@ -73,7 +76,7 @@ class ChatAssembler:
     """
 
     def __init__(
-        self, index: int, encoding: HarmonyEncoding, request: ChatCompletionRequest, remember: Remember
+        self, index: int, encoding: HarmonyEncoding, request: ChatFields, remember: Remember
     ) -> None:
         """Start a choice; at its end `remember` is told the ids of its calls and what was thought before."""
         self.finish_reason: str | None = None
@@ -89,6 +92,8 @@ class ChatAssembler:
         self._call_ids: list[str] = []
         self._reasoning: list[str] = []
         self._logprobs: list[LogprobEntry] = []
+        self._message_index = 0  # of the content that the gate may hold back
+        self._is_remark = False
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -138,8 +143,12 @@ class ChatAssembler:
             elif piece.channel == "analysis" or piece.recipient is not None:
                 if piece.text:
                     self._reasoning.append(piece.text)
-                    deltas.append(ChatDelta(self._index, reasoning=piece.text))
+                    deltas.append(
+                        ChatDelta(self._index, reasoning=piece.text, message_index=piece.message_index)
+                    )
             else:
+                self._message_index = piece.message_index
+                self._is_remark = piece.channel == "commentary"
                 tokens = slice(piece.first_token, piece.first_token + piece.num_tokens)
                 deltas += self._content(*self._gate.feed(piece.text, self._logprobs[tokens]))
                 if piece.ends_message:
@@ -164,7 +173,15 @@ class ChatAssembler:
     def _content(self, text: str, logprobs: list[LogprobEntry]) -> list[ChatDelta]:
         if not (text or logprobs):
             return []
-        return [ChatDelta(self._index, content=text, logprobs=tuple(logprobs))]
+        return [
+            ChatDelta(
+                self._index,
+                content=text,
+                logprobs=tuple(logprobs),
+                message_index=self._message_index,
+                is_remark=self._is_remark,
+            )
+        ]
 
 
 async def start_chat(
@@ -186,11 +203,38 @@ async def start_chat(
         InvalidRequestError: A field is wrong; `param` names it.
     """
     check_counts(request, limits)
-    check_sizes(request, limits)
+    check_size("messages", len(request.messages), limits.max_messages)
+    check_size("tools", len(request.tools or ()), limits.max_tools)
     grammar = await grammar_of_chat(request)
     messages = conversation(request, partial(reasoning.find, tenant))
     prompt = await asyncio.to_thread(render_request, request, messages, model.encoding, created=created)
     check_prompt(prompt, model, "messages")
+    return begin_chat(
+        request,
+        prompt,
+        grammar,
+        model,
+        answer_id=f"chatcmpl-{uuid.uuid4().hex}",
+        metrics=metrics,
+        reasoning=reasoning,
+        tenant=tenant,
+        created=created,
+    )
+
+
+def begin_chat(
+    request: ChatFields,
+    prompt: list[int],
+    grammar: str | None,
+    model: ServedModel,
+    *,
+    answer_id: str,
+    metrics: IngressMetrics,
+    reasoning: ReasoningCache,
+    tenant: str,
+    created: int,
+) -> Answer[ChatDelta]:
+    """Return the answer to a prompt that has been checked; see `start_chat`."""
     params = sampling_params(
         request,
         model,
@@ -199,7 +243,6 @@ async def start_chat(
         logprobs=_num_logprobs(request),
         grammar=grammar,
     )
-    answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     usage = Usage(prompt_tokens=len(prompt))
     streams = [
         stream_choice(
@@ -262,7 +305,7 @@ def _add(choice: ChatChoice, delta: ChatDelta) -> None:
         choice.tool_calls[piece.index] = ToolCall(call.id, call.name, call.arguments + piece.arguments)
 
 
-def _num_logprobs(request: ChatCompletionRequest) -> int | None:
+def _num_logprobs(request: ChatFields) -> int | None:
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequestError(
             "top_logprobs is set without logprobs; set logprobs to true.", param="top_logprobs"

@@ -5,25 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.prompt import Message, PromptOptions, Tool, ToolCall, render_chat
-from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatMessage, ToolDefinition
+from gptoss_ray.serving.openai_types import ChatCompletionRequest, ChatFields, ChatMessage, ToolDefinition
 from gptoss_ray.serving.structured_request import described_format
 
 Recall = Callable[[Iterable[str]], str | None]
 """Call ids to what the model thought before these calls, None where that is not known."""
 
 
-def check_sizes(request: ChatCompletionRequest, limits: LimitsConfig) -> None:
-    """Raise InvalidRequestError where there are more messages or tools than allowed."""
-    for name, items, limit in (
-        ("messages", request.messages, limits.max_messages),
-        ("tools", request.tools or [], limits.max_tools),
-    ):
-        if len(items) > limit:
-            raise InvalidRequestError(f"{name} has {len(items)} items; send at most {limit}.", param=name)
+def check_size(param: str, num_items: int, limit: int) -> None:
+    """Raise InvalidRequestError where a field has more items than allowed."""
+    if num_items > limit:
+        raise InvalidRequestError(f"{param} has {num_items} items; send at most {limit}.", param=param)
 
 
 def conversation(request: ChatCompletionRequest, recall: Recall | None = None) -> list[Message]:
@@ -32,7 +27,7 @@ def conversation(request: ChatCompletionRequest, recall: Recall | None = None) -
 
 
 def render_request(
-    request: ChatCompletionRequest,
+    request: ChatFields,
     messages: Sequence[Message],
     encoding: HarmonyEncoding,
     *,

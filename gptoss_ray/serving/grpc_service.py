@@ -34,6 +34,7 @@ from gptoss_ray.serving.grpc_rpc import streaming, unary
 from gptoss_ray.serving.limits import parse_aside
 from gptoss_ray.serving.models import ModelCatalog
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
+from gptoss_ray.serving.responses.api import ResponsesApi
 
 GRPC_SERVICER_FUNCTIONS = (
     "gptoss_ray.protos.gptoss.v1.chat_pb2_grpc.add_ChatServiceServicer_to_server",
@@ -67,6 +68,7 @@ class GrpcMethods(ABC):
     catalog: ModelCatalog
     api_keys: ApiKeys
     limits: LimitsConfig
+    responses: ResponsesApi
 
     @abstractmethod
     async def chat(self, request: ChatCompletionRequest, *, tenant: str) -> Answer[ChatDelta]:

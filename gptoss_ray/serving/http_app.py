@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +14,8 @@ from starlette.exceptions import HTTPException
 
 from gptoss_ray.errors import GptossError, InvalidRequestError, NotFoundError, UnavailableError
 from gptoss_ray.serving.answer import Answer, Usage
+from gptoss_ray.serving.http_body import parse_body
 from gptoss_ray.serving.http_gate import HttpGate
-from gptoss_ray.serving.limits import parse_aside, read_body
 from gptoss_ray.serving.metrics import CONTENT_TYPE
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_answers import (
@@ -41,9 +40,9 @@ from gptoss_ray.serving.openai_types import (
     CompletionRequest,
     RequestT,
     SamplingFields,
-    parse_json,
 )
 from gptoss_ray.serving.openapi import Route, openapi_document
+from gptoss_ray.serving.responses.http_routes import ResponseRoutes
 from gptoss_ray.serving.sse import EventStreamResponse, cancel_on_disconnect
 from gptoss_ray.serving.status_codes import error_object
 from gptoss_ray.serving.tokenization import (
@@ -96,6 +95,7 @@ class _Handlers:
                 body=CompletionRequest,
                 event=TextCompletion,
             ),
+            *ResponseRoutes(ingress.responses, ingress.limits).routes,
             Route(("GET",), "/v1/models", self.list_models, ModelList),
             Route(("GET",), "/v1/models/{name:path}", self.get_model, ModelObject),
             Route(("POST",), "/tokenize", self.tokenize, Tokenized, body=TokenizeRequest),
@@ -124,8 +124,7 @@ class _Handlers:
         return await _respond(request, parsed, answer, completion_chunks(answer), text_completion)
 
     async def _parse(self, kind: type[RequestT], request: Request) -> RequestT:
-        body = await read_body(request.receive, self._ingress.limits.max_body_bytes)
-        return await parse_aside(len(body), partial(parse_json, kind, body))
+        return await parse_body(kind, request, self._ingress.limits.max_body_bytes)
 
     async def list_models(self) -> Response:
         """List the served models, each alias too."""

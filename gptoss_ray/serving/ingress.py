@@ -37,6 +37,9 @@ from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
+from gptoss_ray.serving.responses.preparation import Preparation
+from gptoss_ray.serving.responses.service import ResponseService
+from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
 
 __all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
 
@@ -50,9 +53,13 @@ class Ingress(GrpcMethods):
         *,
         api_keys: Iterable[str] = (),
         limits: LimitsConfig | None = None,
+        store: SharedStore | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve `models`; `clock` returns Unix time in seconds."""
+        """Serve `models`; `clock` returns Unix time in seconds.
+
+        Responses are kept in `store`, without one in this process.
+        """
         self.catalog = ModelCatalog(models)
         self.api_keys = ApiKeys(api_keys)
         self.limits = limits or LimitsConfig()
@@ -61,6 +68,16 @@ class Ingress(GrpcMethods):
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
         )
         self._clock = clock
+        self.responses = ResponseService(
+            Preparation(
+                catalog=self.catalog,
+                limits=self.limits,
+                metrics=self.metrics,
+                reasoning=self._reasoning,
+                store=store or LocalStore(bounded_store(self.limits)),
+                now=self.now,
+            )
+        )
 
     def now(self) -> int:
         """Unix time in seconds."""

@@ -214,11 +214,15 @@ def _chat_logprobs(entries: Sequence[LogprobEntry]) -> ChatLogprobs | None:
     """Return the log probabilities of content tokens; null where there are none to tell."""
     if not entries:
         return None
-    content = [
+    return ChatLogprobs(content=content_logprobs(entries), refusal=None)
+
+
+def content_logprobs(entries: Sequence[LogprobEntry]) -> list[ContentLogprob]:
+    """Return the log probabilities of tokens, an object each."""
+    return [
         ContentLogprob(**_token(entry.chosen), top_logprobs=[_token(token) for token in entry.top])
         for entry in entries
     ]
-    return ChatLogprobs(content=content, refusal=None)
 
 
 def _token(token: TokenLogprob) -> TopLogprob:

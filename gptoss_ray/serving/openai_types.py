@@ -76,8 +76,8 @@ def _list_of_strings(value: Any) -> Any:
     return [text for text in strings if text]
 
 
-def _join_parts(value: Any) -> Any:
-    """Turn a list of text parts into their text."""
+def join_parts(value: Any) -> Any:
+    """Turn a list of text parts into their text; the validator of a content."""
     if not isinstance(value, list):
         return value
     if len(value) > MAX_ITEMS:
@@ -143,10 +143,10 @@ class StreamOptions(RequestFields):
     continuous_usage_stats: bool | None = None
 
 
-class SamplingFields(StructuredFields):
-    """What chat and completions share; None is the served model's default."""
+class DrawFields(RequestFields):
+    """How tokens are drawn, in every API; None is the served model's default."""
 
-    refused: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    refused: ClassVar[dict[str, tuple[Any, ...]]] = _REFUSED
 
     model: str
     stream: bool | None = None
@@ -160,7 +160,6 @@ class SamplingFields(StructuredFields):
     repetition_penalty: float | None = None
     logit_bias: Annotated[dict[str, float] | None, at_most(MAX_LOGIT_BIAS_ENTRIES)] = None
     seed: int | None = None
-    max_tokens: int | None = Field(None, ge=1)
     min_tokens: int | None = None
     stop: Annotated[
         list[str],
@@ -170,7 +169,6 @@ class SamplingFields(StructuredFields):
     stop_token_ids: Items[int] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    n: int | None = Field(None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -181,6 +179,13 @@ class SamplingFields(StructuredFields):
                 if value is not None and value not in harmless:
                     raise InvalidRequestError(f"{name} is not supported; leave it out.", param=name)
         return values
+
+
+class SamplingFields(DrawFields, StructuredFields):
+    """What chat and completions share."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1)
 
     @property
     def num_choices(self) -> int:
@@ -229,7 +234,7 @@ class ChatMessage(RequestFields):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[
         str | None,
-        BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart | RefusalPart] | None),
+        BeforeValidator(join_parts, json_schema_input_type=str | list[TextPart | RefusalPart] | None),
     ] = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -261,12 +266,9 @@ class Reasoning(RequestFields):
     effort: RequestEffort | None = None
 
 
-class ChatCompletionRequest(SamplingFields):
-    """POST /v1/chat/completions."""
+class ChatFields(SamplingFields):
+    """All of a chat but what was said in it."""
 
-    refused: ClassVar[dict[str, tuple[Any, ...]]] = _REFUSED_IN_CHAT
-
-    messages: Items[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     reasoning_effort: RequestEffort | None = None
     reasoning: Reasoning | None = None
@@ -280,6 +282,14 @@ class ChatCompletionRequest(SamplingFields):
         """How much the model is to think."""
         effort = self.reasoning_effort or (self.reasoning and self.reasoning.effort)
         return _EFFORTS[effort or "medium"]
+
+
+class ChatCompletionRequest(ChatFields):
+    """POST /v1/chat/completions."""
+
+    refused: ClassVar[dict[str, tuple[Any, ...]]] = _REFUSED_IN_CHAT
+
+    messages: Items[ChatMessage] = Field(min_length=1)
 
 
 class CompletionRequest(SamplingFields):
@@ -330,9 +340,13 @@ def parse_fields(kind: type[RequestT], fields: Any) -> RequestT:
 
 
 def _named(error: ValidationError) -> InvalidRequestError:
-    """Return the first of pydantic's errors with the path of its field."""
+    """Return the first of pydantic's errors with the path of its field.
+
+    Tags of unions, which tell an item's type, begin with @ and are no part of it.
+    """
     first: ErrorDetails = error.errors(include_url=False, include_input=False)[0]
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).lstrip(".")
+    steps = [step for step in first["loc"] if not str(step).startswith("@")]
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
     if not path:
         return InvalidRequestError("The body must be a JSON object.")
     return InvalidRequestError(f"{path}: {first['msg']}.", param=path)

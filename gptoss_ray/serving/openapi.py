@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Response
 from pydantic import TypeAdapter
@@ -13,7 +14,15 @@ from pydantic import TypeAdapter
 from gptoss_ray.serving.auth import PUBLIC_PATHS
 from gptoss_ray.serving.openai_answers import ErrorObject
 
+_PATH_NAME = re.compile(r"{(\w+)")
 _REF = "#/components/schemas/{model}"
+
+
+class Query(NamedTuple):
+    """A parameter behind the path, which may be left out, and its JSON type."""
+
+    name: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Route:
         answer: Type of the JSON of a 200; None: plain text.
         body: Type of the request's JSON.
         event: Type of the JSON of each event, where an answer may be streamed.
+        queries: Parameters behind the path.
     """
 
     methods: tuple[str, ...]
@@ -35,6 +45,7 @@ class Route:
     answer: Any = None
     body: Any = None
     event: Any = None
+    queries: tuple[Query, ...] = ()
 
 
 def openapi_document(routes: Sequence[Route], *, needs_key: bool) -> dict[str, Any]:
@@ -79,12 +90,17 @@ def _operation(route: Route, schemas: dict[Any, Any], *, needs_key: bool) -> dic
     if route.body is not None:
         body = _json(schemas[route.body, "validation"])
         operation["requestBody"] = {"required": True, "content": body}
-    if "{name" in route.path:
-        name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-        operation["parameters"] = [name]
+    parameters = [_parameter(name, "string", "path") for name in _PATH_NAME.findall(route.path)]
+    parameters += [_parameter(name, kind, "query") for name, kind in route.queries]
+    if parameters:
+        operation["parameters"] = parameters
     if needs_key and route.path not in PUBLIC_PATHS:
         operation["security"] = [{"key": []}]
     return operation
+
+
+def _parameter(name: str, kind: str, place: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": {"type": kind}}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

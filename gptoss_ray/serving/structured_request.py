@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from gptoss_ray.errors import InvalidRequestError, OverloadedError
 from gptoss_ray.harmony.prompt import ResponseFormat
-from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest, SamplingFields
+from gptoss_ray.serving.openai_types import ChatFields, CompletionRequest, SamplingFields
 from gptoss_ray.serving.structured_types import ToolChoice
 from gptoss_ray.structured.grammar import (
     ANY_OBJECT,
@@ -49,7 +49,7 @@ class Grammar:
     rules: tuple[Rule, ...]
 
 
-async def grammar_of_chat(request: ChatCompletionRequest) -> str | None:
+async def grammar_of_chat(request: ChatFields) -> str | None:
     """Return the grammar of a chat's output, None where the request demands nothing of it.
 
     Raises:
@@ -64,7 +64,7 @@ async def grammar_of_completion(request: CompletionRequest) -> str | None:
     return await _checked(lambda: _of_completion(request)) if request.demands_content else None
 
 
-def described_format(request: ChatCompletionRequest) -> ResponseFormat | None:
+def described_format(request: ChatFields) -> ResponseFormat | None:
     """Return the form of the answer that the prompt tells the model, which then finds it more easily."""
     schema = request.response_format and request.response_format.json_schema
     if not schema or schema.schema_ is None:
@@ -106,7 +106,7 @@ def _of_completion(request: CompletionRequest) -> Grammar | None:
     return Grammar(plain_grammar(content.text), (content,)) if content is not None else None
 
 
-def _of_chat(request: ChatCompletionRequest) -> Grammar | None:
+def _of_chat(request: ChatFields) -> Grammar | None:
     content = _content(request)
     choice = request.tool_choice or ToolChoice("auto")
     names = _callable_names(request, choice)
@@ -123,13 +123,13 @@ def _of_chat(request: ChatCompletionRequest) -> Grammar | None:
     return Grammar(text, (*calls.values(), *filter(None, [content])))
 
 
-def _calls_are_free(request: ChatCompletionRequest) -> bool:
+def _calls_are_free(request: ChatFields) -> bool:
     """Whether nothing is demanded of calls: the model may make any, and none has strict arguments."""
     is_strict = any(tool.function.strict for tool in request.tools or ())
     return request.tool_choice in (None, ToolChoice("auto")) and not is_strict
 
 
-def _callable_names(request: ChatCompletionRequest, choice: ToolChoice) -> set[str]:
+def _callable_names(request: ChatFields, choice: ToolChoice) -> set[str]:
     """Return the functions that may be called; InvalidRequestError where the choice has none to choose."""
     known = {tool.function.name for tool in request.tools or ()}
     if choice.mode == "required" and not known:
