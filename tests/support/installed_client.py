@@ -13,7 +13,7 @@ from typing import Any
 from tests.support.client_environments import ClientEnvironment
 from tests.support.client_servers import Server
 
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 
 _QUIET = {
     "DO_NOT_TRACK": "1",

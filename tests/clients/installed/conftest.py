@@ -11,6 +11,17 @@ from tests.support.client_environments import ClientEnvironment, environment_of
 from tests.support.client_servers import RuledServer, Server, demo_server, ruled_server
 from tests.support.installed_client import InstalledClient
 
+_TIMEOUT_S = 1800
+"""Of a test; the first of a client installs it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.clients)
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

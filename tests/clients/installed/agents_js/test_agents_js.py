@@ -1,10 +1,6 @@
 """openai-agents for JavaScript: an agent with a tool, over chat completions."""
 
-import pytest
-
 from tests.support.chat_facts import WEATHER, WEATHER_ANSWER, WEATHER_CALL, WEATHER_RESULT, weather_usage
-
-pytestmark = pytest.mark.clients
 
 QUESTION = WEATHER[0]["content"]
 ITEMS = ["reasoning_item", "tool_call_item", "tool_call_output_item", "reasoning_item", "message_output_item"]

@@ -14,8 +14,6 @@ from tests.support.chat_facts import (
     chat_facts,
 )
 
-pytestmark = pytest.mark.clients
-
 
 def test_generated_text_has_answer_reasoning_and_usage_of_the_server(client, demo):
     for messages, content in ((SUM, SUM_ANSWER), (RECALL, RECALL_ANSWER)):

@@ -1,7 +1,5 @@
 """LangChain for JavaScript."""
 
-import pytest
-
 from tests.support.chat_facts import (
     RECALL,
     SUM,
@@ -13,8 +11,6 @@ from tests.support.chat_facts import (
     WEATHER_TOOL,
     chat_facts,
 )
-
-pytestmark = pytest.mark.clients
 
 
 def expected(demo, messages):

@@ -1,7 +1,5 @@
 """LangChain for Python."""
 
-import pytest
-
 from tests.support.chat_facts import (
     RECALL,
     SUM,
@@ -14,8 +12,6 @@ from tests.support.chat_facts import (
     chat_facts,
     chat_logprobs,
 )
-
-pytestmark = pytest.mark.clients
 
 
 def expected(demo, messages):

@@ -13,7 +13,7 @@ from tests.support.chat_facts import (
     chat_facts,
 )
 
-pytestmark = [pytest.mark.clients, pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])]
+pytestmark = pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
 
 
 def test_a_whole_chat_has_answer_reasoning_and_usage_of_the_server(client, demo, provider):

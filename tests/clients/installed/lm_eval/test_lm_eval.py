@@ -9,8 +9,6 @@ import pytest
 
 from tests.support.eval_harness import EvalHarness
 
-pytestmark = pytest.mark.clients
-
 TASKS = Path(__file__).parent / "tasks"
 SUMS = [
     {"question": "17 + 25", "answer": "17 + 25 = 42."},

@@ -1,7 +1,5 @@
 """The openai SDK for Python, chat and completions."""
 
-import pytest
-
 from tests.support.chat_facts import (
     RECALL,
     RECALL_ANSWER,
@@ -15,8 +13,6 @@ from tests.support.chat_facts import (
     chat_facts,
     chat_logprobs,
 )
-
-pytestmark = pytest.mark.clients
 
 
 def test_a_whole_chat_has_answer_reasoning_and_usage_of_the_server(client, demo):

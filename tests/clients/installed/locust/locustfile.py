@@ -1,0 +1,48 @@
+"""Users who ask for sums, whole and streamed, until so many have been answered; a wrong sum is a failure."""
+
+import json
+import os
+
+from locust import HttpUser, task
+
+FIELDS = {"model": os.environ["MODEL"], "temperature": 0}
+HEADERS = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+NUM_REQUESTS = int(os.environ["NUM_REQUESTS"])
+EXPECTED = os.environ["EXPECTED"]
+
+
+class Asker(HttpUser):
+    """Asks the same question over and over."""
+
+    num_asked = 0
+
+    def ask(self, name, read, **fields):
+        if Asker.num_asked >= NUM_REQUESTS:
+            self.environment.runner.quit()
+            return
+        Asker.num_asked += 1
+        body = FIELDS | {"messages": [{"role": "user", "content": "17 + 25"}]} | fields
+        with self.client.post(
+            "/v1/chat/completions", name=name, json=body, headers=HEADERS, catch_response=True, **read
+        ) as response:
+            content = self.content(response)
+            if content == EXPECTED:
+                response.success()
+            else:
+                response.failure(f"answered {content!r}")
+
+    @task
+    def whole(self):
+        self.ask("whole", {})
+
+    @task
+    def streamed(self):
+        self.ask("streamed", {"stream": True}, stream=True)
+
+    @staticmethod
+    def content(response):
+        if response.request_meta["name"] == "whole":
+            return response.json()["choices"][0]["message"]["content"]
+        events = (line[6:] for line in response.iter_lines(decode_unicode=True) if line.startswith("data: {"))
+        choices = (choice for event in events for choice in json.loads(event)["choices"])
+        return "".join(choice["delta"].get("content") or "" for choice in choices)
