@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.readme import readme_example
 from tests.support.served_app import ROOT, ServedApp, serve_app, write_demo_config
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +20,7 @@ def served_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]
 
 
 def example(language: str, marker: str, served: ServedApp) -> str:
-    """Return the README's code block that contains a marker, with the test server's ports."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-    (block,) = [block for block in blocks if marker in block]
-    return block.replace(":8000", f":{served.http_port}").replace(":9000", f":{served.grpc_port}")
+    return readme_example(language, marker, http_port=served.http_port, grpc_port=served.grpc_port)
 
 
 def run(*command: str) -> str:

@@ -19,7 +19,7 @@ from gptoss_ray.serving.ruled_script import RULES, Rule
 from gptoss_ray.serving.scripted_options import ScriptedAnswers, ScriptedServer, ScriptedServing
 from tests.support.served_app import API_KEY, serve_app, write_demo_config
 
-RULED_MODEL = "openai/gpt-oss-20b"
+RULED_MODEL, RULED_ALIAS = "openai/gpt-oss-20b", "gpt-oss-20b"
 
 _KEYS_VARIABLE = "RULED_SERVER_KEYS"
 
@@ -66,7 +66,7 @@ def ruled_server(folder: Path) -> Iterator[RuledServer]:
     shape = ModelConfig.published("gpt-oss-20b")
     (folder / "config.json").write_text(json.dumps(shape.to_json("huggingface")), encoding="utf-8")
     engine = EngineConfig(kv_cache_bytes=1 << 20)
-    model = ServedModelConfig(name=RULED_MODEL, checkpoint=str(folder), engine=engine)
+    model = ServedModelConfig(name=RULED_MODEL, aliases=(RULED_ALIAS,), checkpoint=str(folder), engine=engine)
     # A key in the configuration would not be written out.
     serving = ServingConfig(models=(model,), api_keys_env=_KEYS_VARIABLE)
     answers = {RULED_MODEL: ScriptedAnswers(rules=folder / "rules.json")}

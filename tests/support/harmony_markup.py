@@ -6,9 +6,6 @@ import json
 import re
 from typing import Any
 
-TOLD = r"<\|message\|>(?P<told>.*?)<\|end\|><\|start\|>assistant$"
-"""The end of a prompt whose last message is the result of a call, named `told`."""
-
 
 def final(text: str) -> str:
     """Return an answer."""
@@ -20,16 +17,27 @@ def call(reasoning: str, function: str, **arguments: Any) -> str:
     return (
         f"<|channel|>analysis<|message|>{reasoning}<|end|>"
         f"<|start|>assistant<|channel|>commentary to=functions.{function} <|constrain|>json<|message|>"
-        f"{json.dumps(arguments)}<|call|>"
+        f"{_json(arguments)}<|call|>"
     )
+
+
+def asked(text: str, function: str) -> str:
+    """Return the expression for a prompt with this text and this function on offer, and no call so far."""
+    return rf"^(?!.*<\|start\|>functions\.).*namespace functions.*\ntype {function} .*{re.escape(text)}"
 
 
 def result_of(reasoning: str, function: str, **arguments: Any) -> str:
-    """Return the expression for a prompt that ends with the result of this very call, thought and all."""
-    name = re.escape(function)
-    return (
-        rf"<\|channel\|>analysis<\|message\|>{re.escape(reasoning)}<\|end\|>"
-        rf"<\|start\|>assistant<\|channel\|>commentary to=functions\.{name} <\|constrain\|>json<\|message\|>"
-        rf"{re.escape(json.dumps(arguments))}<\|call\|>"
-        rf"<\|start\|>functions\.{name} to=assistant[^<]*{TOLD}"
+    """Return the expression for a prompt that ends with the result of this very call, thought and all.
+
+    The result is the group `told`.
+    """
+    said = re.escape(call(reasoning, function, **arguments))
+    result = (
+        rf"<\|start\|>functions\.{function} to=assistant<\|channel\|>commentary<\|message\|>(?P<told>.*?)"
     )
+    return rf"{said}{result}<\|end\|><\|start\|>assistant$"
+
+
+def _json(arguments: dict[str, Any]) -> str:
+    """Return the text that a client which has read the arguments writes again."""
+    return json.dumps(arguments, separators=(",", ":"))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.harmony_markup import call, final, result_of
+from tests.support.harmony_markup import asked, call, final, result_of
 
 TASK = "Put 4711 into made.txt."
 WRITES = {"command": "echo 4711 > made.txt && cat made.txt", "description": "Writes the file"}
@@ -49,7 +49,7 @@ def parts(events, kind):
 def test_a_command_is_run_and_its_output_told_with_the_thought_before_it(client, ruled, project):
     ruled.say(
         (result_of("A shell does it.", "bash", **WRITES), final("It says $told")),
-        (f"namespace functions.*type bash.*{TASK}", call("A shell does it.", "bash", **WRITES)),
+        (asked(TASK, "bash"), call("A shell does it.", "bash", **WRITES)),
         TITLE,
     )
     events = run(client, ruled, project, TASK)
@@ -67,7 +67,7 @@ def test_a_file_is_read_and_edited_in_two_calls(client, ruled, project):
     ruled.say(
         (result_of("It subtracts.", "edit", **edit), final("Corrected.")),
         (result_of("I look.", "read", **read), call("It subtracts.", "edit", **edit)),
-        ("namespace functions.*type edit.*Correct the sum", call("I look.", "read", **read)),
+        (asked("Correct the sum", "read"), call("I look.", "read", **read)),
         TITLE,
     )
     events = run(client, ruled, project, "Correct the sum.")
