@@ -5,11 +5,11 @@ BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
-SLOW    := oracle or soak or gpu or ep or hosts
+SLOW    := oracle or soak or gpu or ep or hosts or clients
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-sanitize \
-        train-demo clean
+.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-clients \
+        test-sanitize train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts
+
+test-clients: $(VENV)/.dev-installed ## other people's clients, installed (PyPI, npm; 5 GB) and run; writes docs/clients.md
+	$(BIN)/python -m pytest -m clients tests/clients/installed -p tests.support.clients_table --table docs/clients.md
 
 # The sanitizers go first, and C++ with them: Python has no C++ of its own for them to find.
 test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sanitizers of memory and undefined behaviour (minutes)

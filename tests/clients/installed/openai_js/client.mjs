@@ -1,7 +1,7 @@
 // The openai SDK for JavaScript: each function asks the server and returns what the SDK shows of it.
 
 import OpenAI from "openai";
-import { zodResponseFormat } from "openai/helpers/zod";
+import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 const client = new OpenAI({ maxRetries: 0 });
@@ -15,6 +15,18 @@ function facts(message, finishReason, usage) {
     prompt_tokens: usage.prompt_tokens,
     completion_tokens: usage.completion_tokens,
     reasoning_tokens: usage.completion_tokens_details.reasoning_tokens,
+  };
+}
+
+function responseFacts(response) {
+  const thoughts = response.output.filter((item) => item.type === "reasoning");
+  return {
+    content: response.output_text,
+    reasoning: thoughts.flatMap((item) => item.content.map((part) => part.text)).join(""),
+    finish_reason: response.status === "completed" ? "stop" : response.status,
+    prompt_tokens: response.usage.input_tokens,
+    completion_tokens: response.usage.output_tokens,
+    reasoning_tokens: response.usage.output_tokens_details.reasoning_tokens,
   };
 }
 
@@ -77,6 +89,26 @@ const functions = {
       response_format: zodResponseFormat(only, "answer"),
     });
     return answer.choices[0].message.parsed;
+  },
+
+  async response(messages) {
+    return responseFacts(await client.responses.create({ ...greedy, input: messages }));
+  },
+
+  async streamed_response(messages) {
+    let text = "";
+    const stream = client.responses.stream({ ...greedy, input: messages });
+    for await (const event of stream) {
+      if (event.type === "response.output_text.delta") text += event.delta;
+    }
+    return { ...responseFacts(await stream.finalResponse()), content: text };
+  },
+
+  async parsed_response(messages) {
+    const only = z.object({ city: z.literal("Bern") });
+    const format = zodTextFormat(only, "answer");
+    const answer = await client.responses.parse({ ...greedy, input: messages, text: { format } });
+    return answer.output_parsed;
   },
 
   async refusals(messages) {

@@ -1,4 +1,4 @@
-"""The openai SDK for JavaScript, chat completions."""
+"""The openai SDK for JavaScript: chat and responses."""
 
 from tests.support.chat_facts import (
     RECALL,
@@ -49,3 +49,15 @@ def test_each_mistake_is_an_error_of_its_own(client, demo):
         "model": ["NotFoundError", "model_not_found"],
         "field": ["BadRequestError", "temperature"],
     }
+
+
+def test_a_response_has_answer_reasoning_and_usage_of_a_chat(client, demo):
+    assert client.ask(demo, "response", SUM) == chat_facts(demo, SUM)
+
+
+def test_a_streamed_response_adds_up_to_the_same(client, demo):
+    assert client.ask(demo, "streamed_response", SUM) == chat_facts(demo, SUM)
+
+
+def test_a_parsed_response_is_an_object_of_the_schema_asked_for(client, demo):
+    assert client.ask(demo, "parsed_response", SUM) == {"city": "Bern"}

@@ -67,6 +67,62 @@ def streamed_call(messages, tool):
     return [{"name": event.name, "arguments": json.loads(event.arguments)} for event in done]
 
 
+def _response_facts(response):
+    return {
+        "content": response.output_text,
+        "reasoning": "".join(
+            part.text for item in response.output if item.type == "reasoning" for part in item.content
+        ),
+        "finish_reason": "stop" if response.status == "completed" else response.status,
+        "prompt_tokens": response.usage.input_tokens,
+        "completion_tokens": response.usage.output_tokens,
+        "reasoning_tokens": response.usage.output_tokens_details.reasoning_tokens,
+    }
+
+
+def response(messages):
+    return _response_facts(CLIENT.responses.create(input=messages, **GREEDY))
+
+
+def streamed_response(messages):
+    with CLIENT.responses.stream(input=messages, **GREEDY) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        facts = _response_facts(stream.get_final_response())
+    return facts | {"content": text}
+
+
+def response_tool_loop(messages, tool, result):
+    """Give `result` back for every call, until there is none; the server keeps what was said."""
+    calls, last = [], None
+    tools = [{"type": "function", **tool["function"]}]
+    while True:
+        response = CLIENT.responses.create(input=messages, tools=tools, previous_response_id=last, **GREEDY)
+        messages, last = [], response.id
+        for item in response.output:
+            if item.type == "function_call":
+                calls.append({"name": item.name, "arguments": json.loads(item.arguments)})
+                messages.append({"type": "function_call_output", "call_id": item.call_id, "output": result})
+        if not messages:
+            return {"calls": calls, "content": response.output_text}
+
+
+def parsed_response(messages):
+    return CLIENT.responses.parse(input=messages, text_format=City, **GREEDY).output_parsed.city
+
+
+def stored_response(messages):
+    """Return an answer, the same fetched by its id, its input, and how it is missed once deleted."""
+    made = CLIENT.responses.create(input=messages, **GREEDY)
+    fetched = CLIENT.responses.retrieve(made.id)
+    asked = [part.text for item in CLIENT.responses.input_items.list(made.id) for part in item.content]
+    CLIENT.responses.delete(made.id)
+    try:
+        CLIENT.responses.retrieve(made.id)
+    except openai.NotFoundError as error:
+        missed = error.status_code
+    return {"is_same": fetched.to_dict() == made.to_dict(), "input": asked, "missed": missed}
+
+
 class City(BaseModel):
     """The only answer that is allowed."""
 

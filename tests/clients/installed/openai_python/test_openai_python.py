@@ -1,4 +1,4 @@
-"""The openai SDK for Python, chat and completions."""
+"""The openai SDK for Python: chat, completions, responses."""
 
 from tests.support.chat_facts import (
     RECALL,
@@ -73,4 +73,32 @@ def test_each_mistake_is_an_error_of_its_own(client, demo):
         "model": ["NotFoundError", "model_not_found"],
         "field": ["BadRequestError", "temperature"],
         "length": ["BadRequestError", "context_length_exceeded"],
+    }
+
+
+def test_a_response_has_answer_reasoning_and_usage_of_a_chat(client, demo):
+    for messages, content in ((SUM, SUM_ANSWER), (RECALL, RECALL_ANSWER)):
+        facts = client.ask(demo, "response", messages)
+        assert facts == chat_facts(demo, messages)
+        assert facts["content"] == content
+
+
+def test_a_streamed_response_adds_up_to_the_same(client, demo):
+    assert client.ask(demo, "streamed_response", SUM) == chat_facts(demo, SUM)
+
+
+def test_a_response_calls_a_tool_and_goes_on_from_what_the_server_kept(client, demo):
+    answer = client.ask(demo, "response_tool_loop", WEATHER, WEATHER_TOOL, WEATHER_RESULT)
+    assert answer == {"calls": [WEATHER_CALL], "content": WEATHER_ANSWER}
+
+
+def test_a_parsed_response_is_an_object_of_the_type_asked_for(client, demo):
+    assert client.ask(demo, "parsed_response", SUM) == "Bern"
+
+
+def test_a_stored_response_is_fetched_as_it_was_until_it_is_deleted(client, demo):
+    assert client.ask(demo, "stored_response", SUM) == {
+        "is_same": True,
+        "input": [SUM[0]["content"]],
+        "missed": 404,
     }
