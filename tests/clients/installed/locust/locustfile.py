@@ -3,7 +3,9 @@
 import json
 import os
 
+import gevent
 from locust import HttpUser, task
+from locust.exception import StopUser
 
 FIELDS = {"model": os.environ["MODEL"], "temperature": 0}
 HEADERS = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
@@ -18,8 +20,9 @@ class Asker(HttpUser):
 
     def ask(self, name, read, **fields):
         if Asker.num_asked >= NUM_REQUESTS:
-            self.environment.runner.quit()
-            return
+            # Not from here: it ends this very greenlet.
+            gevent.spawn(self.environment.runner.quit)
+            raise StopUser
         Asker.num_asked += 1
         body = FIELDS | {"messages": [{"role": "user", "content": "17 + 25"}]} | fields
         with self.client.post(
