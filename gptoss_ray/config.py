@@ -114,6 +114,12 @@ class LimitsConfig(_Frozen):
         16_384, ge=0, description="Tool calls whose reasoning an ingress gives back to clients that drop it."
     )
     max_remembered_reasoning_bytes: int = Field(32 << 20, ge=0, description="Memory for that.")
+    max_migrations: int = Field(
+        5, ge=0, le=100, description="How often a request whose rank is lost goes on elsewhere; 0: never."
+    )
+    recovery_timeout_s: float = Field(
+        60.0, ge=0, le=3600, description="How long a lost request looks for a rank that takes it."
+    )
     max_stored_responses: int = Field(10_000, ge=0, description="Responses kept for their clients; 0: none.")
     max_stored_response_bytes: int = Field(256 << 20, ge=0, description="Memory for that.")
     max_stored_response_age_s: float = Field(86_400, ge=0, description="They are forgotten after that.")

@@ -11,7 +11,8 @@
     │   └── ModelNotFoundError         no such model is served
     ├── OverloadedError                queue full; retry_after_s says when to come back
     ├── UnavailableError               loading, draining, or the replica was lost
-    │   └── GroupBrokenError           a rank of the group is lost, late, or of another epoch
+    │   ├── GroupBrokenError           a rank of the group is lost, late, or of another epoch
+    │   └── RequestLostError           what worked on the request is gone; it can go on elsewhere
     ├── DeadlineExceededError          the caller's deadline passed
     ├── RequestAbortedError            cancelled by the caller or the server
     ├── InternalError                  our fault; details are logged, never sent
@@ -100,6 +101,10 @@ class UnavailableError(GptossError):
 
 class GroupBrokenError(UnavailableError):
     """The ranks of a group are no longer in step; what they worked on can be sent again."""
+
+
+class RequestLostError(UnavailableError):
+    """What worked on a request is gone: the request can be sent again, or go on elsewhere from its tokens."""
 
 
 class DeadlineExceededError(GptossError):

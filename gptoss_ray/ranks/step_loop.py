@@ -15,7 +15,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gptoss_ray.errors import GptossError, GroupBrokenError, InternalError, UnavailableError
+from gptoss_ray.errors import (
+    GptossError,
+    GroupBrokenError,
+    InternalError,
+    RequestLostError,
+    UnavailableError,
+)
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenOutput
 from gptoss_ray.parallel.lockstep import FIRST_PHASE, Event, Phase, agreed, next_phase
 from gptoss_ray.parallel.step_sync import StepAgreement
@@ -32,6 +38,8 @@ Batches = dict[str, list[TokenOutput]]
 
 MIN_STEP_DEADLINE_S = 30.0
 STEP_DEADLINE_FACTOR = 10.0
+
+_LOST_RANK = "The group that worked on this request lost a rank; send the request again."
 
 
 class SteppedEngine(Protocol):
@@ -269,13 +277,13 @@ class StepLoop:
         self.num_failed_steps += 1
         self._group_error = error
         self._happened(Event.GROUP_LOST)
-        self._end(tuple(self._live), FinishReason.ERROR, _lost_rank_error())
+        self._end(tuple(self._live), FinishReason.ERROR, RequestLostError(_LOST_RANK))
 
     # Calls
 
     def _submit(self, request: GenerationRequest, constraint: TokenConstraint | None) -> None:
         if self._group_error is not None:
-            raise _lost_rank_error()
+            raise UnavailableError(_LOST_RANK)
         self._engine.submit(request, constraint)
         self._live[request.request_id] = _LiveRequest(request.sink_id, len(request.emitted_token_ids))
 
@@ -309,7 +317,3 @@ class StepLoop:
                 del self._live[output.request_id]
         if batches:
             self._deliver(batches)
-
-
-def _lost_rank_error() -> UnavailableError:
-    return UnavailableError("The group that worked on this request lost a rank; send the request again.")

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from gptoss_ray.errors import InternalError, RequestAbortedError, UnavailableError
+from gptoss_ray.errors import InternalError, RequestAbortedError, RequestLostError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.serving.metrics import IngressMetrics
@@ -138,7 +138,7 @@ async def stream_choice(
                     usage.reasoning_tokens += assembler.num_reasoning_tokens
                     watch.ended(assembler.finish_reason, assembler.repairs, assembler.num_reasoning_tokens)
                     return
-        raise UnavailableError("The replica that made this answer was lost; send the request again.")
+        raise RequestLostError("The replica that made this answer was lost; send the request again.")
 
 
 def _raise_failure(output: TokenOutput) -> None:

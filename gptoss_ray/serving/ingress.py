@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.serving.answer import Answer
@@ -33,6 +34,7 @@ from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.journal import JournaledTokenSource
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
@@ -60,10 +62,10 @@ class Ingress(GrpcMethods):
 
         Responses are kept in `store`, without one in this process.
         """
-        self.catalog = ModelCatalog(models)
-        self.api_keys = ApiKeys(api_keys)
         self.limits = limits or LimitsConfig()
         self.metrics = IngressMetrics()
+        self.catalog = ModelCatalog(map(self._journaled, models))
+        self.api_keys = ApiKeys(api_keys)
         self._reasoning = ReasoningCache(
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
         )
@@ -78,6 +80,11 @@ class Ingress(GrpcMethods):
                 now=self.now,
             )
         )
+
+    def _journaled(self, model: ServedModel) -> ServedModel:
+        migrations = self.metrics.migrations.labels(model.name)
+        source = JournaledTokenSource(model.token_source, self.limits, migrations.inc)
+        return replace(model, token_source=source)
 
     def now(self) -> int:
         """Unix time in seconds."""

@@ -79,6 +79,7 @@ class IngressMetrics:
         self.generation_tokens = self._counter("generation_tokens", "Tokens drawn, reasoning included.")
         self.reasoning_tokens = self._counter("reasoning_tokens", "Tokens drawn on the analysis channel.")
         self.choices = self._counter("choices", "Choices that ended, by reason.", "finish_reason")
+        self.migrations = self._counter("migrations", "Lost requests that went on elsewhere.")
         self.failures = self._counter("failures", "Choices that failed, by error code.", "code")
         self.harmony_repairs = self._counter(
             "harmony_repairs", "Malformed pieces of output that were repaired, by kind.", "kind"

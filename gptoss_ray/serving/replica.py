@@ -13,7 +13,7 @@ from ray.util.placement_group import get_current_placement_group
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
-from gptoss_ray.errors import GptossError, UnavailableError
+from gptoss_ray.errors import GptossError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
@@ -32,6 +32,7 @@ class EngineReplica:
     """
 
     _group: RankGroup | None = None
+    _has_lost_a_rank = False
 
     async def __init__(  # type: ignore[misc]
         self, model: ServedModelConfig, load: LoadEngine | None = None
@@ -58,9 +59,13 @@ class EngineReplica:
         """Have a rank work on a request; the call stays open for the request's life.
 
         Yields `RequestRouted`, then `RequestEnded` when the rank is done with it; or only the
-        GptossError with which the rank refused it. Cancelling the call aborts the request.
+        GptossError with which it was refused, RequestLostError where the rank died. Cancelling the call
+        aborts the request.
         """
         assert self._group is not None
+        if self._has_lost_a_rank:
+            yield UnavailableError("The replica has lost a rank and is being replaced; try again soon.")
+            return
         with self._group.route(request) as rank:
             try:
                 refusal = await self._group.submit(rank, request)
@@ -74,12 +79,13 @@ class EngineReplica:
                 rank.actor.abort.remote(request.request_id)
                 raise
             except RayError:
+                self._has_lost_a_rank = True
                 logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
-                yield UnavailableError("The replica that worked on this request was lost; send it again.")
+                yield RequestLostError("The replica that worked on this request was lost; send it again.")
 
     async def ready(self) -> bool:
         """Return whether the ranks complete their steps."""
-        return self._group is not None and await self._group.ready()
+        return self._group is not None and not self._has_lost_a_rank and await self._group.ready()
 
     async def stats(self) -> list[RankStats]:
         """Return the counters of each rank."""

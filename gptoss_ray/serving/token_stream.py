@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from gptoss_ray.errors import GptossError, InternalError, OverloadedError, UnavailableError
+from gptoss_ray.errors import GptossError, InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.ranks.engine_rank import RankStats
 from gptoss_ray.ranks.rank_group import RANK_NAMESPACE
@@ -63,7 +63,7 @@ class TokenStreams:
         """Subscribe to the rank that works on the request, unless its stream is open already.
 
         Raises:
-            UnavailableError: The rank is gone.
+            RequestLostError: The rank is gone.
         """
         route.rank_name = rank_name
         if rank_name not in self._pumps:
@@ -187,5 +187,5 @@ def _find_rank(rank_name: str) -> ActorHandle[Any]:
     return rank
 
 
-def _lost() -> UnavailableError:
-    return UnavailableError("The replica that worked on this request was lost; send it again.")
+def _lost() -> RequestLostError:
+    return RequestLostError("The replica that worked on this request was lost; send it again.")

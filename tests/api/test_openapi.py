@@ -7,7 +7,9 @@ import pytest
 
 from gptoss_ray.serving.http_app import build_fastapi_app
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
+from gptoss_ray.serving.responses.request import ResponseRequest
 from tests.support.ingresses import ANSWER, CALL, MODEL, http_client, make_ingress, tokens
+from tests.support.responses import read_events
 
 CHAT = "/v1/chat/completions"
 HI = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -20,7 +22,37 @@ JSON_OBJECT = {"type": "json_object"}
 JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}
 LOGPROBS = {"logprobs": True, "top_logprobs": 2}
 PROMPT = {"model": MODEL, "prompt": "hi"}
+RESPONSES = "/v1/responses"
+INPUT = {"model": MODEL, "input": "hi"}
+FUNCTION = {"type": "function", "name": "weather", "strict": True, "parameters": {"type": "object"}}
+NAMESPACE = {"type": "namespace", "name": "n", "tools": [FUNCTION, {"type": "custom", "name": "c"}]}
+ITEMS = [
+    {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+    {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "a"}]},
+    {"type": "message", "role": "assistant", "content": "a", "phase": "commentary"},
+    {"type": "function_call", "call_id": "c", "name": "g", "namespace": "n", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": "a"},
+    {"type": "custom_tool_call", "call_id": "d", "name": "c", "input": "a"},
+    {"type": "custom_tool_call_output", "call_id": "d", "output": "a"},
+]
+ALLOWED_BY_NAME = {
+    "type": "allowed_tools",
+    "mode": "auto",
+    "tools": [{"type": "function", "name": "weather"}],
+}
+TEXT = {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA}, "verbosity": "low"}
 EXCHANGES = [
+    ("POST", RESPONSES, ANSWER, INPUT),
+    ("POST", RESPONSES, ANSWER, {**INPUT, "background": True, "metadata": {"a": "b"}}),
+    (
+        "POST",
+        RESPONSES,
+        CALL,
+        {**INPUT, "input": ITEMS, "tools": [FUNCTION, NAMESPACE, {"type": "web_search"}]},
+    ),
+    ("POST", RESPONSES, CALL, {**INPUT, "tools": [FUNCTION], "tool_choice": ALLOWED_BY_NAME}),
+    ("POST", RESPONSES, ANSWER, {**INPUT, "text": TEXT, "reasoning": {"effort": "low", "summary": "auto"}}),
+    ("POST", RESPONSES, ANSWER, {**INPUT, "include": ["message.output_text.logprobs"], "top_logprobs": 1}),
     ("POST", CHAT, ANSWER, HI),
     ("POST", CHAT, CALL, {**HI, **LOGPROBS, "tools": [WEATHER], "n": 2}),
     ("POST", CHAT, ANSWER, {**HI, "max_tokens": 1}),
@@ -115,12 +147,47 @@ async def test_every_route_is_described_and_no_other():
     }
     paths = (await described())["paths"]
     assert {(path, method.upper()) for path, methods in paths.items() for method in methods} == served
-    assert {path for _, path, _, _ in EXCHANGES} == paths.keys() - {"/metrics"}
+    stored = {path for path in paths if path.startswith(f"{RESPONSES}/")}
+    assert {path for _, path, _, _ in EXCHANGES} == paths.keys() - {"/metrics"} - stored
+
+
+def answer_schema(document, method, path):
+    return document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]
+
+
+async def test_answers_about_a_stored_response_are_as_described():
+    document = await described()
+    one = f"{RESPONSES}/{{response_id}}"
+    async with http_client(make_ingress(tokens(CALL))) as client:
+        created = (await client.post(RESPONSES, json={**INPUT, "input": ITEMS, "background": True})).json()
+        for method, path in (
+            ("post", f"{one}/cancel"),
+            ("get", f"{one}/input_items"),
+            ("get", one),
+            ("delete", one),
+        ):
+            response = await client.request(method, path.replace("{response_id}", created["id"]))
+            assert response.status_code == 200, response.text
+            check(response.json(), answer_schema(document, method, path), document)
+    names = [parameter["name"] for parameter in document["paths"][one]["get"]["parameters"]]
+    assert names == ["response_id", "stream", "starting_after"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"background": True}, {"max_output_tokens": 30}])
+@pytest.mark.parametrize("call", ["weather", "c"])
+async def test_every_event_of_a_response_is_as_described(fields, call):
+    document = await described()
+    content = document["paths"][RESPONSES]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    body = {**INPUT, **fields, "tools": [FUNCTION, {"type": "custom", "name": "c"}], "stream": True}
+    async with http_client(make_ingress(tokens(CALL.replace("weather", call)))) as client:
+        response = await client.post(RESPONSES, json=body)
+    for event in read_events(response.text):
+        check(event, content["itemSchema"], document)
 
 
 async def test_every_field_of_a_request_is_described():
     schemas = (await described())["components"]["schemas"]
-    for kind in (ChatCompletionRequest, CompletionRequest):
+    for kind in (ChatCompletionRequest, CompletionRequest, ResponseRequest):
         assert schemas[kind.__name__]["properties"].keys() == kind.model_fields.keys()
 
 

@@ -1,4 +1,4 @@
-"""openai-agents over chat completions: a loop of calls that ends."""
+"""openai-agents over chat completions and responses: a loop of calls that ends."""
 
 from collections.abc import AsyncIterator
 
@@ -9,19 +9,20 @@ from tests.support.ingresses import MODEL
 from tests.support.one_call import prompt_text
 
 
-@pytest.fixture
-async def agent(url) -> AsyncIterator:
+@pytest.fixture(params=["chat", "responses"])
+async def agent(url, request) -> AsyncIterator:
     agents = pytest.importorskip("agents", reason="openai-agents is not installed")
 
     def weather(city: str) -> str:
         """Tell the weather of a city."""
         return f"sunny in {city}"
 
+    speaks = {"chat": agents.OpenAIChatCompletionsModel, "responses": agents.OpenAIResponsesModel}
     async with openai.AsyncOpenAI(base_url=url, api_key="key", max_retries=0) as client:
         yield agents.Agent(
             name="Guide",
             instructions="Be brief.",
-            model=agents.OpenAIChatCompletionsModel(model=MODEL, openai_client=client),
+            model=speaks[request.param](model=MODEL, openai_client=client),
             tools=[agents.function_tool(weather, strict_mode=False)],
         )
 

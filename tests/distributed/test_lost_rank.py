@@ -10,7 +10,7 @@ import pytest
 
 from gptoss_ray.checkpoint.synthetic import write_checkpoint
 from gptoss_ray.config import ParallelConfig, ServedModelConfig
-from gptoss_ray.errors import UnavailableError
+from gptoss_ray.errors import RequestLostError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from gptoss_ray.ranks.engine_loader import load_engine
 from gptoss_ray.ranks.step_loop import StepLoop
@@ -78,7 +78,7 @@ def test_a_killed_rank_ends_all_requests_of_its_group_so_that_they_can_be_sent_a
     for survivor in futures:
         output, ended_at, is_responsive = survivor.result()
         assert output.finish_reason is FinishReason.ERROR
-        assert type(output.error) is UnavailableError
+        assert type(output.error) is RequestLostError
         assert "send the request again" in str(output.error)
         assert output.position > 0
         assert not is_responsive

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -18,8 +19,6 @@ import pytest
 from tests.support.served_app import ROOT, ServedApp, serve_app, write_config
 
 NUM_RANKS = 2
-LOST_WITHIN_S = 10.0
-"""Generous, for a busy machine; the aim is 2 s."""
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -76,18 +75,18 @@ def stream_all(served: ServedApp, num_streams: int) -> list[list[tuple[str, floa
             return list(pool.map(stream, range(num_streams)))
 
 
-def last_event(client: httpx.Client, number: int, has_begun: Barrier) -> tuple[dict, float]:
-    """Stream a long answer; return its last event, and when it came."""
-    request = completion(f"stream {number}", 1900, min_tokens=1900, stream=True)
-    event: dict = {}
+def long_text(client: httpx.Client, number: int, has_begun: Barrier | None = None) -> str:
+    """Stream a long answer; return its text once it has ended."""
+    request = completion(f"stream {number}", 400, seed=number, min_tokens=400, stream=True)
+    text = ""
     with client.stream("POST", "/v1/completions", json=request) as response:
         assert response.status_code == 200
         for line in response.iter_lines():
             if line.startswith("data: {"):
-                if not event:
+                if not text and has_begun is not None:
                     has_begun.wait(60)
-                event = json.loads(line.removeprefix("data: "))
-    return event, time.monotonic()
+                text += "".join(choice["text"] for choice in json.loads(line[6:])["choices"]) or " "
+    return text
 
 
 def test_a_group_gives_the_answers_of_a_rank_alone_from_all_its_ranks(served, served_group):
@@ -107,22 +106,19 @@ def test_a_prompt_comes_back_to_the_rank_that_has_its_blocks(http):
         assert first["choices"] == second["choices"]
 
 
-def test_a_killed_rank_ends_the_requests_of_all_ranks_and_the_replica_is_replaced(served_group, http):
+def test_all_streams_of_a_group_that_loses_a_rank_go_on_and_the_group_is_whole_again(served_group, http):
     num_streams = 2 * NUM_RANKS
-    has_begun = Barrier(num_streams + 1)
     with ThreadPoolExecutor(num_streams) as pool:
-        streams = [pool.submit(last_event, http, number, has_begun) for number in range(num_streams)]
+        undisturbed = list(pool.map(partial(long_text, http), range(num_streams)))
+        has_begun = Barrier(num_streams + 1)
+        streams = [pool.submit(long_text, http, number, has_begun) for number in range(num_streams)]
         has_begun.wait(60)
         ranks = served_group.processes("EngineRank")
         assert len(ranks) == NUM_RANKS
-        killed_at = time.monotonic()
         ranks[0].kill()
-        ends = [stream.result(60) for stream in streams]
-    for event, ended_at in ends:
-        assert event["error"]["code"] == "unavailable"
-        assert ended_at - killed_at < LOST_WITHIN_S
+        assert [stream.result(300) for stream in streams] == undisturbed
     deadline = time.monotonic() + 120
-    while http.post("/v1/completions", json=completion("hello")).status_code != 200:
+    while len(served_group.processes("EngineRank")) != NUM_RANKS:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert [rank["rank"] for rank in served_group.ask("stats")] == [0, 1]

@@ -230,11 +230,26 @@ def test_a_lost_ingress_frees_the_blocks_of_its_requests(http, served):
     wait_until_served(http)
 
 
-def test_a_lost_rank_is_an_error_to_its_requests_and_is_replaced(http, served):
-    with http.stream("POST", "/v1/completions", json=completion(max_tokens=1900, stream=True)) as response:
+def test_a_stream_whose_rank_is_lost_goes_on_from_the_replica_that_comes_instead(http, served):
+    body = completion(max_tokens=400, min_tokens=400, logprobs=0, stream=True)
+    with http.stream("POST", "/v1/completions", json=body) as response:
+        undisturbed = [event["choices"] for event in events(response)]
+    with http.stream("POST", "/v1/completions", json=body) as response:
         stream = events(response)
-        next(stream)
+        disturbed = [next(stream)["choices"]]
         assert served.ask("kill_ranks") == 1
-        *_, last = stream
-    assert last["error"]["code"] == "unavailable"
-    wait_until_served(http)
+        disturbed += [event["choices"] for event in stream]
+    assert pieces(disturbed) == pieces(undisturbed)
+    assert "gptoss_migrations_total{" in http.get("/metrics").text
+
+
+def pieces(choices):
+    """Return tokens, their log probabilities and the end of a stream, however its events are cut."""
+    flat = [choice for event in choices for choice in event]
+    logprobs = [choice["logprobs"] for choice in flat if choice["logprobs"]]
+    return (
+        [token for each in logprobs for token in each["tokens"]],
+        [logprob for each in logprobs for logprob in each["token_logprobs"]],
+        "".join(choice["text"] for choice in flat),
+        flat[-1]["finish_reason"],
+    )

@@ -21,6 +21,7 @@ from gptoss_ray.protos.gptoss.v1 import chat_pb2_grpc, generation_pb2_grpc, mode
 from gptoss_ray.serving.grpc_rpc import RpcFailedError
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.token_source import TokenSource
 from tests.support.scripted_source import Script, ScriptedSource
 
 MODEL = "org/tiny"
@@ -58,9 +59,9 @@ FORMED = (
 )
 
 
-def make_ingress(source: ScriptedSource | Script, **options: Any) -> Ingress:
-    """Return an ingress of one model over a script."""
-    if not isinstance(source, ScriptedSource):
+def make_ingress(source: TokenSource | Script, **options: Any) -> Ingress:
+    """Return an ingress of one model over a script, or over another source of tokens."""
+    if not hasattr(source, "generate"):
         source = ScriptedSource(source)
     model = ServedModel(
         name=MODEL,

@@ -54,6 +54,14 @@ def _answer(command: str) -> Any:
         for name in names:
             ray.kill(ray.get_actor(name, namespace=RANK_NAMESPACE))
         return len(names)
+    if command == "kill_response_stores":
+        from gptoss_ray.serving.response_store_actor import STORE_NAMESPACE
+
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        stores = [actor["name"] for actor in actors if actor["namespace"] == STORE_NAMESPACE]
+        for name in stores:
+            ray.kill(ray.get_actor(name, namespace=STORE_NAMESPACE))
+        return len(stores)
     raise ValueError(f"unknown command {command!r}")
 
 

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from pydantic_core import to_json
 
 from gptoss_ray.errors import GptossError, InvalidRequestError, OverloadedError, UnavailableError
-from gptoss_ray.serving.responses.events import END_TYPES
+from gptoss_ray.serving.responses.events import END_TYPES, ResponseEvent
 from gptoss_ray.serving.responses.run import ResponseRun
 from gptoss_ray.serving.responses.shared_store import SharedStore
 
@@ -77,30 +77,24 @@ class BackgroundRuns:
             logger.warning("event=background_response_lost response_id=%s error=%s", run.id, error)
 
     async def _tell_all(self, run: ResponseRun, *, keeps_events: bool) -> None:
-        untold: list[bytes] = []
-        telling: asyncio.Task[bool] | None = None
+        """Tell the store all that comes; what comes while it takes some is told together."""
+        news: asyncio.Queue[ResponseEvent | None] = asyncio.Queue()
+        reading = asyncio.create_task(_read(run, news))
         try:
-            async with aclosing(run.events_to_end()) as events:
-                async for event in events:
-                    if keeps_events or event["type"] in _STATE_EVENTS:
-                        untold.append(to_json(event))
-                    if event["type"] in END_TYPES:
-                        break
-                    # While the store takes some events the next ones gather.
-                    if untold and (telling is None or telling.done()):
-                        if telling is not None and not telling.result():
-                            return
-                        telling = asyncio.create_task(self._tell(run, tuple(untold)))
-                        untold = []
-            if telling is None or await telling:
-                await self._tell(run, tuple(untold), is_end=True)
+            is_end = False
+            while not is_end:
+                events = await _gathered(news)
+                if not events:
+                    return
+                is_end = events[-1]["type"] in END_TYPES
+                told = tuple(map(to_json, events)) if keeps_events else ()
+                if is_end or keeps_events or any(event["type"] in _STATE_EVENTS for event in events):
+                    progress = run.progress(told, is_end=is_end)
+                    if not await self._store.advance(run.tenant, run.id, progress):
+                        return
         finally:
-            if telling is not None:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
-
-    async def _tell(self, run: ResponseRun, events: tuple[bytes, ...], *, is_end: bool = False) -> bool:
-        return await self._store.advance(run.tenant, run.id, run.progress(events, is_end=is_end))
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _renew(self) -> None:
         """While there is work, let the store know that this ingress lives, and stop what others cancelled."""
@@ -113,3 +107,25 @@ class BackgroundRuns:
             for response_id in stopped:
                 if task := self._tasks.get(response_id):
                     task.cancel()
+
+
+async def _read(run: ResponseRun, news: asyncio.Queue[ResponseEvent | None]) -> None:
+    """Put a response's events into a queue, and None behind them."""
+    try:
+        async with aclosing(run.events_to_end()) as events:
+            async for event in events:
+                news.put_nowait(event)
+    finally:
+        news.put_nowait(None)
+
+
+async def _gathered(news: asyncio.Queue[ResponseEvent | None]) -> list[ResponseEvent]:
+    """Wait for an event and return all that are there; none at the end."""
+    event = await news.get()
+    events: list[ResponseEvent] = []
+    while event is not None:
+        events.append(event)
+        if news.empty():
+            break
+        event = news.get_nowait()
+    return events

@@ -62,11 +62,12 @@ class ResponseStore:
         now_s = self._clock()
         self._forget_old(now_s)
         shelf = self._shelves.setdefault(response.tenant, TenantShelf())
-        shelf.add(StoreEntry(response, is_ended=response.owner is None, heard_of_s=now_s))
+        entry = StoreEntry(response, is_ended=response.owner is None, heard_of_s=now_s)
+        shelf.add(entry)
         self._note_age(response, now_s)
         if response.owner is not None:
             self._leases[response.owner] = now_s
-        if self._make_room(keep=response.id):
+        if self._make_room(entry):
             return True
         shelf.drop(response.id)
         return False
@@ -116,7 +117,7 @@ class ResponseStore:
         if entry.is_ended:
             return False
         self._shelves[tenant].advance(entry, progress, now_s=self._clock())
-        if self._make_room(keep=response_id):
+        if self._make_room(entry):
             return True
         self._shelves[tenant].drop_events(entry)
         self._end(entry, "failed", OverloadedError("The events of the response are too many to be kept."))
@@ -223,11 +224,13 @@ class ResponseStore:
             _, tenant, response_id = self._by_age.popleft()
             self._shelves[tenant].drop(response_id)
 
-    def _make_room(self, *, keep: str) -> bool:
-        """Drop responses until the rest fits; return whether it does."""
+    def _make_room(self, entry: StoreEntry) -> bool:
+        """Drop others until all fits; return whether it does. One that is too large by itself drops none."""
+        if entry.num_bytes > self._max_bytes:
+            return False
         while len(self) > self._max_responses or self.num_bytes > self._max_bytes:
             largest_first = sorted(self._shelves.values(), key=lambda shelf: -shelf.num_bytes)
-            if not any(shelf.drop_least_used(keep=keep) for shelf in largest_first):
+            if not any(shelf.drop_least_used(keep=entry.kept.id) for shelf in largest_first):
                 return False
         return True
 

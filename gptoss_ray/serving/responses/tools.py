@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Tag
+from pydantic import ConfigDict, Discriminator, Tag, WithJsonSchema
 
 from gptoss_ray.serving.request_fields import Items, RequestFields
+
+_OURS = ("function", "custom", "namespace")
 
 
 class ToolFields(RequestFields):
@@ -45,12 +47,12 @@ class CustomTool(ToolFields):
 class OtherTool(ToolFields):
     """A tool that only its own server has, such as web_search; the model is not shown it."""
 
-    type: str
+    type: Annotated[str, WithJsonSchema({"type": "string", "not": {"enum": [*_OURS]}})]
 
 
 def _kind(tool: Any) -> str:
     kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
-    return f"@{kind}" if kind in ("function", "custom", "namespace") else "@other"
+    return f"@{kind}" if kind in _OURS else "@other"
 
 
 def _kind_in_namespace(tool: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gptoss_ray.config import ParallelConfig
-from gptoss_ray.errors import GroupBrokenError, UnavailableError
+from gptoss_ray.errors import GroupBrokenError, RequestLostError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
 from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.ranks.step_loop import StepLoop
@@ -115,7 +115,7 @@ def test_a_lost_rank_ends_the_requests_of_the_others_so_that_they_can_be_sent_ag
     group.links[2].leave()
     last = group.delivered[0].wait_ended("x")
     assert last.finish_reason is FinishReason.ERROR
-    assert type(last.error) is UnavailableError
+    assert type(last.error) is RequestLostError
     assert "lost a rank" in str(last.error)
     assert last.position == len(group.delivered[0].outputs("x")) - 1
     assert not group.loops[0].is_responsive()

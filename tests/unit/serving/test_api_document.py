@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -10,11 +11,23 @@ from gptoss_ray.serving.openai_types import (
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
+    DrawFields,
     FunctionDefinition,
     SamplingFields,
     StreamOptions,
     ToolDefinition,
 )
+from gptoss_ray.serving.responses.events import ResponseEvent
+from gptoss_ray.serving.responses.input_items import (
+    CallOutputInput,
+    CustomToolCallInput,
+    FunctionCallInput,
+    ItemReference,
+    MessageItem,
+    ReasoningInput,
+)
+from gptoss_ray.serving.responses.request import ReasoningOptions, ResponseRequest, TextOptions
+from gptoss_ray.serving.responses.tools import CustomFormat, CustomTool, FunctionTool, NamespaceTool
 from gptoss_ray.serving.tokenization import DetokenizeRequest, TokenizeRequest
 from tests.support.ingresses import make_ingress
 
@@ -29,7 +42,13 @@ def names_in(*headings):
     return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"[\w./{}-]+", code)}
 
 
+def test_every_event_of_a_response_is_named():
+    kinds = {name for event in get_args(ResponseEvent) for name in get_args(get_type_hints(event)["type"])}
+    assert {name.removeprefix("response.") for name in kinds} - names_in("Responses") == set()
+
+
 BOTH = "Fields of chat and completions"
+RESPONSES = "Fields of responses"
 
 
 @pytest.mark.parametrize(
@@ -44,13 +63,27 @@ BOTH = "Fields of chat and completions"
         (CompletionRequest, (BOTH, "Fields of completions alone")),
         (TokenizeRequest, ("Fields of tokenize and detokenize",)),
         (DetokenizeRequest, ("Fields of tokenize and detokenize",)),
+        (DrawFields, (BOTH,)),
+        (ResponseRequest, (BOTH, RESPONSES)),
+        (ReasoningOptions, (RESPONSES,)),
+        (TextOptions, (RESPONSES,)),
+        (FunctionTool, (RESPONSES,)),
+        (CustomTool, (RESPONSES,)),
+        (CustomFormat, (RESPONSES,)),
+        (NamespaceTool, (RESPONSES,)),
+        (MessageItem, (RESPONSES,)),
+        (ReasoningInput, (RESPONSES,)),
+        (FunctionCallInput, (RESPONSES,)),
+        (CustomToolCallInput, (RESPONSES,)),
+        (CallOutputInput, (RESPONSES,)),
+        (ItemReference, (RESPONSES,)),
     ],
 )
 def test_every_field_is_named(kind, headings):
     assert kind.model_fields.keys() - names_in(*headings) == set()
 
 
-@pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest])
+@pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest, ResponseRequest])
 def test_every_refused_field_is_named(kind):
     assert kind.refused.keys() - names_in("Refused") == set()
 
