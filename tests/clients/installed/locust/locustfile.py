@@ -10,6 +10,7 @@ from locust.exception import StopUser
 FIELDS = {"model": os.environ["MODEL"], "temperature": 0}
 HEADERS = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
 NUM_REQUESTS = int(os.environ["NUM_REQUESTS"])
+NUM_USERS = int(os.environ["NUM_USERS"])
 EXPECTED = os.environ["EXPECTED"]
 
 
@@ -17,11 +18,10 @@ class Asker(HttpUser):
     """Asks the same question over and over."""
 
     num_asked = 0
+    num_stopped = 0
 
     def ask(self, name, read, **fields):
         if Asker.num_asked >= NUM_REQUESTS:
-            # Not from here: it ends this very greenlet.
-            gevent.spawn(self.environment.runner.quit)
             raise StopUser
         Asker.num_asked += 1
         body = FIELDS | {"messages": [{"role": "user", "content": "17 + 25"}]} | fields
@@ -33,6 +33,12 @@ class Asker(HttpUser):
                 response.success()
             else:
                 response.failure(f"answered {content!r}")
+
+    def on_stop(self):
+        Asker.num_stopped += 1
+        if Asker.num_stopped == NUM_USERS:
+            # Not from here: it ends this very greenlet.
+            gevent.spawn(self.environment.runner.quit)
 
     @task
     def whole(self):

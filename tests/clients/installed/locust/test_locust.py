@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.chat_facts import SUM_ANSWER
 
-NUM_REQUESTS = 40
+NUM_REQUESTS, NUM_USERS = 40, 4
 LOCUSTFILE = Path(__file__).parent / "locustfile.py"
 
 
@@ -18,9 +18,13 @@ def load(client, demo):
     def run(expected):
         done = client.run(
             *("locust", "--headless", "--locustfile", str(LOCUSTFILE), "--host", demo.url),
-            *("--users", "4", "--spawn-rate", "4", "--json", "--skip-log"),
+            *("--users", str(NUM_USERS), "--spawn-rate", str(NUM_USERS), "--json", "--skip-log"),
             server=demo,
-            extra={"NUM_REQUESTS": str(NUM_REQUESTS), "EXPECTED": expected},
+            extra={
+                "NUM_REQUESTS": str(NUM_REQUESTS),
+                "NUM_USERS": str(NUM_USERS),
+                "EXPECTED": expected,
+            },
             check=False,
         )
         assert done.stdout, done.stderr
