@@ -1,10 +1,13 @@
 """aider, over chat completions by LiteLLM: it edits a file of a repository and commits."""
 
 import subprocess
+import sys
 
 import pytest
 
 from tests.support.harmony_markup import final
+
+pytestmark = pytest.mark.skipif(sys.version_info >= (3, 13), reason="aider needs Python below 3.13")
 
 BEFORE = "def add(a, b):\n    return a - b\n"
 EDIT = """sums.py

@@ -25,11 +25,12 @@ def benchmark(client, demo):
             "--disable-progress",
         )
         (report,) = json.loads(file.read_text())["benchmarks"]
-        requests = report["requests"]
-        assert not requests["errored"]
-        assert not requests["incomplete"]
-        assert len(requests["successful"]) == NUM_REQUESTS
-        return requests["successful"]
+        state = report["scheduler_state"]
+        assert state["successful_requests"] == state["created_requests"] == NUM_REQUESTS
+        # Of these, guidellm may leave out one at either end of what it takes for the measured time.
+        requests = report["requests"]["successful"]
+        assert len(requests) >= NUM_REQUESTS - 2
+        return requests
 
     return run
 
