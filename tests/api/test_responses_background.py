@@ -250,7 +250,9 @@ async def test_losing_the_store_ends_the_work_and_its_readers_with_an_event(monk
         reading = asyncio.create_task(http.post(URL, json=body(stream=True, background=True)))
         other = await create(http, background=True)
         await until(http, other["id"], "in_progress")
-        (response_id,) = ingress.responses._background._tasks.keys() - {other["id"]}
+        while not (others := ingress.responses._background._tasks.keys() - {other["id"]}):
+            await asyncio.sleep(0.001)
+        (response_id,) = others
         await until(http, response_id, "in_progress")
         store.is_lost = True
         events = read_events((await reading).text)

@@ -7,12 +7,11 @@ import logging
 import uuid
 from contextlib import aclosing
 
-from pydantic_core import to_json
-
 from gptoss_ray.errors import GptossError, InvalidRequestError, OverloadedError, UnavailableError
-from gptoss_ray.serving.responses.events import END_TYPES, ResponseEvent
+from gptoss_ray.serving.responses.events import ResponseEvent
 from gptoss_ray.serving.responses.run import ResponseRun
 from gptoss_ray.serving.responses.shared_store import SharedStore
+from gptoss_ray.serving.responses.stored_response import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +21,7 @@ RENEW_S = 4.0
 RETRY_S = 1.0
 """Until the store is asked again which could not be reached."""
 
-# What a response whose events are not kept tells of itself before its end.
-_STATE_EVENTS = ("response.in_progress", "response.output_item.done")
+_NOTHING = Progress((), None, (), is_end=False)
 
 
 class BackgroundRuns:
@@ -80,18 +78,15 @@ class BackgroundRuns:
         """Tell the store all that comes; what comes while it takes some is told together."""
         news: asyncio.Queue[ResponseEvent | None] = asyncio.Queue()
         reading = asyncio.create_task(_read(run, news))
+        num_told_items = 0
         try:
-            is_end = False
-            while not is_end:
-                events = await _gathered(news)
-                if not events:
+            while events := await _gathered(news):
+                progress = run.progress(events, keeps_events=keeps_events, num_told_items=num_told_items)
+                num_told_items = len(run.writer.output)
+                if progress == _NOTHING:
+                    continue
+                if not await self._store.advance(run.tenant, run.id, progress) or progress.is_end:
                     return
-                is_end = events[-1]["type"] in END_TYPES
-                told = tuple(map(to_json, events)) if keeps_events else ()
-                if is_end or keeps_events or any(event["type"] in _STATE_EVENTS for event in events):
-                    progress = run.progress(told, is_end=is_end)
-                    if not await self._store.advance(run.tenant, run.id, progress):
-                        return
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)

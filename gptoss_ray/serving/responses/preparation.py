@@ -70,10 +70,9 @@ class Preparation:
             UnavailableError: The store, which has one of them, cannot be reached.
         """
         model = self.catalog.find(request.model)
-        tools = ToolTable(request.tools or ())
+        tools = ToolTable(request.tools or (), self.limits.max_tools)
         chat = chat_fields(request, tools)
         check_counts(chat, self.limits)
-        check_size("tools", len(tools.offered), self.limits.max_tools)
         check_size("input", len(request.input), self.limits.max_messages)
         items = await self._items(request, tenant)
         conversation = conversation_of(
@@ -108,7 +107,8 @@ class Preparation:
             store=request.is_stored and self.limits.stores_responses,
         )
         own = [placed.item for placed in items if placed.path != _PREVIOUS]
-        return ResponseRun(tenant, answer, ResponseWriter(response, tools), kept_input(own), self.now)
+        kept = await asyncio.to_thread(kept_input, own) if response["store"] else ()
+        return ResponseRun(tenant, answer, ResponseWriter(response, tools), kept, self.now)
 
     async def _items(self, request: ResponseRequest, tenant: str) -> list[PlacedItem]:
         """Return all items of the conversation: those of earlier responses, then the request's own."""

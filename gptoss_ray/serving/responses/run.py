@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from pydantic_core import to_json
+
 from gptoss_ray.serving.answer import Answer, Usage
 from gptoss_ray.serving.chat import ChatDelta
-from gptoss_ray.serving.responses.events import ResponseEnd, ResponseEvent
+from gptoss_ray.serving.responses.events import END_TYPES, ResponseEnd, ResponseEvent
 from gptoss_ray.serving.responses.objects import ResponseObject
 from gptoss_ray.serving.responses.response_writer import ResponseWriter
 from gptoss_ray.serving.responses.stored_response import (
@@ -113,9 +115,17 @@ class ResponseRun:
             keeps_events,
         )
 
-    def progress(self, events: tuple[bytes, ...], *, is_end: bool) -> Progress:
-        """Return what the response has come to with these events."""
-        return Progress(events, without_output(self.response), stored_items(self.writer.output), is_end)
+    def progress(
+        self, events: Sequence[ResponseEvent], *, keeps_events: bool, num_told_items: int
+    ) -> Progress:
+        """Return what the response has come to with these events, its items behind so many."""
+        tells_state = any("response" in event for event in events)
+        return Progress(
+            tuple(map(to_json, events)) if keeps_events else (),
+            without_output(self.response) if tells_state else None,
+            stored_items(self.writer.output[num_told_items:]),
+            is_end=events[-1]["type"] in END_TYPES,
+        )
 
     def _begin(self) -> list[ResponseEvent]:
         created = [] if self.response["background"] else [*self.writer.create()]

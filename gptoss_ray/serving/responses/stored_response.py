@@ -57,13 +57,13 @@ class Progress:
 
     Attributes:
         events: JSON of its new events; empty where they are not kept.
-        response: As `StoredResponse.response`.
-        output: As `StoredResponse.output`, in place of what was there.
+        response: As `StoredResponse.response`; None: as it was.
+        output: Items that are complete since.
         is_end: Whether nothing follows.
     """
 
     events: tuple[bytes, ...]
-    response: bytes
+    response: bytes | None
     output: tuple[StoredItem, ...]
     is_end: bool
 

@@ -114,7 +114,11 @@ class TenantShelf:
         """Note what a response has come to."""
         entry.heard_of_s = now_s
         self.num_bytes -= entry.num_bytes
-        entry.kept = replace(entry.kept, response=progress.response, output=progress.output)
+        entry.kept = replace(
+            entry.kept,
+            response=entry.kept.response if progress.response is None else progress.response,
+            output=entry.kept.output + progress.output,
+        )
         entry.add_events(progress.events)
         entry.is_ended = progress.is_end
         self._note_running(entry)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gptoss_ray.harmony.prompt import check_name
+from gptoss_ray.serving.chat_prompt import check_size
 from gptoss_ray.serving.openai_types import FunctionDefinition, ToolDefinition
 from gptoss_ray.serving.responses.tool_choice import ToolRef
 from gptoss_ray.serving.responses.tools import CustomTool, FunctionTool, NamespaceTool, ToolFields
@@ -49,24 +50,29 @@ class ToolTable:
     A name that is taken already or too long gets the beginning of a hash of both at its end, so that equal
     tools have equal names in every request of a conversation.
 
+    Args:
+        tools: Of the request.
+        max_tools: Most that the model may be shown.
+
     Raises:
-        InvalidRequestError: A name has other characters than fit into a prompt.
+        InvalidRequestError: There are more, or a name has other characters than fit into a prompt.
     """
 
-    def __init__(self, tools: Sequence[ToolFields]) -> None:
+    def __init__(self, tools: Sequence[ToolFields], max_tools: int) -> None:
         self._by_shown_name: dict[str, OfferedTool] = {}
         self._shown_names: dict[ToolRef, str] = {}
         self.offered: list[OfferedTool] = []
         found = list(_flat(tools))
-        # Names without a namespace are fixed, so they come first.
-        for _, ref, path in sorted(found, key=lambda item: item[1].namespace is not None):
-            self._name(ref, path)
-        for tool, ref, path in found:
-            offered = OfferedTool(
-                ref, isinstance(tool, CustomTool), _definition(tool, self._shown_names[ref]), path
-            )
+        check_size("tools", len(found), max_tools)
+        # Names without a namespace are fixed, so they come first; the order is always the same.
+        for tool in sorted(found, key=lambda tool: (tool.ref.namespace or "", tool.ref.name)):
+            self._name(tool.ref, tool.path)
+        for tool in found:
+            name = self._shown_names[tool.ref]
+            definition = _definition(tool.given, name, tool.heading)
+            offered = OfferedTool(tool.ref, isinstance(tool.given, CustomTool), definition, tool.path)
             self.offered.append(offered)
-            self._by_shown_name[self._shown_names[ref]] = offered
+            self._by_shown_name[name] = offered
 
     def shown_name(self, ref: ToolRef) -> str:
         """Return how the model knows a tool, also one of an earlier request that is no longer offered."""
@@ -105,31 +111,39 @@ def _hashed(ref: ToolRef) -> str:
     return f"{f'{ref.namespace}__{ref.name}'[: MAX_NAME_LENGTH - 13]}_{digest}"
 
 
-def _flat(tools: Sequence[ToolFields]) -> Iterator[tuple[FunctionTool | CustomTool, ToolRef, str]]:
-    """Yield the tools that the model may call, out of their namespaces; the description goes to the first."""
+class _FoundTool(NamedTuple):
+    """A tool of the request; `heading` tells of the namespace that begins with it."""
+
+    given: FunctionTool | CustomTool
+    ref: ToolRef
+    path: str
+    heading: str = ""
+
+
+def _flat(tools: Sequence[ToolFields]) -> Iterator[_FoundTool]:
+    """Yield the tools that the model may call, out of their namespaces."""
     for index, tool in enumerate(tools):
         path = f"tools[{index}]"
         if isinstance(tool, FunctionTool | CustomTool):
-            yield tool, ToolRef(tool.name), path
+            yield _FoundTool(tool, ToolRef(tool.name), path)
         elif isinstance(tool, NamespaceTool):
-            about = f"{tool.name}: {tool.description}" if tool.description else ""
+            heading = f"{tool.name}: {tool.description}" if tool.description else ""
             for number, member in enumerate(tool.tools):
                 if isinstance(member, FunctionTool | CustomTool):
-                    described = "\n".join(filter(None, (about, member.description)))
-                    about = ""
-                    shown = member.model_copy(update={"description": described or None})
-                    yield shown, ToolRef(member.name, tool.name), f"{path}.tools[{number}]"
+                    ref = ToolRef(member.name, tool.name)
+                    yield _FoundTool(member, ref, f"{path}.tools[{number}]", heading)
+                    heading = ""
 
 
-def _definition(tool: FunctionTool | CustomTool, shown_name: str) -> ToolDefinition:
+def _definition(tool: FunctionTool | CustomTool, shown_name: str, heading: str) -> ToolDefinition:
+    described = "\n".join(filter(None, (heading, tool.description)))
+    parameters: dict[str, Any] | None = _CUSTOM_PARAMETERS
+    strict: bool | None = None
     if isinstance(tool, FunctionTool):
-        function = FunctionDefinition(
-            name=shown_name, description=tool.description, parameters=tool.parameters, strict=tool.strict
-        )
-    else:
-        grammar = tool.format.definition if tool.format else None
-        described = "\n\n".join(filter(None, (tool.description, grammar)))
-        function = FunctionDefinition(
-            name=shown_name, description=described or None, parameters=_CUSTOM_PARAMETERS
-        )
+        parameters, strict = tool.parameters, tool.strict
+    elif tool.format is not None and tool.format.definition:
+        described = "\n\n".join(filter(None, (described, tool.format.definition)))
+    function = FunctionDefinition(
+        name=shown_name, description=described or None, parameters=parameters, strict=strict
+    )
     return ToolDefinition(type="function", function=function)

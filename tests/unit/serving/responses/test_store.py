@@ -42,9 +42,9 @@ def running(name, owner="ingress", **fields):
     return replace(response(name, owner=owner, **fields), output=())
 
 
-def progress(*events, status="in_progress", is_end=False, size=0):
-    state = {"status": status, "x": "x" * size}
-    return Progress(events, json.dumps(state).encode(), (StoredItem("o", b'{"id":"o"}'),), is_end)
+def progress(*events, status="in_progress", is_end=False, output=()):
+    items = tuple(StoredItem(name, json.dumps({"id": name}).encode()) for name in output)
+    return Progress(events, json.dumps({"status": status}).encode(), items, is_end)
 
 
 def kept(store, names, tenant="a"):
@@ -159,9 +159,20 @@ def test_one_under_way_cannot_be_gone_on_from():
     store.put(running("r"))
     with pytest.raises(InvalidRequestError):
         store.conversation("a", "r", max_items=9, max_bytes=999)
-    assert store.advance("a", "r", progress(status="completed", is_end=True))
-    assert [item.id for item in store.conversation("a", "r", max_items=9, max_bytes=999)] == ["in-r", "o"]
-    assert store.find_items("a", ["o"]).keys() == {"o"}
+    assert store.advance("a", "r", progress(output=["o"]))
+    assert store.get("a", "r").object() == {"status": "in_progress", "output": [{"id": "o"}]}
+    assert store.advance("a", "r", progress(status="completed", output=["p"], is_end=True))
+    ids = [item.id for item in store.conversation("a", "r", max_items=9, max_bytes=999)]
+    assert ids == ["in-r", "o", "p"]
+    assert store.find_items("a", ids).keys() == set(ids)
+
+
+def test_a_state_that_is_not_told_stays_as_it_was():
+    store = make_store()
+    store.put(running("r"))
+    before = store.get("a", "r").response
+    store.advance("a", "r", Progress((), None, (StoredItem("o", b"{}"),), is_end=False))
+    assert store.get("a", "r").response == before
 
 
 def test_events_are_read_from_any_number_on():

@@ -16,7 +16,7 @@ def namespace(name, *tools):
 
 def table(*tools):
     request = ResponseRequest.model_validate({"model": "m", "input": "", "tools": list(tools)})
-    return ToolTable(request.tools)
+    return ToolTable(request.tools, 16)
 
 
 def shown(tools):
@@ -46,9 +46,15 @@ def test_every_shown_name_leads_back_to_its_tool_and_to_no_other():
 
 
 def test_names_do_not_change_with_the_order_of_tools():
-    one = table(namespace("a", function("b")), function("a__b"))
-    other = table(function("a__b"), namespace("a", function("b")))
-    assert one.shown_name(ToolRef("b", "a")) == other.shown_name(ToolRef("b", "a")) != "a__b"
+    tools = [
+        namespace("a", function("b"), function("b__c")),
+        namespace("a__b", function("c")),
+        function("a__b"),
+    ]
+    one, other = table(*tools), table(*reversed(tools))
+    for ref in (ToolRef("b", "a"), ToolRef("b__c", "a"), ToolRef("c", "a__b")):
+        assert one.shown_name(ref) == other.shown_name(ref)
+    assert one.shown_name(ToolRef("b", "a")) != "a__b"
 
 
 def test_a_name_too_long_for_a_header_is_cut_and_stays_unlike_others():
@@ -78,3 +84,10 @@ def test_names_that_cannot_stand_in_a_prompt_are_named(name):
         with pytest.raises(InvalidRequestError) as caught:
             table(*tools)
         assert caught.value.param == param
+
+
+def test_tools_in_namespaces_count():
+    table(*[function(f"f{number}") for number in range(16)])
+    with pytest.raises(InvalidRequestError) as caught:
+        table(namespace("n", *[function(f"f{number}") for number in range(17)]))
+    assert caught.value.param == "tools"
