@@ -21,7 +21,7 @@ WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 WEATHER_CALL = {"name": "get_weather", "arguments": {"city": "Paris"}}
 WEATHER_RESULT = '{"temperature": 21}'
 WEATHER_ANSWER = "The temperature is 21."
-WEATHER_TOOL = {
+WEATHER_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -63,8 +63,12 @@ def chat_logprobs(server: Server, messages: list[dict[str, Any]]) -> list[list[A
 
 
 def weather_usage(server: Server) -> dict[str, int]:
-    """Return what the two answers of the weather's conversation cost: call, then answer."""
-    fields = {"model": server.model, "temperature": 0, "tools": [WEATHER_TOOL]}
+    """Return what the two answers of the weather's conversation cost: call, then answer.
+
+    Agents hold calls to their schema.
+    """
+    strict = {"type": "function", "function": WEATHER_TOOL["function"] | {"strict": True}}
+    fields = {"model": server.model, "temperature": 0, "tools": [strict]}
     first = server.post("/v1/chat/completions", messages=WEATHER, **fields)
     said = first["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": WEATHER_RESULT}

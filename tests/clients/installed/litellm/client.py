@@ -5,6 +5,7 @@ import os
 import sys
 
 import litellm
+import openai
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -61,7 +62,7 @@ def refusals(provider, messages):
     def refused(**fields):
         try:
             _ask(provider, **({"messages": messages} | fields))
-        except litellm.exceptions.OpenAIError as error:
+        except openai.OpenAIError as error:
             return type(error).__name__
 
     long = [{"role": "user", "content": "no way " * 9999}]
