@@ -5,11 +5,11 @@ BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
-SLOW    := oracle or soak or gpu or ep or hosts or clients
+SLOW    := oracle or soak or gpu or ep or hosts or browser or clients
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-clients \
-        test-sanitize train-demo clean
+.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-browser \
+        test-clients test-sanitize train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,6 +50,10 @@ test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts
+
+# No browser is downloaded: Chromium is Debian's, or that of CHROMIUM. axe-core comes from npm.
+test-browser: $(VENV)/.browser-installed ## the chat page in Chromium (CHROMIUM=..., else the one on the path; node, npm)
+	$(BIN)/python -m pytest -m browser
 
 test-clients: $(VENV)/.dev-installed ## other people's clients, installed (PyPI, npm; 5 GB) and run; writes docs/clients.md
 	$(BIN)/python -m pytest -m clients tests/clients/installed -p tests.support.clients_table --table docs/clients.md
@@ -95,3 +99,10 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt setup.py | $(VENV)/.nativ
 	$(PIP) install --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.serve-installed
+
+$(VENV)/.browser-installed: tests/browser/requirements.txt tests/browser/package.json | $(VENV)/.dev-installed
+	$(PIP) install --quiet --requirement tests/browser/requirements.txt
+	mkdir -p build/browser
+	cp tests/browser/package.json build/browser/
+	npm install --prefix build/browser --no-audit --no-fund --no-package-lock --silent
+	@touch $@

@@ -171,6 +171,7 @@ class ServingConfig(_Frozen):
         (), description="Any of them opens every path; none: no key needed."
     )
     api_keys_env: str | None = Field(None, description="Environment variable with comma-separated keys.")
+    page: bool = Field(True, description="The chat page at `/`, whose files need no key.")
     limits: LimitsConfig = LimitsConfig()
 
     @field_validator("api_keys")

@@ -46,7 +46,13 @@ class IngressDeployment(Ingress):
         streams = TokenStreams()
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
         self._store = shared_store(serve.get_replica_context().app_name, config.limits)
-        super().__init__(models, api_keys=config.resolve_api_keys(), limits=config.limits, store=self._store)
+        super().__init__(
+            models,
+            api_keys=config.resolve_api_keys(),
+            limits=config.limits,
+            page=config.page,
+            store=self._store,
+        )
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
         gc.collect()

@@ -1,4 +1,4 @@
-"""The HTTP routes: OpenAI's chat, completions and models, and health."""
+"""The HTTP routes: OpenAI's chat, completions and models, health, and the chat page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 
 from gptoss_ray.errors import GptossError, InvalidRequestError, NotFoundError, UnavailableError
 from gptoss_ray.serving.answer import Answer, Usage
+from gptoss_ray.serving.auth import PUBLIC_PATHS
+from gptoss_ray.serving.chat_page import ChatPage
 from gptoss_ray.serving.http_body import parse_body
 from gptoss_ray.serving.http_gate import HttpGate
 from gptoss_ray.serving.metrics import CONTENT_TYPE
@@ -65,11 +67,18 @@ DeltaT = TypeVar("DeltaT")
 def build_fastapi_app(ingress: Ingress, *, echo_request_id: bool = True) -> FastAPI:
     """Return the HTTP side of an ingress; without the echo where a proxy in front does it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(HttpGate, api_keys=ingress.api_keys, echo_request_id=echo_request_id)
+    page = ChatPage.load() if ingress.has_page else ChatPage(())
+    app.add_middleware(
+        HttpGate,
+        api_keys=ingress.api_keys,
+        public_paths=PUBLIC_PATHS | page.paths,
+        echo_request_id=echo_request_id,
+    )
     app.add_exception_handler(HTTPException, _route_error)
     handlers = _Handlers(ingress)
     for route in handlers.routes:
         app.add_api_route(route.path, route.handler, methods=list(route.methods))
+    app.router.routes.extend(page.routes)
     return app
 
 

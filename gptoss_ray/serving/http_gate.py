@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gptoss_ray.serving.auth import PUBLIC_PATHS, ApiKeys
+from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.status_codes import as_client_error, error_object, http_headers, status_of
 
 logger = logging.getLogger(__name__)
@@ -19,11 +19,17 @@ _SAFE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class HttpGate:
-    """ASGI middleware; a route finds `request_id` and `tenant` in `request.state`."""
+    """ASGI middleware; a route finds `request_id` and `tenant` in `request.state`.
 
-    def __init__(self, app: ASGIApp, *, api_keys: ApiKeys, echo_request_id: bool) -> None:
+    `public_paths` open without a key; below a route prefix they begin behind it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, api_keys: ApiKeys, public_paths: frozenset[str], echo_request_id: bool
+    ) -> None:
         self._app = app
         self._api_keys = api_keys
+        self._public_paths = public_paths
         self._echo_request_id = echo_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +57,7 @@ class HttpGate:
 
         try:
             tenant = ""
-            if scope["path"] not in PUBLIC_PATHS:
+            if _route_path(scope) not in self._public_paths:
                 tenant = self._api_keys.tenant(headers.get("authorization"), headers.get("x-api-key"))
             scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
             await self._app(scope, receive, send_with_id)
@@ -70,6 +76,12 @@ class HttpGate:
                 status,
                 time.monotonic() - start_s,
             )
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path as the router reads it: behind the prefix under which the app is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _request_id(given: str | None) -> str:

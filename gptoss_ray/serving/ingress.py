@@ -55,14 +55,16 @@ class Ingress(GrpcMethods):
         *,
         api_keys: Iterable[str] = (),
         limits: LimitsConfig | None = None,
+        page: bool = True,
         store: SharedStore | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve `models`; `clock` returns Unix time in seconds.
+        """Serve `models`, and the chat page; `clock` returns Unix time in seconds.
 
         Responses are kept in `store`, without one in this process.
         """
         self.limits = limits or LimitsConfig()
+        self.has_page = page
         self.metrics = IngressMetrics()
         self.catalog = ModelCatalog(map(self._journaled, models))
         self.api_keys = ApiKeys(api_keys)

@@ -73,6 +73,8 @@ def _announce(console: Console, file: ServeFile) -> None:
     """Print the addresses and a sample question with its answer."""
     http = file.schema.http_options
     console.print(f"ready in {time.time() - psutil.Process().create_time():.1f} s")
+    if file.serving.page:
+        console.print(f"page  {file.base_url}/")
     console.print(f"HTTP  {file.base_url}/v1")
     console.print(f"gRPC  {http.host}:{file.schema.grpc_options.port}")
     keys = file.serving.resolve_api_keys()

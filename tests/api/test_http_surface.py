@@ -63,7 +63,9 @@ async def test_health_is_that_of_the_replicas_and_live_that_of_the_process():
 async def test_no_path_but_health_opens_without_a_key(method, path):
     async with http_client(keyed()) as client:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "wrong"}):
-            response = await client.request(method, path, json=BODY, headers=headers)
+            # Whole addresses: of `//health` alone, httpx makes the root of a host called health.
+            url = f"http://testserver{path}"
+            response = await client.request(method, url, json=BODY, headers=headers)
             assert response.status_code == 401
             assert response.headers["www-authenticate"] == "Bearer"
             assert response.json()["error"]["code"] == "invalid_api_key"

@@ -29,6 +29,7 @@ from gptoss_ray.serving.haproxy import find_haproxy
 from gptoss_ray.serving.open_ports import open_ports
 from tests.support.serve_command import ServeCommand, serve_command
 from tests.support.served_app import API_KEY, write_config
+from tests.support.served_page import check_chat_page
 
 INGRESS = "ServeReplica:gptoss:Ingress"
 DIRECT_HTTP_PORTS = range(30_000, 31_001)
@@ -162,6 +163,10 @@ def test_the_request_id_comes_back_once(server):
     assert given.headers.get_list("x-request-id") == ["mine"]
     (made,) = server.http.get("/v1/models").headers.get_list("x-request-id")
     assert made
+
+
+def test_the_chat_page_comes_through_haproxy_as_it_is(server):
+    check_chat_page(str(server.http.base_url))
 
 
 def test_errors_keep_their_status_over_both_protocols(server):

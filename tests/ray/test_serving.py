@@ -20,6 +20,7 @@ from gptoss_ray.protos.gptoss.v1 import (
 )
 from tests.support.eval_harness import EvalHarness
 from tests.support.served_app import ServedApp
+from tests.support.served_page import check_chat_page
 
 
 @pytest.fixture
@@ -253,3 +254,7 @@ def pieces(choices):
         "".join(choice["text"] for choice in flat),
         flat[-1]["finish_reason"],
     )
+
+
+def test_the_chat_page_comes_through_the_proxy_as_it_is(served):
+    check_chat_page(served.base_url)

@@ -14,6 +14,8 @@ import grpc
 import httpx
 import uvicorn
 from grpc_health.v1 import health_pb2_grpc
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.vocabulary import SHIPPED_FILE, control_tokens, shipped_ranks
@@ -82,16 +84,17 @@ def http_client(ingress: Ingress, **options: Any) -> httpx.AsyncClient:
 
 
 @contextmanager
-def http_server(ingress: Ingress) -> Iterator[str]:
-    """Serve the app on loopback in a thread of its own; yield its base URL."""
+def http_server(ingress: Ingress, prefix: str = "") -> Iterator[str]:
+    """Serve the app on loopback in a thread of its own, below a route prefix; yield its base URL."""
+    app = Starlette(routes=[Mount(prefix, build_fastapi_app(ingress))])
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # A client may be faster than the thread.
-    server = uvicorn.Server(uvicorn.Config(build_fastapi_app(ingress), log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}{prefix}"
     finally:
         server.should_exit = True
         thread.join()
