@@ -10,7 +10,7 @@ SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or clients
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-hosts \
-        test-browser test-sanitize fuzz train-demo clean
+        test-browser test-clients test-sanitize fuzz train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built i
 # No browser is downloaded: Chromium is Debian's, or that of CHROMIUM. axe-core comes from npm.
 test-browser: $(VENV)/.browser-installed ## the chat page in Chromium (CHROMIUM=..., else the one on the path; node, npm)
 	$(BIN)/python -m pytest -m browser
+
+test-clients: $(VENV)/.dev-installed ## other people's clients, installed (PyPI, npm; 5 GB) and run; writes docs/clients.md
+	$(BIN)/python -m pytest -m clients tests/clients/installed -p tests.support.clients_table --table docs/clients.md
 
 # The sanitizers go first, and C++ with them: Python has no C++ of its own for them to find.
 test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sanitizers of memory and undefined behaviour (minutes)
