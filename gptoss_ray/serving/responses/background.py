@@ -39,13 +39,12 @@ class BackgroundRuns:
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
         self._renewing: asyncio.Task[None] | None = None
 
-    async def start(self, run: ResponseRun, *, keeps_events: bool) -> None:
-        """Keep a response and begin to work on it.
+    def check_room(self) -> None:
+        """Raise where no further response can be worked on.
 
         Raises:
-            OverloadedError: So many are worked on already, or the store has no room.
+            OverloadedError: So many are worked on already.
             InvalidRequestError: The configuration allows none.
-            UnavailableError: The store cannot be reached.
         """
         if not self._max_runs:
             raise InvalidRequestError("background is not allowed here; leave it out.", param="background")
@@ -54,6 +53,15 @@ class BackgroundRuns:
                 f"{self._max_runs} responses are worked on in the background already; try again later.",
                 param="background",
             )
+
+    async def start(self, run: ResponseRun, *, keeps_events: bool) -> None:
+        """Keep a response and begin to work on it.
+
+        Raises:
+            OverloadedError: So many are worked on already, or the store has no room.
+            UnavailableError: The store cannot be reached.
+        """
+        self.check_room()
         self._tasks[run.id] = None
         try:
             if not await self._store.put(run.stored(owner=self._owner, keeps_events=keeps_events)):

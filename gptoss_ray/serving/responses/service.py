@@ -87,12 +87,13 @@ class ResponseService:
         return input_page((await self._store.get(tenant, response_id)).input, page)
 
     async def _prepare(self, request: ResponseRequest, tenant: str, request_id: str) -> ResponseRun:
-        if request.background and not (request.is_stored and self._limits.stores_responses):
-            raise InvalidRequestError(
-                "background needs a response that is stored"
-                + ("; set store to true." if self._limits.stores_responses else ", and none is kept here."),
-                param="background",
-            )
+        if request.background:
+            if not (request.is_stored and self._limits.stores_responses):
+                remedy = "set store to true" if self._limits.stores_responses else "none is kept here"
+                raise InvalidRequestError(
+                    f"background needs a response that is stored; {remedy}.", param="background"
+                )
+            self._background.check_room()
         key = abort_key(tenant, request_id)
         return await self._preparation.run(request, tenant=tenant, abort_key=key)
 
