@@ -52,8 +52,8 @@ class IngressDeployment(Ingress):
             models,
             api_keys=config.resolve_api_keys(),
             limits=config.limits,
-            store=self._store,
             page=config.page,
+            store=self._store,
         )
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
