@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
-from gptoss_ray.serving.chat import ChatChoice, ChatDelta
+from gptoss_ray.serving.chat import ChatChoice
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import CompletionChoice
 from gptoss_ray.serving.resumption_types import Resumption

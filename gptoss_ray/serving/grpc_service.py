@@ -10,7 +10,8 @@ from contextlib import aclosing
 
 from gptoss_ray.protos.gptoss.v1 import chat_pb2, generation_pb2
 from gptoss_ray.serving.answer import Answer
-from gptoss_ray.serving.chat import ChatDelta, fold_chat
+from gptoss_ray.serving.chat import fold_chat
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import fold_completion
 from gptoss_ray.serving.grpc_answers import ChatPieces, GenerationPieces, chat_response, generate_response

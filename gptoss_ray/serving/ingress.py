@@ -31,7 +31,8 @@ from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.serving.answer import Answer
 from gptoss_ray.serving.auth import ApiKeys
-from gptoss_ray.serving.chat import ChatDelta, start_chat
+from gptoss_ray.serving.chat import start_chat
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods

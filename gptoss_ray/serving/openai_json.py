@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 from pydantic_core import to_json
 
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
-from gptoss_ray.serving.chat import ChatChoice, ChatDelta, ToolCallDelta, fold_chat
+from gptoss_ray.serving.chat import ChatChoice, fold_chat
+from gptoss_ray.serving.chat_assembler import ChatDelta, ToolCallDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import CompletionChoice, fold_completion
 from gptoss_ray.serving.openai_answers import (

@@ -8,7 +8,8 @@ import pytest
 
 from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.serving.answer import Usage
-from gptoss_ray.serving.chat import ChatDelta, fold_chat
+from gptoss_ray.serving.chat import fold_chat
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.completions import fold_completion
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 from tests.support.ingresses import ALIAS, CALL, MODEL, encoding, make_ingress, tokens
