@@ -121,7 +121,7 @@ class _Handlers:
             Route(("GET",), "/version", self.version, Version),
             Route(("GET",), "/openapi.json", self.openapi, dict[str, Any]),
         )
-        self._openapi = openapi_document(self.routes, needs_key=ingress.api_keys.are_needed)
+        self._openapi: dict[str, Any] | None = None
 
     async def chat_completions(self, request: Request) -> Response:
         """Answer a chat, as a whole or as events."""
@@ -174,6 +174,10 @@ class _Handlers:
 
     async def openapi(self) -> Response:
         """Describe all of this."""
+        if self._openapi is None:
+            # Takes a second, and few ever ask: in a thread, when the first does.
+            needs_key = self._ingress.api_keys.are_needed
+            self._openapi = await asyncio.to_thread(openapi_document, self.routes, needs_key=needs_key)
         return JSONResponse(self._openapi)
 
     async def tokenize(self, request: Request) -> Response:
