@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from gptoss_ray.client import AsyncClient, chat_request
+from gptoss_ray.protos.gptoss.v1 import chat_pb2, chat_pb2_grpc
 from gptoss_ray.serving.auth import PUBLIC_PATHS, PUBLIC_RPCS, ApiKeys
 from gptoss_ray.serving.chat_page import ChatPage
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS

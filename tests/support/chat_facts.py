@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.support.client_servers import Server
+from tests.support.harmony_markup import reasoned
 
 SUM = [{"role": "user", "content": "17 + 25"}]
 SUM_ANSWER = "17 + 25 = 42."
@@ -36,13 +37,25 @@ WEATHER_TOOL: dict[str, Any] = {
 }
 
 
+def count(server: Server, **fields: Any) -> int:
+    """Return the number of tokens of a raw `prompt`, or of a chat with the beginning of its answer."""
+    return int(server.post("/tokenize", model=server.model, **fields)["count"])
+
+
 def chat_facts(server: Server, messages: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-    """Return what a client shows of a greedy answer: text, reasoning, how it ended, tokens."""
+    """Return what a client shows of a greedy answer: text, reasoning, how it ended, tokens.
+
+    The tokens are counted again, by `/tokenize`.
+    """
     answer = server.post(
         "/v1/chat/completions", model=server.model, messages=messages, temperature=0, **fields
     )
     (choice,) = answer["choices"]
     usage = answer["usage"]
+    said = choice["message"]["reasoning"], choice["message"]["content"]
+    assert usage["prompt_tokens"] == count(server, messages=messages)
+    assert usage["completion_tokens"] == count(server, prompt=reasoned(*said))
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == count(server, prompt=said[0])
     return {
         "content": choice["message"]["content"],
         "reasoning": choice["message"]["reasoning"],

@@ -12,6 +12,11 @@ def final(text: str) -> str:
     return f"<|channel|>final<|message|>{text}<|return|>"
 
 
+def reasoned(reasoning: str, text: str) -> str:
+    """Return a thought and an answer."""
+    return f"<|channel|>analysis<|message|>{reasoning}<|end|><|start|>assistant{final(text)}"
+
+
 def call(reasoning: str, function: str, **arguments: Any) -> str:
     """Return a thought and the call of a function."""
     return (

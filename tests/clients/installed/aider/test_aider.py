@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.support.harmony_markup import final
+from tests.support.harmony_markup import final, reasoned
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 13), reason="aider needs Python below 3.13")
 
@@ -19,7 +19,6 @@ $line
 >>>>>>> REPLACE
 ```
 """
-THINKS = "<|channel|>analysis<|message|>It subtracts.<|end|><|start|>assistant"
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def run(client, ruled, repository, *options):
 def test_an_edit_is_applied_and_committed_in_the_words_of_the_model(client, ruled, repository):
     ruled.say(
         (r"commit message.*\+    return a \+ b", final("fix: add adds")),
-        (r"(?P<line>    return a - b).*Correct the sum", THINKS + final(EDIT)),
+        (r"(?P<line>    return a - b).*Correct the sum", reasoned("It subtracts.", EDIT)),
     )
     output = run(client, ruled, repository)
     assert (repository / "sums.py").read_text() == "def add(a, b):\n    return a + b\n"

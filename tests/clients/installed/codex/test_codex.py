@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.harmony_markup import asked, call, final, result_of
+from tests.support.chat_facts import count
+from tests.support.harmony_markup import asked, call, final, reasoned, result_of
 from tests.support.readme import readme_example
 
 TASK = "Put 4711 into made.txt."
@@ -97,12 +98,12 @@ def test_a_call_of_a_namespaced_tool_reaches_that_tool(codex, ruled):
 
 
 def test_the_tokens_of_a_turn_are_those_that_the_server_counts(codex, ruled):
-    output = "<|channel|>analysis<|message|>I see.<|end|><|start|>assistant" + final("Done.")
+    output = reasoned("I see.", "Done.")
     ruled.say((TASK, output))
     events = codex(TASK)
     (turn,) = (event for event in events if event["type"] == "turn.completed")
-    assert turn["usage"]["output_tokens"] == ruled.post("/tokenize", prompt=output)["count"]
-    assert turn["usage"]["reasoning_output_tokens"] == ruled.post("/tokenize", prompt="I see.")["count"]
+    assert turn["usage"]["output_tokens"] == count(ruled, prompt=output)
+    assert turn["usage"]["reasoning_output_tokens"] == count(ruled, prompt="I see.")
     assert messages(events) == ["Done."]
 
 

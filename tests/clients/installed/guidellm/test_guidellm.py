@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.chat_facts import SUM, SUM_ANSWER, chat_facts
+from tests.support.chat_facts import SUM, SUM_ANSWER, chat_facts, count
 from tests.support.served_app import ROOT
 
 NUM_REQUESTS = 4
@@ -43,15 +43,14 @@ def test_synthetic_chats_have_the_tokens_that_were_asked_for(benchmark, demo):
     requests = benchmark("/v1/chat/completions", "kind=synthetic_text,prompt_tokens=32,output_tokens=12")
     for request in requests:
         assert request["output_tokens"] == 12
-        read = demo.post("/tokenize", model=demo.model, messages=body(request)["messages"])["count"]
-        assert request["prompt_tokens"] == read
+        assert request["prompt_tokens"] == count(demo, messages=body(request)["messages"])
 
 
 def test_synthetic_completions_have_the_tokens_that_were_asked_for(benchmark, demo):
     requests = benchmark("/v1/completions", "kind=synthetic_text,prompt_tokens=32,output_tokens=12")
     for request in requests:
         assert request["output_tokens"] == 12
-        assert request["prompt_tokens"] == demo.post("/tokenize", prompt=body(request)["prompt"])["count"]
+        assert request["prompt_tokens"] == count(demo, prompt=body(request)["prompt"])
 
 
 def test_chats_of_a_file_are_answered_as_the_server_answers_them(benchmark, client, demo):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.support.harmony_markup import asked, call, final, result_of
+from tests.support.chat_facts import count
+from tests.support.harmony_markup import asked, call, final, reasoned, result_of
 
 TASK = "Put 4711 into made.txt."
 WRITES = {"command": "echo 4711 > made.txt && cat made.txt", "description": "Writes the file"}
@@ -77,11 +78,10 @@ def test_a_file_is_read_and_edited_in_two_calls(client, ruled, project):
 
 
 def test_the_tokens_of_each_step_are_those_that_the_server_counts(client, ruled, project):
-    ruled.say(TITLE, (TASK, "<|channel|>analysis<|message|>I see.<|end|><|start|>assistant" + final("Done.")))
+    output = reasoned("I see.", "Done.")
+    ruled.say(TITLE, (TASK, output))
     (step,) = parts(run(client, ruled, project, TASK), "step_finish")
-    reasoning = ruled.post("/tokenize", prompt="I see.")["count"]
-    assert (step["reason"], step["tokens"]["reasoning"]) == ("stop", reasoning)
-    markup = "<|channel|>analysis<|message|>I see.<|end|><|start|>assistant" + final("Done.")
-    count = ruled.post("/tokenize", prompt=markup)["count"]
-    assert step["tokens"]["output"] + step["tokens"]["reasoning"] == count
-    assert step["tokens"]["total"] == step["tokens"]["input"] + count
+    tokens = step["tokens"]
+    assert (step["reason"], tokens["reasoning"]) == ("stop", count(ruled, prompt="I see."))
+    assert tokens["output"] + tokens["reasoning"] == count(ruled, prompt=output)
+    assert tokens["total"] == tokens["input"] + count(ruled, prompt=output)
