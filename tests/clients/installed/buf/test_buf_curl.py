@@ -54,6 +54,9 @@ def test_reflection_lists_the_methods(curl):
         "gptoss.v1.GenerationService/Generate",
         "gptoss.v1.GenerationService/StreamGenerate",
         "gptoss.v1.ModelService/ListModels",
+        "gptoss.v1.ResponsesService/StreamResponse",
+        "gptoss.v1.ServerService/AbortRequest",
+        "gptoss.v1.TokenizeService/Tokenize",
         "grpc.health.v1.Health/Check",
     } <= set(listed)
 
@@ -70,7 +73,7 @@ def test_a_unary_call_has_answer_reasoning_and_usage_of_the_server(curl, demo):
 
 
 def test_a_stream_adds_up_to_the_same(curl, demo):
-    done = curl("--data", json.dumps(REQUEST), method="/gptoss.v1.ChatService/StreamChat")
+    done = curl("--data", json.dumps({"chat": REQUEST}), method="/gptoss.v1.ChatService/StreamChat")
     pieces = messages(done.stdout)
     assert len(pieces) > 3
     assert "".join(piece.get("choice", {}).get("content", "") for piece in pieces) == SUM_ANSWER
