@@ -16,6 +16,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import ASGIApp
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.vocabulary import SHIPPED_FILE, control_tokens, shipped_ranks
@@ -86,7 +87,9 @@ def http_client(ingress: Ingress, **options: Any) -> httpx.AsyncClient:
 @contextmanager
 def http_server(ingress: Ingress, prefix: str = "") -> Iterator[str]:
     """Serve the app on loopback in a thread of its own, below a route prefix; yield its base URL."""
-    app = Starlette(routes=[Mount(prefix, build_fastapi_app(ingress))])
+    app: ASGIApp = build_fastapi_app(ingress)
+    if prefix:  # A mount finds no path with a line feed in it.
+        app = Starlette(routes=[Mount(prefix, app)])
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # A client may be faster than the thread.
