@@ -87,7 +87,9 @@ async def test_an_unknown_model_is_a_404_that_names_the_served_ones():
     assert (await send("GET", "/v1/models/gpt-9"))[0] == 404
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/chat/completions/", "/v1/response", "/docs", "/tokenize/"])
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v1/chat/completions/", "/v1/embeddings", "/docs", "/tokenize/", "/page"]
+)
 async def test_an_unknown_route_is_a_404(path):
     status, _, error = await send("POST", path)
     assert (status, error["code"]) == (404, "not_found")
