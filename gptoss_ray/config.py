@@ -119,6 +119,9 @@ class LimitsConfig(_Frozen):
     max_remembered_calls: int = Field(
         16_384, ge=0, description="Tool calls whose reasoning an ingress gives back to clients that drop it."
     )
+    max_unread_tokens: int = Field(
+        1024, ge=16, description="Of a choice; when its reader is further behind, its sequence pauses."
+    )
     max_remembered_reasoning_bytes: int = Field(32 << 20, ge=0, description="Memory for that.")
     max_migrations: int = Field(
         5, ge=0, le=100, description="How often a request whose rank is lost goes on elsewhere; 0: never."

@@ -121,6 +121,7 @@ class GenerationRequest:
         cache_salt: Prefix-cache entries are shared only between requests of equal salt (one per tenant).
         share: Of a full replica, beside the other tenants whose requests wait.
         sink_id: The ingress replica whose token stream carries the output.
+        abort_key: Requests of one key are aborted together; empty: by their own ids alone.
     """
 
     request_id: str
@@ -130,6 +131,7 @@ class GenerationRequest:
     cache_salt: str = ""
     share: float = 1.0
     sink_id: str = ""
+    abort_key: str = ""
 
 
 class TokenLogprobs(NamedTuple):

@@ -13,6 +13,7 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, InternalError, InvalidRequestError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
 from gptoss_ray.parallel.membership import GroupMembership
+from gptoss_ray.ranks.abort_keys import AbortKeys
 from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.load_progress import LoadProgress
 from gptoss_ray.ranks.rank_facts import RankFacts, read_facts
@@ -73,6 +74,7 @@ class EngineRank:
         self._outbox = SinkOutbox(self._abort_lost)
         self._ended: dict[str, asyncio.Future[TokenOutput]] = {}
         self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
+        self._abort_keys = AbortKeys()
         self._num_messages = 0
         self._prepared: Transformer | None = None
 
@@ -161,8 +163,14 @@ class EngineRank:
         # A caller that is cancelled sends an abort next: what it then finds must be whole.
         submission = asyncio.create_task(self._submit(request))
         self._submissions[request_id] = submission
-        submission.add_done_callback(lambda _: self._submissions.pop(request_id))
+        self._abort_keys.add(request)
+        submission.add_done_callback(lambda _: self._submitted(request_id))
         return await asyncio.shield(submission)
+
+    def _submitted(self, request_id: str) -> None:
+        del self._submissions[request_id]
+        if request_id not in self._ended:
+            self._abort_keys.discard(request_id)
 
     async def _submit(self, request: GenerationRequest) -> GptossError | None:
         engine, loop = self._running()
@@ -203,6 +211,13 @@ class EngineRank:
             await asyncio.wait((submission,))
         if self._loop is not None:
             await asyncio.wrap_future(self._loop.abort((request_id,)))
+
+    async def abort_key(self, key: str) -> int:
+        """End the requests of a key; return how many there were."""
+        request_ids = self._abort_keys.ids(key)
+        for request_id in request_ids:
+            await self.abort(request_id)
+        return len(request_ids)
 
     async def token_stream(self, sink_id: str) -> AsyncGenerator[list[TokenOutput], None]:
         """Yield one list of outputs per step, or per several steps where the reader lags."""
@@ -309,6 +324,7 @@ class EngineRank:
             for output in outputs:
                 if output.finish_reason is not None:
                     self._ended.pop(output.request_id).set_result(output)
+                    self._abort_keys.discard(output.request_id)
 
     def _abort_lost(self, request_ids: Iterable[str]) -> None:
         if self._loop is not None:

@@ -199,6 +199,10 @@ class RankGroup:
         refusal: GptossError | None = await submission
         return refusal
 
+    async def abort(self, abort_key: str) -> int:
+        """End the requests of a key on every rank; return how many there were."""
+        return sum(await self._ask_all("abort_key", abort_key))
+
     def _wake_all_but(self, rank: Rank) -> None:
         """Spare the first request after idleness the wait for a heartbeat; nobody waits for the call."""
         for other in self._ranks:

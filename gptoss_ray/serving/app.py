@@ -26,6 +26,7 @@ from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
 from gptoss_ray.serving.response_store_actor import ActorStore, shared_store
+from gptoss_ray.serving.stream_pacing import pace_replica_streams
 from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
 INGRESS = "Ingress"
@@ -48,7 +49,8 @@ class IngressDeployment(Ingress):
     def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
         bind_replica_to_node_address()
         check_exposure(deployed_hosts(), config)
-        streams = TokenStreams()
+        pace_replica_streams()
+        streams = TokenStreams(config.limits.max_unread_tokens)
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
         self._store = shared_store(serve.get_replica_context().app_name, config.limits)
         super().__init__(

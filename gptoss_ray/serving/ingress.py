@@ -22,14 +22,17 @@ reflection and `ray.serve.RayServeAPIService` itself, before any code of this mo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from gptoss_ray.config import LimitsConfig
+from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.serving.answer import Answer
 from gptoss_ray.serving.auth import ApiKeys
-from gptoss_ray.serving.chat import ChatDelta, start_chat
+from gptoss_ray.serving.chat import start_chat
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
@@ -40,6 +43,7 @@ from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
+from gptoss_ray.serving.request_id import abort_key
 from gptoss_ray.serving.responses.preparation import Preparation
 from gptoss_ray.serving.responses.service import ResponseService
 from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
@@ -94,7 +98,9 @@ class Ingress(GrpcMethods):
         """Unix time in seconds."""
         return int(self._clock())
 
-    async def chat(self, request: ChatCompletionRequest, *, tenant: str) -> Answer[ChatDelta]:
+    async def chat(
+        self, request: ChatCompletionRequest, *, tenant: str, request_id: str = ""
+    ) -> Answer[ChatDelta]:
         """Start a chat's answer; raise InvalidRequestError or ModelNotFoundError."""
         model = self.catalog.find(request.model)
         return await start_chat(
@@ -105,9 +111,12 @@ class Ingress(GrpcMethods):
             reasoning=self._reasoning,
             tenant=tenant,
             created=self.now(),
+            abort_key=abort_key(tenant, request_id),
         )
 
-    async def complete(self, request: CompletionRequest, *, tenant: str) -> Answer[CompletionDelta]:
+    async def complete(
+        self, request: CompletionRequest, *, tenant: str, request_id: str = ""
+    ) -> Answer[CompletionDelta]:
         """Start a completion's answer; raise InvalidRequestError or ModelNotFoundError."""
         model = self.catalog.find(request.model)
         return await start_completion(
@@ -117,4 +126,18 @@ class Ingress(GrpcMethods):
             metrics=self.metrics,
             tenant=tenant,
             created=self.now(),
+            abort_key=abort_key(tenant, request_id),
         )
+
+    async def abort(self, request_id: str, *, tenant: str) -> int:
+        """End a tenant's requests of an id, whichever ingress replica they came by.
+
+        Returns how many sequences that were: only what has reached an engine is found.
+
+        Raises:
+            UnavailableError: A replica could not be asked.
+        """
+        if not request_id:
+            raise InvalidRequestError("request_id is empty; name a request.", param="request_id")
+        key = abort_key(tenant, request_id)
+        return sum(await asyncio.gather(*(model.token_source.abort(key) for model in self.catalog)))

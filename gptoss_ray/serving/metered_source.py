@@ -50,6 +50,10 @@ class MeteredTokenSource:
         finally:
             self._keys.quotas.charge_tokens(request.cache_salt, quota, num_tokens)
 
+    async def abort(self, abort_key: str) -> int:
+        """See `TokenSource.abort`."""
+        return await self._source.abort(abort_key)
+
     async def ready(self) -> bool:
         """See `TokenSource.ready`."""
         return await self._source.ready()

@@ -17,13 +17,18 @@ from typing_extensions import TypedDict
 from gptoss_ray.errors import ContextLengthExceededError, InvalidRequestError
 from gptoss_ray.generation import MAX_LOGIT_BIAS_ENTRIES
 from gptoss_ray.serving.limits import check_json_size
-from gptoss_ray.serving.request_fields import MAX_ITEMS, Items, RequestFields, at_most, wrong
+from gptoss_ray.serving.request_fields import (
+    MAX_ITEMS,
+    MAX_PROMPT_IDS,
+    Items,
+    RequestFields,
+    at_most,
+    wrong,
+)
+from gptoss_ray.serving.resumption_types import Resumption
 from gptoss_ray.serving.structured_types import StructuredFields, ToolChoiceField
 
 MAX_PROMPTS = 128
-MAX_PROMPT_IDS = 200_000
-"""In all prompts of a request together; more than the longest context holds."""
-
 Effort = Literal["low", "medium", "high"]
 RequestEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # The model knows three efforts; OpenAI's other names go to the nearest.
@@ -187,6 +192,8 @@ class SamplingFields(DrawFields, StructuredFields):
 
     max_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1)
+    resumable: bool | None = None
+    resumption: Resumption | None = None
 
     @property
     def num_choices(self) -> int:
@@ -197,6 +204,11 @@ class SamplingFields(DrawFields, StructuredFields):
     def num_drawn(self) -> int:
         """How many answers to draw to a prompt, of which `num_choices` are shown."""
         return self.num_choices
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether a stream's pieces carry what it takes to resume it."""
+        return bool(self.stream and (self.resumable or self.resumption))
 
     @property
     def wants_usage_chunk(self) -> bool:

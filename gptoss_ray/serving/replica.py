@@ -108,6 +108,11 @@ class EngineReplica:
         if self._has_lost_a_rank:
             raise UnavailableError("The replica has lost a rank and is being replaced; try again soon.")
 
+    async def abort(self, abort_key: str) -> int:
+        """End the requests of a key; return how many there were."""
+        assert self._group is not None
+        return await self._group.abort(abort_key)
+
     async def ready(self) -> bool:
         """Return whether the ranks complete their steps."""
         return self._group is not None and not self._has_lost_a_rank and await self._group.ready()

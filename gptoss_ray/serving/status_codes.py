@@ -91,7 +91,7 @@ def http_headers(error: GptossError) -> dict[str, str]:
 
 
 def grpc_details(error: GptossError) -> str:
-    """Return the text of a gRPC status: Serve drops trailing metadata of errors, so all is said in it."""
+    """Return the text of a gRPC status, for people; `grpc_status.py` has what programs read."""
     details = error.message
     if isinstance(error, OverloadedError):
         details += f" Retry after {error.retry_after_s:g} s."

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from gptoss_ray.client import AsyncClient, chat_request
+from gptoss_ray.protos.gptoss.v1 import chat_pb2, chat_pb2_grpc
 from gptoss_ray.serving.auth import PUBLIC_PATHS, PUBLIC_RPCS, ApiKeys
 from gptoss_ray.serving.chat_page import ChatPage
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS
@@ -204,12 +205,14 @@ async def test_all_choices_end_at_the_deadline():
 async def test_a_grpc_call_ends_at_the_deadline_in_its_metadata():
     source = ScriptedSource([Endless(token_id=None)])
     async with grpc_server(make_ingress(source)) as target, grpc.aio.insecure_channel(target) as channel:
-        request = chat_request(MODEL, "hi").SerializeToString()
+        chats = chat_pb2_grpc.ChatServiceStub(channel)
+        request = chat_request(MODEL, "hi")
         metadata = (("x-request-timeout-s", "0.1"),)
-        for kind, method in ((channel.unary_unary, "Chat"), (channel.unary_stream, "StreamChat")):
-            call = kind(f"/gptoss.v1.ChatService/{method}")(request, metadata=metadata)
+        whole = chats.Chat(request, metadata=metadata)
+        streamed = chats.StreamChat(chat_pb2.StreamChatRequest(chat=request), metadata=metadata)
+        for next_message in (whole, streamed.read()):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await (call if method == "Chat" else call.read())
+                await next_message
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert "x-request-timeout-s" in caught.value.details(), "it is the server's word"
     await source.wait_until_closed(2)
