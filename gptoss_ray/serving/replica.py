@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskCancelledError
 from ray.util.placement_group import get_current_placement_group
 
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
-from gptoss_ray.errors import GptossError, RequestLostError, UnavailableError
+from gptoss_ray.errors import GptossError, RequestAbortedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
@@ -93,6 +93,10 @@ class EngineReplica:
         except (asyncio.CancelledError, GeneratorExit):
             rank.actor.abort.remote(request.request_id)
             raise
+        except TaskCancelledError:
+            # Ray cancels the calls of a call that is cancelled, too; the rank is well.
+            rank.actor.abort.remote(request.request_id)
+            raise RequestAbortedError("The request was given up by its caller.") from None
         except RayError:
             self._has_lost_a_rank = True
             logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
