@@ -5,11 +5,12 @@ BIN     := $(VENV)/bin
 CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos
+FUZZ_S  ?= 60
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or clients
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-hosts test-browser \
-        test-chaos test-sanitize train-demo clean
+.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-hosts \
+        test-browser test-clients test-sanitize fuzz train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -48,15 +49,18 @@ test-ep: $(VENV)/.dev-installed ## every group of ranks against one rank, and th
 test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 	$(BIN)/python -m pytest -m soak
 
+test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations under load, ranks at every point: every stream stays exact (an hour)
+	$(BIN)/python -m pytest -m chaos
+
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts
-
-test-chaos: $(VENV)/.dev-installed ## kill, stop and starve ranks at every point, and every double fault in the model (half an hour)
-	$(BIN)/python -m pytest -m chaos
 
 # No browser is downloaded: Chromium is Debian's, or that of CHROMIUM. axe-core comes from npm.
 test-browser: $(VENV)/.browser-installed ## the chat page in Chromium (CHROMIUM=..., else the one on the path; node, npm)
 	$(BIN)/python -m pytest -m browser
+
+test-clients: $(VENV)/.dev-installed ## other people's clients, installed (PyPI, npm; 5 GB) and run; writes docs/clients.md
+	$(BIN)/python -m pytest -m clients tests/clients/installed -p tests.support.clients_table --table docs/clients.md
 
 # The sanitizers go first, and C++ with them: Python has no C++ of its own for them to find.
 test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sanitizers of memory and undefined behaviour (minutes)
@@ -65,6 +69,12 @@ test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sani
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/python -m pytest --capture=sys tests/unit/$(NATIVE:gptoss_ray/%=%)
+
+# atheris is no part of the development tools: it has wheels for few platforms.
+fuzz: $(VENV)/.dev-installed ## feed readers of untrusted bytes by atheris, FUZZ_S seconds each (60)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install atheris
+	set -e; for target in harmony safetensors configuration request_body; do \
+	  $(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_S) -max_len=4096; done
 
 # Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time.
 train-demo: export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 8000

@@ -13,6 +13,7 @@ from gptoss_ray.commands.chat import chat
 from gptoss_ray.commands.checkpoint import checkpoint_app
 from gptoss_ray.commands.doctor import doctor
 from gptoss_ray.commands.generate import generate
+from gptoss_ray.commands.keys import keys_app
 from gptoss_ray.commands.plan import plan
 from gptoss_ray.errors import GptossError
 from gptoss_ray.serving.proxy_choice import ProxyChoice
@@ -28,6 +29,7 @@ app.command()(generate)
 app.command()(doctor)
 app.command()(plan)
 app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 
 

@@ -20,6 +20,9 @@ EXPERT_MEMORY_SHARE = 0.5
 DENSE_BITS = {"bfloat16": 16.0, "int8": 8 + 16 / 32}
 """Of one value in each format of `EngineConfig.dense_weights`; int8 has a float16 scale every 32 values."""
 
+MAX_BODY_BYTES = 64 << 20
+"""Of a request, whatever the configuration: what proxies take in, who do not know it."""
+
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
 
 
@@ -33,6 +36,9 @@ class EngineConfig(_Frozen):
     max_num_sequences: int = Field(64, ge=1, le=4096, description="Sequences decoded together.")
     max_num_batched_tokens: int = Field(512, ge=16, le=65536, description="Token budget of one step.")
     max_queued_requests: int = Field(256, ge=0, description="Waiting requests before a refusal with 429.")
+    max_queued_tokens: int = Field(
+        1 << 20, ge=1, description="Their tokens, prompts and expected outputs, before a refusal."
+    )
     max_context: int | None = Field(
         None, ge=16, le=131_072, description="Prompt and output tokens; the checkpoint's own where unset."
     )
@@ -135,13 +141,16 @@ class ParallelConfig(_Frozen):
 class LimitsConfig(_Frozen):
     """What a single request may ask for, checked before anything is allocated."""
 
-    max_body_bytes: int = Field(8 << 20, ge=1024, description="HTTP body or gRPC message.")
+    max_body_bytes: int = Field(8 << 20, ge=1024, le=MAX_BODY_BYTES, description="HTTP body or gRPC message.")
     max_messages: int = Field(2048, ge=1, le=16_384)
     max_tools: int = Field(128, ge=0, le=16_384)
     max_stop_strings: int = Field(16, ge=0, le=16_384)
     max_choices: int = Field(8, ge=1, le=128, description="Largest n.")
     max_remembered_calls: int = Field(
         16_384, ge=0, description="Tool calls whose reasoning an ingress gives back to clients that drop it."
+    )
+    max_unread_tokens: int = Field(
+        1024, ge=16, description="Of a choice; when its reader is further behind, its sequence pauses."
     )
     max_remembered_reasoning_bytes: int = Field(32 << 20, ge=0, description="Memory for that.")
     max_migrations: int = Field(
@@ -168,6 +177,19 @@ class LimitsConfig(_Frozen):
         return all(limits)
 
 
+class QuotaConfig(_Frozen):
+    """What one API key may use, as each ingress replica counts it: two may let in twice as much."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Requests of any kind.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="Tokens of prompts and outputs together."
+    )
+    max_concurrent: int | None = Field(None, ge=1, le=100_000, description="Requests under way at once.")
+    share: float = Field(
+        1.0, ge=0.01, le=100, description="Of a full server, beside other keys with requests that wait."
+    )
+
+
 class ServedModelConfig(_Frozen):
     """One model behind the ingress."""
 
@@ -175,6 +197,9 @@ class ServedModelConfig(_Frozen):
     aliases: tuple[Annotated[str, Field(pattern=MODEL_NAME_PATTERN)], ...] = ()
     checkpoint: str = Field(
         min_length=1, description="Local folder, Hugging Face id, or `demo` for the built-in model."
+    )
+    verify_files: bool = Field(
+        False, description="Before loading, every node hashes its files against the checkpoint's SHA256SUMS."
     )
     engine: EngineConfig = EngineConfig()
     parallel: ParallelConfig = ParallelConfig()
@@ -201,6 +226,12 @@ class ServingConfig(_Frozen):
         (), description="Any of them opens every path; none: no key needed."
     )
     api_keys_env: str | None = Field(None, description="Environment variable with comma-separated keys.")
+    api_keys_file: str | None = Field(
+        None, min_length=1, description="YAML file of names, each with its key's SHA-256 and quotas."
+    )
+    allow_unauthenticated: bool = Field(
+        False, description="Serve other hosts without any key; else that is a failed start."
+    )
     page: bool = Field(True, description="The chat page at `/`, whose files need no key.")
     limits: LimitsConfig = LimitsConfig()
 
@@ -218,6 +249,11 @@ class ServingConfig(_Frozen):
             if names.count(name) > 1:
                 raise ValueError(f"model name or alias {name!r} is used twice; names must be unique")
         return self
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether every path but health demands a key."""
+        return bool(self.api_keys or self.api_keys_env or self.api_keys_file)
 
     def resolve_api_keys(self) -> tuple[str, ...]:
         """Return the keys of the file and of the environment variable.

@@ -5,11 +5,14 @@
     GptossError                        message, param (the field at fault), code (OpenAI's)
     ├── InvalidRequestError            the request is at fault; a client can mend it
     │   ├── ContextLengthExceededError prompt does not fit the model's context
-    │   └── RequestTooLargeError       body or message over the byte limit
+    │   ├── RequestTooLargeError       body or message over the byte limit
+    │   ├── RequestStalledError        the body did not come in time
+    │   └── MediaTypeError             the body says that it is no JSON
     ├── AuthenticationError            no key, or a wrong one
     ├── NotFoundError                  no such route or object
     │   └── ModelNotFoundError         no such model is served
     ├── OverloadedError                queue full; retry_after_s says when to come back
+    │   └── RateLimitError             a quota of the API key is used up
     ├── UnavailableError               loading, draining, or the replica was lost
     │   ├── RankDiedError              the process of a rank has ended
     │   ├── GroupBrokenError           a rank of the group is lost, late, or of another epoch
@@ -67,6 +70,18 @@ class RequestTooLargeError(InvalidRequestError):
     code = "request_too_large"
 
 
+class RequestStalledError(InvalidRequestError):
+    """The client did not send its request in time."""
+
+    code = "request_timeout"
+
+
+class MediaTypeError(InvalidRequestError):
+    """The body is of another media type than JSON."""
+
+    code = "unsupported_media_type"
+
+
 class AuthenticationError(GptossError):
     """The API key is missing or wrong."""
 
@@ -93,6 +108,12 @@ class OverloadedError(GptossError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0, param: str | None = None) -> None:
         super().__init__(message, param=param)
         self.retry_after_s = retry_after_s
+
+
+class RateLimitError(OverloadedError):
+    """A quota of the caller's API key is used up."""
+
+    code = "rate_limit_exceeded"
 
 
 class UnavailableError(GptossError):

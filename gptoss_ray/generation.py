@@ -98,11 +98,13 @@ class SamplingParams:
 
 def _check_range(name: str, value: float, low: float, high: float, *, low_is_open: bool = False) -> None:
     """Raise InvalidRequestError unless value is a finite number in [low, high] (or (low, high])."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # An integer of hundreds of digits is finite, and too large to ask.
+    is_number = is_number and (isinstance(value, int) or math.isfinite(value))
     if not is_number or value > high or value < low or (low_is_open and value == low):
         bound = "above" if low_is_open else "at least"
         raise InvalidRequestError(
-            f"{name} is {value!r}; it must be {bound} {low:g} and at most {high:g}.", param=name
+            f"{name} is {repr(value)[:40]}; it must be {bound} {low:g} and at most {high:g}.", param=name
         )
 
 
@@ -117,7 +119,9 @@ class GenerationRequest:
         emitted_token_ids: Output of this request that was already delivered; generation goes on behind it
             as though it had never stopped (law 2).
         cache_salt: Prefix-cache entries are shared only between requests of equal salt (one per tenant).
+        share: Of a full replica, beside the other tenants whose requests wait.
         sink_id: The ingress replica whose token stream carries the output.
+        abort_key: Requests of one key are aborted together; empty: by their own ids alone.
     """
 
     request_id: str
@@ -125,7 +129,9 @@ class GenerationRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
     emitted_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
+    share: float = 1.0
     sink_id: str = ""
+    abort_key: str = ""
 
 
 class TokenLogprobs(NamedTuple):

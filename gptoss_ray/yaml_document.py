@@ -15,6 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from gptoss_ray.errors import ConfigError
 
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 64
+
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
 
@@ -35,15 +38,15 @@ class YamlDocument:
             ConfigError: The file is missing, is not YAML, has a duplicate key, or is not a mapping.
         """
         path = Path(path)
+        text = _read_text(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); give the path of a YAML file.") from error
-        try:
+            _check_events(path, text)
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             data = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}{_mark_line(error)}: not valid YAML: {_problem(error)}.") from error
+        except ValueError as error:  # from a scalar: a date that is none, an integer of thousands of digits
+            raise ConfigError(f"{path}: a value is not valid YAML: {error}.") from error
         if not isinstance(root, yaml.MappingNode) or not isinstance(data, dict):
             raise ConfigError(f"{path}: expected a mapping of keys at the top of the file.")
         document = cls(path, data, root)
@@ -102,6 +105,41 @@ class YamlDocument:
                 self._refuse_duplicate_keys(child)
 
 
+def _read_text(path: Path) -> str:
+    """Return the text of a regular file; a pipe would have us wait, a device never end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a regular file; give the path of a YAML file.")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{path}: more than {MAX_BYTES} bytes; give the path of a YAML file.")
+        return data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a YAML file.") from error
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse what could grow or nest without end once it is loaded.
+
+    Raises:
+        ConfigError: An alias (a few lines of them can stand for billions of values), or too deep a nesting.
+        YAMLError: The text is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(
+                f"{path}{_mark_line(event)}: *{event.anchor}: aliases are not taken; repeat it."
+            )
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{path}{_mark_line(event)}: nested more than {MAX_DEPTH} deep; flatten it.")
+
+
 def _pairs(node: yaml.Node) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
     if not isinstance(node, yaml.MappingNode):
         return []
@@ -153,8 +191,8 @@ def _field_path(location: tuple[str | int, ...]) -> str:
     return path.lstrip(".") or "value"
 
 
-def _mark_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
+def _mark_line(at: yaml.YAMLError | yaml.Event) -> str:
+    mark = getattr(at, "problem_mark", None) or getattr(at, "start_mark", None)
     return f", line {mark.line + 1}" if mark is not None else ""
 
 

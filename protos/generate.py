@@ -13,14 +13,14 @@ SOURCE = Path(__file__).resolve().parent
 TARGET = SOURCE.parent / "gptoss_ray" / "protos"
 
 
-def main() -> int:
-    """Run protoc over every .proto file and make the stubs' imports absolute."""
+def generate(target: Path = TARGET) -> int:
+    """Run protoc over every .proto file and make the stubs' imports absolute; returns protoc's status."""
     protos = sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.proto"))
     includes = [f"-I{SOURCE}", f"-I{files('grpc_tools') / '_proto'}"]
-    outputs = [f"--python_out={TARGET}", f"--pyi_out={TARGET}", f"--grpc_python_out={TARGET}"]
+    outputs = [f"--python_out={target}", f"--pyi_out={target}", f"--grpc_python_out={target}"]
     status: int = protoc.main(["protoc", *includes, *outputs, *protos])
     if status == 0:
-        for stub in TARGET.rglob("*_pb2*.py*"):
+        for stub in target.rglob("*_pb2*.py*"):
             stub.write_text(_made_absolute(stub.read_text()))
     return status
 
@@ -35,4 +35,4 @@ def _made_absolute(stub: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generate())

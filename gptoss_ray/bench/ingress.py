@@ -119,7 +119,10 @@ def _server(bench: IngressBench, folder: Path) -> ScriptedServer:
         num_layers=2, hidden_size=64, intermediate_size=64, num_experts=4
     )
     (folder / "config.json").write_text(json.dumps(shape.to_json("huggingface")), encoding="utf-8")
-    engine = EngineConfig(kv_cache_bytes=1 << 20, max_num_sequences=2 * bench.num_streams)
+    # Scripts fill no cache, but a replica reckons with one before it lets a request through.
+    engine = EngineConfig(
+        kv_cache_bytes=bench.num_streams * (8 << 20), max_num_sequences=2 * bench.num_streams
+    )
     answers = {
         _PACED: ScriptedAnswers(step_s=1 / bench.rate, stamps=folder / "stamps"),
         _UNPACED: ScriptedAnswers(),

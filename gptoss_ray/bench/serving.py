@@ -115,7 +115,7 @@ async def ask_grpc(
     )
 
     async def pieces() -> AsyncIterator[tuple[bool, int]]:
-        async for message in stub.StreamChat(request, metadata=metadata):
+        async for message in stub.StreamChat(chat_pb2.StreamChatRequest(chat=request), metadata=metadata):
             yield bool(message.choice.content or message.choice.reasoning), message.usage.completion_tokens
 
     return await _timed(pieces())

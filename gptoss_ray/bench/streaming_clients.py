@@ -167,7 +167,7 @@ class GrpcStreams:
         service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
         self._stream_chat = channel.unary_stream(
             f"/{service}/StreamChat",
-            request_serializer=chat_pb2.ChatRequest.SerializeToString,
+            request_serializer=chat_pb2.StreamChatRequest.SerializeToString,
             response_deserializer=bytes,
         )
 
@@ -178,7 +178,7 @@ class GrpcStreams:
             messages=[chat_pb2.Message(role=chat_pb2.ROLE_USER, content=QUESTION)],
             sampling=common_pb2.SamplingParams(max_tokens=max_tokens),
         )
-        call = self._stream_chat(request)
+        call = self._stream_chat(chat_pb2.StreamChatRequest(chat=request))
         try:
             async for data in call:
                 pieces.append((time.monotonic(), data))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gptoss_ray.checkpoint.defect import Defect, printable
 from gptoss_ray.checkpoint.layout import stored_tensors
+from gptoss_ray.checkpoint.manifest import MANIFEST_NAME, check_manifest
 from gptoss_ray.checkpoint.model_config import ModelConfig, read_layout
 from gptoss_ray.checkpoint.safetensors_file import MappedFile, TensorEntry
 from gptoss_ray.checkpoint.shards import Shards, find_shards
@@ -28,7 +29,8 @@ def verify_checkpoint(
     """Return all defects of the checkpoint in `folder`, an empty list for a sound one.
 
     Checks config.json, index, headers, the set of tensors with shapes and dtypes, and the tokenizer; unless
-    `fast`, also that every value is finite. `progress` is called with (bytes done, bytes in all).
+    `fast`, also that every value is finite, and every file as the manifest says, if there is one. `progress`
+    is called with (bytes done, bytes in all), for values and then for files.
     """
     folder = Path(folder)
     try:
@@ -39,7 +41,14 @@ def verify_checkpoint(
         return [defect, *find_shards(folder, None).defects]
     shards = find_shards(folder, stored_tensors(config, read_layout(folder)))
     defects = shards.defects + check_tokenizer(folder, config)
-    return defects if fast else defects + _check_values(shards, progress)
+    return defects if fast else defects + _check_values(shards, progress) + _check_files(folder, progress)
+
+
+def _check_files(folder: Path, progress: Callable[[int, int], None] | None) -> list[Defect]:
+    try:
+        return check_manifest(folder, progress)
+    except CheckpointError as error:
+        return [Defect(MANIFEST_NAME, error.message, "write it anew from files that you trust")]
 
 
 def _check_values(shards: Shards, progress: Callable[[int, int], None] | None) -> list[Defect]:

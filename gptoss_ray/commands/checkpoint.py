@@ -1,4 +1,4 @@
-"""`gptoss-ray checkpoint inspect | verify | make`."""
+"""`gptoss-ray checkpoint inspect | verify | manifest | make`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gptoss_ray.checkpoint.hub import resolve_folder
+from gptoss_ray.checkpoint.manifest import MANIFEST_NAME, write_manifest
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.commands.byte_progress import byte_progress
 from gptoss_ray.errors import CheckpointError, ConfigError
@@ -70,8 +71,26 @@ def verify(
     if defects:
         count = "1 defect" if len(defects) == 1 else f"{len(defects)} defects"
         raise CheckpointError(f"{folder}: {count}; do not serve it")
-    scope = "structure and tokenizer" if fast else "structure, tokenizer and values"
+    files = ", files by SHA256SUMS" if (folder / MANIFEST_NAME).exists() else ""
+    scope = "structure and tokenizer" if fast else f"structure, tokenizer, values{files}"
     console.print(f"[green]sound[/] {escape(str(folder))}: {scope} checked", highlight=False)
+
+
+@checkpoint_app.command()
+def manifest(
+    source: Source,
+    force: Annotated[bool, typer.Option(help="Write it anew where there is one.")] = False,
+) -> None:
+    """Write SHA256SUMS into a checkpoint's folder, so that every copy of it can be told from any other."""
+    folder = resolve_folder(source)
+    path = folder / MANIFEST_NAME
+    if path.exists() and not force:
+        raise CheckpointError(
+            f"{path} is there already; `gptoss-ray checkpoint verify` checks it, --force writes it anew"
+        )
+    with byte_progress("hashing") as progress:
+        write_manifest(folder, progress)
+    Console(soft_wrap=True).print(f"[green]written[/] {escape(str(path))}", highlight=False)
 
 
 @checkpoint_app.command()

@@ -84,7 +84,10 @@ def _finding(subject: str, check: Callable[[], str]) -> Finding:
 
 
 def _keys(file: ServeFile) -> str:
-    num_keys = len(file.serving.resolve_api_keys())
+    from gptoss_ray.serving.preflight import check_hosts, check_keys  # noqa: PLC0415
+
+    check_hosts(file)
+    num_keys = check_keys(file)
     return f"{num_keys} set" if num_keys else "none: whoever reaches the ports is served"
 
 

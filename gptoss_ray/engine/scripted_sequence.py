@@ -38,9 +38,9 @@ class ScriptedSequence:
         reason = FinishReason.STOP if stops else FinishReason.LENGTH if len(taken) == room else None
         return self._output(tuple(taken), reason)
 
-    def end(self) -> TokenOutput:
+    def end(self, reason: FinishReason = FinishReason.LENGTH) -> TokenOutput:
         """Return the output of a script that has no more tokens."""
-        return self._output((), FinishReason.LENGTH)
+        return self._output((), reason)
 
     def _output(self, token_ids: tuple[int, ...], reason: FinishReason | None) -> TokenOutput:
         position, self._position = self._position, self._position + len(token_ids)

@@ -127,6 +127,13 @@ class StreamParser:
         return self._state is _State.DONE
 
     @property
+    def first_held_token(self) -> int:
+        """Index of the first token that text still to come may be made of; the number fed where none is."""
+        if self._state is _State.HEADER and self._num_header_tokens:
+            return self._first_header_token
+        return self._first_held if self._num_held else self._num_fed
+
+    @property
     def finish_reason_hint(self) -> Literal["tool_calls", "stop"] | None:
         """Why the output ended as far as its text tells; None while it has not."""
         if not self.is_done:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, InternalError, InvalidRequestError, UnavailableError
-from gptoss_ray.generation import GenerationRequest, SamplingParams, TokenOutput
+from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
 from gptoss_ray.parallel.membership import GroupMembership
+from gptoss_ray.ranks.abort_keys import AbortKeys
 from gptoss_ray.ranks.epoch_change import EpochChange
 from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.load_progress import LoadProgress
@@ -39,7 +40,10 @@ _FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 
 @dataclass(frozen=True, slots=True)
 class RankStats:
-    """What a rank reports of itself; `engine` is the engine's own `EngineStats`."""
+    """What a rank reports of itself; `engine` is the engine's own `EngineStats`.
+
+    `num_queued` is of the whole replica: requests that wait for any of its ranks.
+    """
 
     rank: int
     engine: Any
@@ -47,6 +51,7 @@ class RankStats:
     num_failed_steps: int
     num_messages: int
     """Batches handed to token streams so far."""
+    num_queued: int = 0
 
 
 class EngineRank:
@@ -69,8 +74,9 @@ class EngineRank:
         self._engine: SteppedEngine | None = None
         self._loop: StepLoop | None = None
         self._outbox = SinkOutbox(self._abort_lost)
-        self._ended: dict[str, asyncio.Future[GptossError | None]] = {}
+        self._ended: dict[str, asyncio.Future[TokenOutput]] = {}
         self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
+        self._abort_keys = AbortKeys()
         self._num_messages = 0
         self._prepared: Transformer | None = None
         self._member: RankMember | None = None
@@ -89,6 +95,19 @@ class EngineRank:
         from gptoss_ray.parallel.rendezvous import free_store_port  # noqa: PLC0415
 
         return free_store_port(host)
+
+    async def verify_files(self) -> None:
+        """Hash the files of this node's copy of the checkpoint.
+
+        Raises:
+            CheckpointError: There is no manifest, or a file is not as it says.
+        """
+        from gptoss_ray.ranks.rank_facts import verify_files  # noqa: PLC0415
+
+        def note(num_done: int, num_bytes: int) -> None:
+            self._progress = LoadProgress("verifying", num_done / max(1, num_bytes))
+
+        await asyncio.to_thread(verify_files, self._config.checkpoint, note)
 
     async def load(self, suppressed_token_ids: Sequence[int] = ()) -> None:
         """Load the checkpoint's part of this rank.
@@ -173,8 +192,14 @@ class EngineRank:
         # A caller that is cancelled sends an abort next: what it then finds must be whole.
         submission = asyncio.create_task(self._submit(request))
         self._submissions[request_id] = submission
-        submission.add_done_callback(lambda _: self._submissions.pop(request_id))
+        self._abort_keys.add(request)
+        submission.add_done_callback(lambda _: self._submitted(request_id))
         return await asyncio.shield(submission)
+
+    def _submitted(self, request_id: str) -> None:
+        del self._submissions[request_id]
+        if request_id not in self._ended:
+            self._abort_keys.discard(request_id)
 
     async def _submit(self, request: GenerationRequest) -> GptossError | None:
         engine, loop = self._running()
@@ -197,11 +222,17 @@ class EngineRank:
             return InternalError("The engine could not take this request; its log has the cause.")
         return None
 
-    async def wait_ended(self, request_id: str) -> None:
-        """Return once the request has ended, however it did; at once if it is not known."""
+    async def wait_ended(self, request_id: str) -> int | None:
+        """Return once the request has ended, however it did; at once if it is not known.
+
+        Returns how many tokens its output has, None where it did not run to its end.
+        """
         ended = self._ended.get(request_id)
-        if ended is not None:
-            await asyncio.shield(ended)
+        if ended is None:
+            return None
+        last = await asyncio.shield(ended)
+        is_whole = last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+        return last.position + len(last.token_ids) if is_whole else None
 
     async def abort(self, request_id: str) -> None:
         """End a request; its blocks are free when this returns."""
@@ -209,6 +240,13 @@ class EngineRank:
             await asyncio.wait((submission,))
         if self._loop is not None:
             await asyncio.wrap_future(self._loop.abort((request_id,)))
+
+    async def abort_key(self, key: str) -> int:
+        """End the requests of a key; return how many there were."""
+        request_ids = self._abort_keys.ids(key)
+        for request_id in request_ids:
+            await self.abort(request_id)
+        return len(request_ids)
 
     async def token_stream(self, sink_id: str) -> AsyncGenerator[list[TokenOutput], None]:
         """Yield one list of outputs per step, or per several steps where the reader lags."""
@@ -337,7 +375,7 @@ class EngineRank:
         assert self._loop is not None
         ended = self._ended[_WARM_UP.request_id] = asyncio.get_running_loop().create_future()
         await asyncio.wrap_future(self._loop.submit(_WARM_UP))
-        if await ended is not None or self._loop.num_failed_steps:
+        if (await ended).error is not None or self._loop.num_failed_steps:
             raise UnavailableError("The engine failed in its first step; the rank's log has the cause.")
 
     def _deliver(self, batches: Batches) -> None:
@@ -345,7 +383,8 @@ class EngineRank:
         for outputs in batches.values():
             for output in outputs:
                 if output.finish_reason is not None:
-                    self._ended.pop(output.request_id).set_result(output.error)
+                    self._ended.pop(output.request_id).set_result(output)
+                    self._abort_keys.discard(output.request_id)
 
     def _abort_lost(self, request_ids: Iterable[str]) -> None:
         if self._loop is not None:

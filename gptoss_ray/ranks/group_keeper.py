@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
@@ -70,6 +70,7 @@ class GroupKeeper:
         ranks: All have formed the first epoch.
         group_id: Unique name of the group.
         facts: Of every rank.
+        note_open: Told the ranks that may be given requests, whenever they are others than before.
 
     Attributes:
         open_ranks: Those that may be given requests: they have completed a step, and are not lost.
@@ -83,6 +84,7 @@ class GroupKeeper:
         ranks: GroupRanks,
         group_id: str,
         facts: Mapping[RankId, RankFacts],
+        note_open: Callable[[list[RankId]], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._parallel = parallel = config.parallel
@@ -100,8 +102,10 @@ class GroupKeeper:
         self._rebalancer: ExpertRebalancer | None = None
         self._rebalancing: asyncio.Task[None] | None = None
         self._warm = set(facts)
-        self._num_failed_starts: dict[int, int] = {}
+        self._note_open = note_open
         self.failure: str | None = None
+        self._told_open = self.open_ranks
+        self._num_failed_starts: dict[int, int] = {}
 
     @property
     def is_serving(self) -> bool:
@@ -123,6 +127,7 @@ class GroupKeeper:
     def note_died(self, rank: RankId) -> None:
         """Learn from whoever called a rank that its process has ended."""
         self._warm.discard(rank)
+        self._tell_open()
         self._hear(RankLost(rank))
 
     async def run(self) -> None:
@@ -157,6 +162,7 @@ class GroupKeeper:
             self._stop_rebalancing()
         for order in orders:
             self._carry_out(order)
+        self._tell_open()
         self._leases.follow(after.members | (after.granted_members if after.granted else frozenset()))
 
     def _carry_out(self, order: Order) -> None:
@@ -174,6 +180,11 @@ class GroupKeeper:
             self._start(self._replace(order.rank.next()))
         else:
             self._give_up(order)
+
+    def _tell_open(self) -> None:
+        if (ranks := self.open_ranks) != self._told_open:
+            self._told_open = ranks
+            self._note_open(ranks)
 
     # What ranks are told
 
@@ -240,6 +251,7 @@ class GroupKeeper:
             self._ranks.end(rank)
         else:
             self._warm.add(rank)
+            self._tell_open()
             self._num_failed_starts.pop(rank.number, None)
 
     async def _replace(self, rank: RankId) -> None:

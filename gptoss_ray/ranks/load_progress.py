@@ -9,12 +9,12 @@ from dataclasses import dataclass
 class LoadProgress:
     """A stage of a rank's start and its fraction done.
 
-    The stages: `importing`, `loading`, `loaded` (waiting for the other ranks), `joining` them, `warming up`,
-    `ready`.
+    The stages: `importing`, `verifying`, `loading`, `loaded` (waiting for the other ranks), `joining` them,
+    `warming up`, `ready`.
     """
 
     stage: str
     fraction: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.stage} {self.fraction:.0%}" if self.stage == "loading" else self.stage
+        return f"{self.stage} {self.fraction:.0%}" if self.stage in ("verifying", "loading") else self.stage

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayError
 from ray.util.placement_group import PlacementGroup
 
+from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.parallel.membership import GroupMembership
+from gptoss_ray.ranks.admission import Admission, QueueLimits
 from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
 from gptoss_ray.ranks.group_keeper import GroupKeeper
 from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints, read_shape
 from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory
+from gptoss_ray.ranks.rank_room import RankRoom
 from gptoss_ray.ranks.rank_selector import RankSelector
 from gptoss_ray.ranks.ray_ranks import RayRanks
 from gptoss_ray.ranks.recovery import FIRST_EPOCH, RankId
@@ -35,6 +39,14 @@ class Rank:
     id: RankId
     name: str
     actor: ActorHandle[Any]
+
+
+@dataclass
+class Routed:
+    """A request on its way through a rank; whoever sees its end notes how long its output was."""
+
+    rank: Rank
+    num_output_tokens: int | None = None
 
 
 class RankGroup:
@@ -63,8 +75,8 @@ class RankGroup:
         self._keeper: GroupKeeper | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._has_failed = False
-        engine = config.engine
-        self._selector = RankSelector(len(self._first), engine.kv_block_size, engine.max_num_sequences)
+        self._selector: RankSelector | None = None
+        self._admission: Admission | None = None
 
     async def load(self, suppressed_token_ids: Sequence[int]) -> None:
         """Load every rank, bring them into step and wait until each has completed a first step.
@@ -91,12 +103,33 @@ class RankGroup:
         model = await asyncio.to_thread(read_shape, self._config)
         plan = check_group_memory(self._config, model, facts)
         logger.info("memory_plan %s", describe_memory(self._config, plan))
+        if self._config.verify_files:
+            # Ranks of a node have the same files before them.
+            first_ranks = {
+                fact.host_id: rank for rank, fact in reversed(list(zip(self._first, facts, strict=True)))
+            }
+            await asyncio.gather(*(self._ranks.ask(rank, "verify_files") for rank in first_ranks.values()))
         await self._ranks.load(suppressed_token_ids)
         await self._ask_all("start", await self._first_membership(facts))
+        self._open(model)
         if len(self._first) > 1:
             facts_of = dict(zip(self._first, facts, strict=True))
-            self._keeper = GroupKeeper(self._config, model, self._ranks, self._group_id, facts_of)
+            self._keeper = GroupKeeper(
+                self._config, model, self._ranks, self._group_id, facts_of, self._note_open_ranks
+            )
             self._keeping = asyncio.create_task(self._keeper.run())
+
+    def _open(self, model: ModelConfig) -> None:
+        """Take requests from now on."""
+        engine, num_ranks = self._config.engine, len(self._first)
+        self._selector = RankSelector(num_ranks, engine.kv_block_size, RankRoom.of(engine, model))
+        self._admission = Admission(
+            self._selector,
+            QueueLimits(num_ranks * engine.max_queued_requests, num_ranks * engine.max_queued_tokens),
+            block_size=engine.kv_block_size,
+            caches_prefixes=engine.prefix_cache,
+            clock=time.monotonic,
+        )
 
     async def _first_membership(self, facts: Sequence[RankFacts]) -> GroupMembership | None:
         """Return who is in the group, with a meeting place on the node of rank 0; None for a lone rank."""
@@ -115,20 +148,38 @@ class RankGroup:
         """Ranks that may be given requests."""
         return self._keeper.open_ranks if self._keeper is not None else self._first
 
-    @contextmanager
-    def route(self, request: GenerationRequest) -> Iterator[Rank]:
-        """Yield the rank for a request, which counts there until the block ends."""
-        is_cached = self._config.engine.prefix_cache
-        token_ids = request.prompt_token_ids + request.emitted_token_ids if is_cached else ()
-        open_ranks = {rank.number: rank for rank in self._open_ranks}
-        number = self._selector.acquire(token_ids, request.cache_salt, among=open_ranks)
-        try:
-            yield self._rank(open_ranks[number])
-        finally:
-            self._selector.release(number)
+    @asynccontextmanager
+    async def route(self, request: GenerationRequest) -> AsyncIterator[Routed]:
+        """Yield where the request goes, once its turn has come; it counts there until the block ends.
 
-    def _rank(self, id_: RankId) -> Rank:
-        return Rank(id_, self._ranks.name(id_), self._ranks.actor(id_))
+        Raises:
+            OverloadedError: It would have to wait, and no more may.
+            UnavailableError: The ranks are not loaded, or lost.
+        """
+        if self._admission is None:
+            raise UnavailableError("The model is still loading; try again in a moment.")
+        self._check_not_lost()
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def admit(number: int) -> None:
+            if not turn.done():  # else the caller has just left
+                turn.set_result(number)
+
+        ticket = self._admission.enter(request, admit)
+        routed: Routed | None = None
+        try:
+            routed = Routed(self._rank(await turn))
+            yield routed
+        finally:
+            self._admission.leave(ticket, None if routed is None else routed.num_output_tokens)
+
+    def _rank(self, number: int) -> Rank:
+        """Return the rank with a number; who waited until it was lost has not been lost with it."""
+        for id_ in self._open_ranks:
+            if id_.number == number:
+                return Rank(id_, self._ranks.name(id_), self._ranks.actor(id_))
+        self._check_not_lost()
+        raise UnavailableError(f"Rank {number} was lost while the request waited for it; try again.")
 
     async def submit(self, rank: Rank, request: GenerationRequest) -> GptossError | None:
         """Hand a request to the rank that `route` yielded; returns the refusal, if any.
@@ -137,10 +188,18 @@ class RankGroup:
             RayError: The rank is lost.
         """
         submission = rank.actor.submit.remote(request)
-        if self._selector.num_live == 1:
+        if self._selector is not None and self._selector.num_live == 1:
             self._wake_all_but(rank)
         refusal: GptossError | None = await submission
         return refusal
+
+    async def abort(self, abort_key: str) -> int:
+        """End the requests of a key on every rank; return how many there were."""
+        answers = await asyncio.gather(
+            *(self._ranks.ask(rank, "abort_key", abort_key) for rank in self._open_ranks),
+            return_exceptions=True,
+        )
+        return sum(answer for answer in answers if isinstance(answer, int))
 
     def _wake_all_but(self, rank: Rank) -> None:
         """Spare the first request after idleness the wait for a heartbeat; nobody waits for the call."""
@@ -155,9 +214,15 @@ class RankGroup:
         elif isinstance(error, ActorDiedError):
             self._keeper.note_died(rank.id)
 
-    def takes_requests(self) -> bool:
-        """Return whether a rank is there for a request, at once or when the group has healed."""
-        return not self._has_failed and (self._keeper is None or bool(self._keeper.open_ranks))
+    def _check_not_lost(self) -> None:
+        if self._has_failed or (self._keeper is not None and self._keeper.failure is not None):
+            raise UnavailableError("The replica has lost its ranks and is being replaced; try again soon.")
+
+    def _note_open_ranks(self, ranks: Collection[RankId]) -> None:
+        """Give requests to these ranks from now on; those of lost ranks are about to leave by themselves."""
+        if self._selector is not None and self._admission is not None:
+            self._selector.open_only([rank.number for rank in ranks])
+            self._admission.admit_waiting()
 
     async def ready(self) -> bool:
         """Return whether every rank completes its steps, or the group is about to have it so again."""
@@ -175,7 +240,8 @@ class RankGroup:
         """Return the counters of each rank that answers."""
         ranks = [self._ranks.actor(rank).stats.remote() for rank in self._open_ranks]
         answers = await asyncio.gather(*ranks, return_exceptions=True)
-        return [answer for answer in answers if isinstance(answer, RankStats)]
+        num_queued = 0 if self._admission is None else self._admission.num_queued
+        return [replace(answer, num_queued=num_queued) for answer in answers if isinstance(answer, RankStats)]
 
     def shutdown(self) -> None:
         """Kill the ranks, from any thread."""

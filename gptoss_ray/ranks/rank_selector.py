@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-from gptoss_ray.kvcache.prefix_cache import BlockHashes
+from gptoss_ray.ranks.rank_room import RankRoom
 
 MAX_INDEXED_BLOCKS = 16_384
 """Prompt blocks remembered for each rank, half a million tokens at 32 a block; about 2 MiB."""
@@ -14,23 +15,32 @@ REQUEST_WORTH_TOKENS = 256
 """A live request on a rank weighs as much as so many prompt tokens that it would have to compute."""
 
 
+class Seat(NamedTuple):
+    """Where a request is: its rank, and the KV blocks that are reckoned with for it."""
+
+    rank: int
+    num_blocks: int
+
+
 class RankSelector:
-    """Counts each rank's live requests and remembers which prompts it has lately seen.
+    """Counts what each rank has, and remembers which prompts it has lately seen.
 
     The index is a guess: a rank evicts blocks without telling. A wrong guess costs a prefill, no more.
 
     Args:
         num_ranks: Ranks to choose from.
         block_size: Tokens in one KV block.
-        max_num_sequences: A rank with so many live requests lets further ones wait.
+        room: What each of them takes.
     """
 
-    def __init__(self, num_ranks: int, block_size: int, max_num_sequences: int) -> None:
+    def __init__(self, num_ranks: int, block_size: int, room: RankRoom) -> None:
         self._block_size = block_size
-        self._max_num_sequences = max_num_sequences
+        self._room = room
         self._num_live = [0] * num_ranks
+        self._num_blocks = [0] * num_ranks
         self._last_chosen_at = [0] * num_ranks
         self._num_chosen = 0
+        self._is_open = [True] * num_ranks
         self._indices = [_PrefixIndex() for _ in range(num_ranks)]
 
     @property
@@ -38,36 +48,49 @@ class RankSelector:
         """Requests that are acquired and not yet released, over all ranks."""
         return sum(self._num_live)
 
-    def acquire(self, token_ids: Sequence[int], salt: str = "", among: Collection[int] | None = None) -> int:
-        """Return the rank for a request, and count it there until `release`.
+    def open_only(self, ranks: Collection[int]) -> None:
+        """Choose among these ranks from now on; the others are lost, or do not step yet."""
+        self._is_open = [rank in ranks for rank in range(len(self._num_live))]
 
-        A rank at its limit is taken only when all are. Otherwise the fewest tokens to compute win, where live
-        requests count too; among equals the rank that was chosen longest ago.
+    def acquire(self, hashes: Sequence[bytes], num_tokens: int, num_output_tokens: int) -> Seat | None:
+        """Return a seat for a request, which counts until `release`; None where no rank has room for it.
+
+        Of the ranks with room, the one with the fewest tokens to compute wins, where live requests count too;
+        among equals the one that was chosen longest ago. A rank without any request has room for each.
 
         Args:
-            token_ids: Prompt, and output so far of a resumed request; empty where prefixes are not cached.
-            salt: The request's `cache_salt`.
-            among: Ranks to choose from; None: all.
+            hashes: Of the complete blocks of its tokens (`BlockHashes`); empty where prefixes are not cached.
+            num_tokens: Of its prompt, and output so far of a resumed request.
+            num_output_tokens: That it is thought to make yet.
         """
-        hashes = BlockHashes(salt, self._block_size).of_complete_blocks(token_ids, len(token_ids))
-
-        def cost(rank: int) -> tuple[bool, int, int]:
-            num_live = self._num_live[rank]
-            num_cached = self._indices[rank].num_leading(hashes) * self._block_size
-            num_tokens = len(token_ids) - num_cached + num_live * REQUEST_WORTH_TOKENS
-            return num_live >= self._max_num_sequences, num_tokens, self._last_chosen_at[rank]
-
-        rank = min(range(len(self._num_live)) if among is None else among, key=cost)
+        num_needed = self._room.blocks_of(num_tokens + num_output_tokens)
+        choices = []
+        for rank, num_live in enumerate(self._num_live):
+            num_cached = self._indices[rank].num_leading(hashes)
+            seat = Seat(rank, max(0, num_needed - num_cached))
+            if not self._is_open[rank] or (num_live and not self._has_room(seat)):
+                continue
+            num_to_compute = num_tokens - num_cached * self._block_size + num_live * REQUEST_WORTH_TOKENS
+            choices.append((num_to_compute, self._last_chosen_at[rank], seat))
+        if not choices:
+            return None
+        _, _, seat = min(choices)
         self._num_chosen += 1
-        self._last_chosen_at[rank] = self._num_chosen
-        self._num_live[rank] += 1
-        self._indices[rank].add(hashes)
-        return rank
+        self._last_chosen_at[seat.rank] = self._num_chosen
+        self._num_live[seat.rank] += 1
+        self._num_blocks[seat.rank] += seat.num_blocks
+        self._indices[seat.rank].add(hashes)
+        return seat
 
-    def release(self, rank: int) -> None:
-        """Note that a request on this rank has ended."""
-        assert self._num_live[rank] > 0, "a request is released once"
-        self._num_live[rank] -= 1
+    def release(self, seat: Seat) -> None:
+        """Note that a request has ended."""
+        assert self._num_live[seat.rank] > 0, "a request is released once"
+        self._num_live[seat.rank] -= 1
+        self._num_blocks[seat.rank] -= seat.num_blocks
+
+    def _has_room(self, seat: Seat) -> bool:
+        num_blocks = self._num_blocks[seat.rank] + seat.num_blocks
+        return self._num_live[seat.rank] < self._room.max_live and num_blocks <= self._room.num_blocks
 
 
 class _PrefixIndex:

@@ -13,6 +13,7 @@ from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.resumption_types import Resumption
 
 ItemT = TypeVar("ItemT")
 DeltaT_co = TypeVar("DeltaT_co", covariant=True)
@@ -42,7 +43,8 @@ class Answer(Generic[ItemT]):
     """What both protocols encode: events in order, the last of them a `Usage`.
 
     `events` must be closed by whoever reads it; that aborts what is still running. `usage` counts while
-    they are read; the last event is the same object.
+    they are read; the last event is the same object. `resumption` is what the first piece tells of an answer
+    that can be resumed.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Answer(Generic[ItemT]):
     created: int
     usage: Usage
     events: AsyncGenerator[ItemT | Usage, None]
+    resumption: Resumption | None = None
 
 
 class TokenLogprob(NamedTuple):
@@ -72,13 +75,12 @@ class LogprobEntry(NamedTuple):
 
 
 class Assembler(Protocol[DeltaT_co]):
-    """Turns the tokens of one choice into deltas.
+    """Turns the tokens of one choice into deltas."""
 
-    Attributes:
-        finish_reason: Why the choice ended, as its last delta says; None while it has not.
-    """
-
-    finish_reason: str | None
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the choice ended, as its last delta says; None while it has not."""
+        ...
 
     @property
     def repairs(self) -> Mapping[str, int]:
@@ -145,7 +147,7 @@ def _raise_failure(output: TokenOutput) -> None:
     if output.finish_reason is FinishReason.ERROR:
         raise output.error or InternalError("The engine failed on this request.")
     if output.finish_reason is FinishReason.ABORT:
-        raise RequestAbortedError("The request was aborted by the server; send it again.")
+        raise RequestAbortedError("The request was aborted.")
 
 
 async def merge(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenerator[ItemT, None]:
@@ -156,7 +158,7 @@ async def merge(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenerato
             waiting[_next_item(stream)] = stream
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in [task for task in waiting if task in done]:  # in order, for a set has none
                 stream = waiting[task]
                 try:
                     item = task.result()

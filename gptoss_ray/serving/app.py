@@ -21,10 +21,12 @@ from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
+from gptoss_ray.serving.exposure import check_exposure, deployed_hosts
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
 from gptoss_ray.serving.response_store_actor import ActorStore, shared_store
+from gptoss_ray.serving.stream_pacing import pace_replica_streams
 from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
 INGRESS = "Ingress"
@@ -32,6 +34,9 @@ ENGINE_REPLICA = "EngineReplica"
 
 MAX_INGRESS_REQUESTS = 2048
 """Requests one ingress replica holds at once; they cost it a few KiB each."""
+
+MAX_REFUSALS_AT_ONCE = 256
+"""Requests beyond its queue that a replica holds while it refuses them; as many wait in each ingress."""
 
 MAX_START_ATTEMPTS = 3
 """A replica that fails to start so often fails the deployment, instead of being tried for ever."""
@@ -43,12 +48,15 @@ class IngressDeployment(Ingress):
 
     def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
         bind_replica_to_node_address()
-        streams = TokenStreams()
+        check_exposure(deployed_hosts(), config)
+        pace_replica_streams()
+        streams = TokenStreams(config.limits.max_unread_tokens)
         models = [_served_model(model, handles[model.name], streams) for model in config.models]
         self._store = shared_store(serve.get_replica_context().app_name, config.limits)
         super().__init__(
             models,
             api_keys=config.resolve_api_keys(),
+            api_keys_file=config.api_keys_file,
             limits=config.limits,
             page=config.page,
             store=self._store,
@@ -111,8 +119,9 @@ def _engine_replica(config: ServingConfig, model: ServedModelConfig, load: LoadE
     return _deployment(
         EngineReplica,
         name=replica_name(config, model),
-        # The engines' own queues refuse first, with an error that says so.
-        max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + 1,
+        # The replica itself refuses what it has no place for, and for that must get to see it.
+        max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + MAX_REFUSALS_AT_ONCE,
+        max_queued_requests=MAX_REFUSALS_AT_ONCE,
         max_constructor_retry_count=MAX_START_ATTEMPTS,
         # The replica itself only waits; its bundle, the first, is for the ranks of its node.
         ray_actor_options={"num_cpus": 0},

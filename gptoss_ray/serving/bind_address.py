@@ -31,12 +31,21 @@ from typing import Any
 
 import ray
 
+from gptoss_ray.serving.tls import grpc_credentials
+
 GRPC_HOST_VARIABLE = "GPTOSS_RAY_GRPC_HOST"
 _ALL_INTERFACES = "[::]:"
 
 
 def bind_proxy_to_node_address() -> None:
-    """Make this proxy's gRPC server listen on one address."""
+    """Make this proxy's gRPC server listen on one address, and by TLS where it has a certificate.
+
+    Raises:
+        ConfigError: The certificate or its key cannot be read.
+    """
+    module: Any = importlib.import_module("ray.serve._private.default_impl")
+    if (credentials := grpc_credentials()) is not None:
+        module.add_grpc_address = lambda server, address: server.add_secure_port(address, credentials)
     _wrap("ray.serve._private.default_impl", "add_grpc_address", os.environ.get(GRPC_HOST_VARIABLE))
 
 
@@ -52,13 +61,14 @@ def _wrap(module_name: str, function_name: str, host: str | None) -> None:
 
     def add_port_on_host(server: Any, address: str) -> Any:
         if address.startswith(_ALL_INTERFACES):
-            address = f"{_bracketed(host or _node_address())}:{address.removeprefix(_ALL_INTERFACES)}"
+            address = f"{_bracketed(host or node_address())}:{address.removeprefix(_ALL_INTERFACES)}"
         return add_port(server, address)
 
     setattr(module, function_name, add_port_on_host)
 
 
-def _node_address() -> str:
+def node_address() -> str:
+    """Return the address by which Ray knows this node."""
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return address
 

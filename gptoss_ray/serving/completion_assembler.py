@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
 from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.serving.answer import LogprobEntry, logprob_entry
+from gptoss_ray.serving.answer import LogprobEntry, TokenLogprob, logprob_entry
 from gptoss_ray.serving.openai_types import CompletionRequest
 from gptoss_ray.serving.text_gate import TextGate
 
@@ -74,6 +74,16 @@ class CompletionAssembler:
     def mean_logprob(self) -> float:
         """Log probability of the output so far per token, the one that ended it included."""
         return self._sum_logprobs / max(1, self._num_logprobs)
+
+    def replay(self, token_ids: Sequence[int]) -> int:
+        """See `ReplayableAssembler.replay`."""
+        if token_ids:
+            list(self._echoed(TokenOutput("", 0)))
+        for position, token_id in enumerate(token_ids):
+            entries = [LogprobEntry(TokenLogprob(position, b"", None), ())] if self._tells_logprobs else []
+            self._pass(self._encoding.token_bytes(token_id), entries)
+        held = (entry.chosen.token_id for entry in self._gate.held_entries)
+        return min((*held, len(token_ids)))
 
     def feed(self, output: TokenOutput) -> list[CompletionDelta]:
         """Return what the output's tokens add to the choice."""

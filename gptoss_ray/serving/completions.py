@@ -16,16 +16,20 @@ from gptoss_ray.serving.completion_assembler import CompletionAssembler, Complet
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import CompletionRequest
+from gptoss_ray.serving.resumption import attempt_id, check_resumption, start_choices
+from gptoss_ray.serving.resumption_types import Resumption
 from gptoss_ray.serving.sampling import (
     check_counts,
     check_prompt,
     choice_requests,
     encode_prompt,
+    fixed_seed,
     sampling_params,
 )
 from gptoss_ray.serving.structured_request import grammar_of_completion
 
 DEFAULT_MAX_TOKENS = 16
+_SEED_STRIDE = 0x9E3779B97F4A7C15 >> 1  # far apart, and each another one
 
 
 @dataclass
@@ -47,8 +51,11 @@ async def start_completion(
     metrics: IngressMetrics,
     tenant: str,
     created: int,
+    abort_key: str = "",
 ) -> Answer[CompletionDelta]:
     """Validate a request and return its answer, of which nothing runs before its events are read.
+
+    `abort_key` is that of the requests for tokens.
 
     Raises:
         InvalidRequestError: A field is wrong; `param` names it.
@@ -58,31 +65,38 @@ async def start_completion(
     _check_max_tokens(request)
     grammar = await grammar_of_completion(request)
     prompts = await asyncio.to_thread(_encode_prompts, request, model)
-    answer_id = f"cmpl-{uuid.uuid4().hex}"
+    resumption = request.resumption
+    if resumption is not None:
+        created = resumption.created
+    answer_id = resumption.id if resumption else f"cmpl-{uuid.uuid4().hex}"
+    attempt = attempt_id(answer_id, resumption)
+    seed = fixed_seed(request)
     requests = [
         choice_request
         for number, prompt in enumerate(prompts)
         for choice_request in choice_requests(
-            f"{answer_id}-{number}",
+            f"{attempt}-{number}",
             prompt,
-            _params(request, model, len(prompt), grammar),
+            _params(request, model, len(prompt), grammar, _seed_of_prompt(request, seed, number)),
             request.num_drawn,
             tenant,
+            abort_key,
         )
     ]
+    check_resumption(request, model, len(requests), max(each.params.max_tokens for each in requests))
     usage = Usage(prompt_tokens=sum(map(len, prompts)))
-    assemblers = [
-        CompletionAssembler(index, model.encoding, request, generation)
-        for index, generation in enumerate(requests)
-    ]
-    streams = [
-        stream_choice(model, generation, assembler, usage, metrics)
-        for generation, assembler in zip(requests, assemblers, strict=True)
-    ]
+
+    def assembler(index: int) -> CompletionAssembler:
+        return CompletionAssembler(index, model.encoding, request, requests[index])
+
+    choices = await start_choices(requests, assembler, resumption, usage)
+    streams = [stream_choice(model, *choice, usage, metrics) for choice in choices]
     events = stream_all(streams, usage)
     if request.num_drawn > request.num_choices:
-        events = _keep_best(events, assemblers, request, usage)
-    return Answer(answer_id, model.name, created, usage, events)
+        drawn = [assembler for _, assembler in choices if isinstance(assembler, CompletionAssembler)]
+        events = _keep_best(events, drawn, request, usage)
+    fixed = Resumption(id=answer_id, created=created, seed=seed)
+    return Answer(answer_id, model.name, created, usage, events, fixed if request.tells_tokens else None)
 
 
 async def _keep_best(
@@ -129,12 +143,18 @@ def _check_max_tokens(request: CompletionRequest) -> None:
         )
 
 
+def _seed_of_prompt(request: CompletionRequest, seed: int, number: int) -> int:
+    """Return a prompt's seed: the client's, or one of its own: equal prompts get different answers."""
+    return seed if request.seed is not None or not number else (seed + number * _SEED_STRIDE) % (1 << 63)
+
+
 def _params(
-    request: CompletionRequest, model: ServedModel, num_prompt_tokens: int, grammar: str | None
+    request: CompletionRequest, model: ServedModel, num_prompt_tokens: int, grammar: str | None, seed: int
 ) -> SamplingParams:
     return sampling_params(
         request,
         model,
+        seed=seed,
         num_prompt_tokens=num_prompt_tokens,
         max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
         # The best of several is found by them.

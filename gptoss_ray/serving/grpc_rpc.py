@@ -1,4 +1,4 @@
-"""What stands around every gRPC method: the API key, the size limit, and errors as statuses.
+"""What stands around every gRPC method: request id, API key, size limit, and errors as statuses.
 
 Serve sends an uncaught exception to the client as INTERNAL with its traceback, so nothing may escape a
 method but `RpcFailedError`, raised once code and details are set on the context.
@@ -6,9 +6,11 @@ method but `RpcFailedError`, raised once code and details are set on the context
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import grpc
@@ -16,8 +18,15 @@ from google.protobuf.message import Message
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.serving.auth import PUBLIC_RPCS, ApiKeys
+from gptoss_ray.serving.grpc_status import STATUS_DETAILS_KEY, status_details
 from gptoss_ray.serving.limits import body_too_large
+from gptoss_ray.serving.request_id import REQUEST_ID_HEADER, request_id
 from gptoss_ray.serving.status_codes import as_client_error, grpc_details, status_of
+from gptoss_ray.serving.stream_pacing import wait_for_reader
+
+logger = logging.getLogger(__name__)
+
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class GrpcContext(Protocol):
@@ -35,6 +44,10 @@ class GrpcContext(Protocol):
         """Set the status message."""
         ...
 
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None:
+        """Set what the call tells at its end."""
+        ...
+
 
 class GuardedService(Protocol):
     """What the guard needs of a service."""
@@ -44,7 +57,27 @@ class GuardedService(Protocol):
 
 
 class RpcFailedError(Exception):
-    """Ends a method whose status is set already; the text is the status message."""
+    """Ends a method whose status is set already.
+
+    Serve drops the context's trailing metadata where a method fails: they travel in here
+    (`grpc_error_details.py`).
+    """
+
+    def __init__(self, details: str, trailing_metadata: Metadata = ()) -> None:
+        super().__init__(details, trailing_metadata)
+        self.trailing_metadata = trailing_metadata
+
+    def __str__(self) -> str:
+        """Return the status message."""
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: the tenant of the key, and the id of the request."""
+
+    tenant: str
+    request_id: str
 
 
 ServiceT = TypeVar("ServiceT", bound=GuardedService)
@@ -53,13 +86,13 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 
 
 def unary(
-    method: Callable[[ServiceT, RequestT, str], Awaitable[ResponseT]],
+    method: Callable[[ServiceT, RequestT, Caller], Awaitable[ResponseT]],
 ) -> Callable[[ServiceT, RequestT, GrpcContext], Awaitable[ResponseT]]:
-    """Turn `method(self, request, tenant)` into a guarded gRPC method with one response."""
+    """Turn `method(self, request, caller)` into a guarded gRPC method with one response."""
 
     async def guarded(self: ServiceT, request: RequestT, grpc_context: GrpcContext) -> ResponseT:
-        with _errors_as_status(grpc_context):
-            return await method(self, request, _admit(self, method.__name__, request, grpc_context))
+        with _guarded(self, method.__name__, request, grpc_context) as caller:
+            return await method(self, request, caller)
 
     # Not functools.wraps: Serve must see the parameter named grpc_context, or it passes no context.
     guarded.__name__, guarded.__doc__ = method.__name__, method.__doc__
@@ -67,17 +100,17 @@ def unary(
 
 
 def streaming(
-    method: Callable[[ServiceT, RequestT, str], AsyncGenerator[ResponseT, None]],
+    method: Callable[[ServiceT, RequestT, Caller], AsyncGenerator[ResponseT, None]],
 ) -> Callable[[ServiceT, RequestT, GrpcContext], AsyncGenerator[ResponseT, None]]:
-    """Turn `method(self, request, tenant)` into a guarded gRPC method with a stream of responses."""
+    """Turn `method(self, request, caller)` into a guarded gRPC method with a stream of responses."""
 
     async def guarded(
         self: ServiceT, request: RequestT, grpc_context: GrpcContext
     ) -> AsyncGenerator[ResponseT, None]:
-        with _errors_as_status(grpc_context):
-            tenant = _admit(self, method.__name__, request, grpc_context)
-            async with aclosing(method(self, request, tenant)) as responses:
+        with _guarded(self, method.__name__, request, grpc_context) as caller:
+            async with aclosing(method(self, request, caller)) as responses:
                 async for response in responses:
+                    await wait_for_reader()
                     yield response
 
     # Not functools.wraps: Serve must see the parameter named grpc_context, or it passes no context.
@@ -85,24 +118,39 @@ def streaming(
     return guarded
 
 
-def _admit(service: GuardedService, name: str, request: Message, context: GrpcContext) -> str:
-    """Return the caller's tenant; raise AuthenticationError or RequestTooLargeError."""
-    tenant = ""
-    if name not in PUBLIC_RPCS:
-        metadata = dict(context.invocation_metadata())
-        tenant = service.api_keys.tenant(metadata.get("authorization"), metadata.get("x-api-key"))
-    if request.ByteSize() > service.limits.max_body_bytes:
-        raise body_too_large(service.limits.max_body_bytes)
-    return tenant
+@contextmanager
+def _guarded(service: GuardedService, name: str, request: Message, context: GrpcContext) -> Iterator[Caller]:
+    """Let a call in, log it and turn what fails in it into a status; yields who calls."""
+    metadata = dict(context.invocation_metadata())
+    id_ = request_id(metadata.get(REQUEST_ID_HEADER))
+    start_s = time.monotonic()
+    code = grpc.StatusCode.CANCELLED
+    context.set_trailing_metadata([(REQUEST_ID_HEADER, id_)])
+    try:
+        with _admitted(service, name, request, metadata) as tenant:
+            yield Caller(tenant, id_)
+        code = grpc.StatusCode.OK
+    except Exception as error:
+        shown = as_client_error(error, id_)
+        code, text = status_of(shown).grpc, grpc_details(shown)
+        context.set_code(code)
+        context.set_details(text)
+        details = status_details(shown, id_, type(request))
+        raise RpcFailedError(text, ((REQUEST_ID_HEADER, id_), (STATUS_DETAILS_KEY, details))) from None
+    finally:
+        logger.info(
+            "event=grpc_request request_id=%s method=%s code=%s duration_s=%.3f",
+            *(id_, name, code.name, time.monotonic() - start_s),
+        )
 
 
 @contextmanager
-def _errors_as_status(context: GrpcContext) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        shown = as_client_error(error, request_id=uuid.uuid4().hex)
-        details = grpc_details(shown)
-        context.set_code(status_of(shown).grpc)
-        context.set_details(details)
-        raise RpcFailedError(details) from None
+def _admitted(
+    service: GuardedService, name: str, request: Message, metadata: dict[str, str]
+) -> Iterator[str]:
+    """Let a call in and yield its tenant; raise RequestTooLargeError, or as `ApiKeys.admitted` does."""
+    is_public = name in PUBLIC_RPCS
+    with nullcontext("") if is_public else service.api_keys.admitted(metadata) as tenant:
+        if request.ByteSize() > service.limits.max_body_bytes:
+            raise body_too_large(service.limits.max_body_bytes)
+        yield tenant

@@ -21,6 +21,7 @@ from gptoss_ray.serving.http_gate import HttpGate
 from gptoss_ray.serving.metrics import CONTENT_TYPE
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_answers import (
+    AbortedRequest,
     ChatCompletion,
     ChatCompletionChunk,
     Health,
@@ -34,6 +35,7 @@ from gptoss_ray.serving.openai_json import (
     chat_chunks,
     chat_completion,
     completion_chunks,
+    resumption_field,
     text_completion,
     usage_field,
 )
@@ -110,6 +112,7 @@ class _Handlers:
             Route(("POST",), "/tokenize", self.tokenize, Tokenized, body=TokenizeRequest),
             Route(("POST",), "/detokenize", self.detokenize, Detokenized, body=DetokenizeRequest),
             Route(("GET",), "/tokenizer_info", self.tokenizer_info, TokenizerInfo),
+            Route(("DELETE",), "/v1/requests/{request_id:path}", self.abort, AbortedRequest),
             Route(("GET",), "/live", self.live, Health),
             Route(("GET",), "/ready", self.ready, Health),
             Route(("GET",), "/health", self.ready, Health),
@@ -118,18 +121,20 @@ class _Handlers:
             Route(("GET",), "/version", self.version, Version),
             Route(("GET",), "/openapi.json", self.openapi, dict[str, Any]),
         )
-        self._openapi = openapi_document(self.routes, needs_key=ingress.api_keys.are_needed)
+        self._openapi: dict[str, Any] | None = None
 
     async def chat_completions(self, request: Request) -> Response:
         """Answer a chat, as a whole or as events."""
         parsed = await self._parse(ChatCompletionRequest, request)
-        answer = await self._ingress.chat(parsed, tenant=request.state.tenant)
+        state = request.state
+        answer = await self._ingress.chat(parsed, tenant=state.tenant, request_id=state.request_id)
         return await _respond(request, parsed, answer, chat_chunks(answer), chat_completion)
 
     async def completions(self, request: Request) -> Response:
         """Continue a prompt, as a whole or as events."""
         parsed = await self._parse(CompletionRequest, request)
-        answer = await self._ingress.complete(parsed, tenant=request.state.tenant)
+        state = request.state
+        answer = await self._ingress.complete(parsed, tenant=state.tenant, request_id=state.request_id)
         return await _respond(request, parsed, answer, completion_chunks(answer), text_completion)
 
     async def _parse(self, kind: type[RequestT], request: Request) -> RequestT:
@@ -148,6 +153,11 @@ class _Handlers:
         """Describe one model by its name or alias, in which `/` may stand."""
         return JSONResponse(_model_object(name, self._ingress.catalog.find(name)))
 
+    async def abort(self, request: Request, request_id: str) -> Response:
+        """End the caller's requests of an id, whichever protocol and ingress replica they came by."""
+        num_aborted = await self._ingress.abort(request_id, tenant=request.state.tenant)
+        return JSONResponse(AbortedRequest(id=request_id, object="request", num_aborted=num_aborted))
+
     async def ready(self) -> Response:
         """Tell whether a request sent now would be served."""
         if not await self._ingress.catalog.any_ready():
@@ -164,6 +174,10 @@ class _Handlers:
 
     async def openapi(self) -> Response:
         """Describe all of this."""
+        if self._openapi is None:
+            # Takes a second, and few ever ask: in a thread, when the first does.
+            needs_key = self._ingress.api_keys.are_needed
+            self._openapi = await asyncio.to_thread(openapi_document, self.routes, needs_key=needs_key)
         return JSONResponse(self._openapi)
 
     async def tokenize(self, request: Request) -> Response:
@@ -243,9 +257,11 @@ async def _chunks(
     """
     no_usage = usage_field(None) if parsed.wants_usage_chunk else b""
     tells_usage = parsed.wants_usage_in_every_chunk
+    resumption = resumption_field(answer.resumption)
     async with aclosing(answer.events) as events:
         async for event in events:
             if not isinstance(event, Usage):
-                yield write((event,), usage_field(answer.usage) if tells_usage else no_usage)
+                yield write((event,), (usage_field(answer.usage) if tells_usage else no_usage) + resumption)
+                resumption = b""
             elif parsed.wants_usage_chunk:
-                yield write((), usage_field(event))
+                yield write((), usage_field(event) + resumption)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
-import uuid
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_ray.serving.auth import ApiKeys
+from gptoss_ray.serving.limits import check_media_type
+from gptoss_ray.serving.request_id import REQUEST_ID_HEADER, request_id
 from gptoss_ray.serving.status_codes import as_client_error, error_object, http_headers, status_of
 
 logger = logging.getLogger(__name__)
-_SAFE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class HttpGate:
@@ -43,7 +43,7 @@ class HttpGate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get("x-request-id"))
+        id_ = request_id(headers.get(REQUEST_ID_HEADER))
         status = 0
         start_s = time.monotonic()
 
@@ -52,25 +52,28 @@ class HttpGate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self._echo_request_id:
-                    MutableHeaders(scope=message)["x-request-id"] = request_id
+                    MutableHeaders(scope=message)[REQUEST_ID_HEADER] = id_
             await send(message)
 
+        tenant = ""
         try:
-            tenant = ""
-            if _route_path(scope) not in self._public_paths:
-                tenant = self._api_keys.tenant(headers.get("authorization"), headers.get("x-api-key"))
-            scope["state"] = {**scope.get("state", {}), "request_id": request_id, "tenant": tenant}
-            await self._app(scope, receive, send_with_id)
+            is_public = _route_path(scope) in self._public_paths
+            with nullcontext("") if is_public else self._api_keys.admitted(headers) as tenant:
+                if not is_public:
+                    check_media_type(headers.get("content-type"))
+                scope["state"] = {**scope.get("state", {}), "request_id": id_, "tenant": tenant}
+                await self._app(scope, receive, send_with_id)
         except Exception as error:
-            shown = as_client_error(error, request_id)
+            shown = as_client_error(error, id_)
             response = JSONResponse(error_object(shown), status_of(shown).http, http_headers(shown))
             # Behind the start of an answer there is no place for another.
             if not status:
                 await response(scope, receive, send_with_id)
         finally:
             logger.info(
-                "event=http_request request_id=%s method=%s path=%r status=%d duration_s=%.3f",
-                request_id,
+                "event=http_request request_id=%s key=%s method=%s path=%r status=%d duration_s=%.3f",
+                id_,
+                self._api_keys.name(tenant),
                 scope["method"],
                 scope["path"],
                 status,
@@ -82,8 +85,3 @@ def _route_path(scope: Scope) -> str:
     """Return the path as the router reads it: behind the prefix under which the app is mounted."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
-
-
-def _request_id(given: str | None) -> str:
-    """Return the client's id if it is short printable ASCII without spaces, else a new one."""
-    return given if given and _SAFE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

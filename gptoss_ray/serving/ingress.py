@@ -22,23 +22,28 @@ reflection and `ray.serve.RayServeAPIService` itself, before any code of this mo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from gptoss_ray.config import LimitsConfig
+from gptoss_ray.errors import InvalidRequestError
 from gptoss_ray.serving.answer import Answer
 from gptoss_ray.serving.auth import ApiKeys
-from gptoss_ray.serving.chat import ChatDelta, start_chat
+from gptoss_ray.serving.chat import start_chat
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import start_completion
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.http_app import build_fastapi_app
 from gptoss_ray.serving.journal import JournaledTokenSource
+from gptoss_ray.serving.metered_source import MeteredTokenSource
 from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 from gptoss_ray.serving.reasoning_cache import ReasoningCache
+from gptoss_ray.serving.request_id import abort_key
 from gptoss_ray.serving.responses.preparation import Preparation
 from gptoss_ray.serving.responses.service import ResponseService
 from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
@@ -54,6 +59,7 @@ class Ingress(GrpcMethods):
         models: Iterable[ServedModel],
         *,
         api_keys: Iterable[str] = (),
+        api_keys_file: str | None = None,
         limits: LimitsConfig | None = None,
         page: bool = True,
         store: SharedStore | None = None,
@@ -66,8 +72,8 @@ class Ingress(GrpcMethods):
         self.limits = limits or LimitsConfig()
         self.has_page = page
         self.metrics = IngressMetrics()
-        self.catalog = ModelCatalog(map(self._journaled, models))
-        self.api_keys = ApiKeys(api_keys)
+        self.api_keys = ApiKeys(api_keys, file=api_keys_file)
+        self.catalog = ModelCatalog(map(self._guarded, models))
         self._reasoning = ReasoningCache(
             self.limits.max_remembered_calls, self.limits.max_remembered_reasoning_bytes
         )
@@ -83,16 +89,18 @@ class Ingress(GrpcMethods):
             )
         )
 
-    def _journaled(self, model: ServedModel) -> ServedModel:
+    def _guarded(self, model: ServedModel) -> ServedModel:
         migrations = self.metrics.migrations.labels(model.name)
         source = JournaledTokenSource(model.token_source, self.limits, migrations.inc)
-        return replace(model, token_source=source)
+        return replace(model, token_source=MeteredTokenSource(source, self.api_keys))
 
     def now(self) -> int:
         """Unix time in seconds."""
         return int(self._clock())
 
-    async def chat(self, request: ChatCompletionRequest, *, tenant: str) -> Answer[ChatDelta]:
+    async def chat(
+        self, request: ChatCompletionRequest, *, tenant: str, request_id: str = ""
+    ) -> Answer[ChatDelta]:
         """Start a chat's answer; raise InvalidRequestError or ModelNotFoundError."""
         model = self.catalog.find(request.model)
         return await start_chat(
@@ -103,9 +111,12 @@ class Ingress(GrpcMethods):
             reasoning=self._reasoning,
             tenant=tenant,
             created=self.now(),
+            abort_key=abort_key(tenant, request_id),
         )
 
-    async def complete(self, request: CompletionRequest, *, tenant: str) -> Answer[CompletionDelta]:
+    async def complete(
+        self, request: CompletionRequest, *, tenant: str, request_id: str = ""
+    ) -> Answer[CompletionDelta]:
         """Start a completion's answer; raise InvalidRequestError or ModelNotFoundError."""
         model = self.catalog.find(request.model)
         return await start_completion(
@@ -115,4 +126,18 @@ class Ingress(GrpcMethods):
             metrics=self.metrics,
             tenant=tenant,
             created=self.now(),
+            abort_key=abort_key(tenant, request_id),
         )
+
+    async def abort(self, request_id: str, *, tenant: str) -> int:
+        """End a tenant's requests of an id, whichever ingress replica they came by.
+
+        Returns how many sequences that were: only what has reached an engine is found.
+
+        Raises:
+            UnavailableError: A replica could not be asked.
+        """
+        if not request_id:
+            raise InvalidRequestError("request_id is empty; name a request.", param="request_id")
+        key = abort_key(tenant, request_id)
+        return sum(await asyncio.gather(*(model.token_source.abort(key) for model in self.catalog)))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
-from gptoss_ray.serving.token_source import TokenSource
+from gptoss_ray.serving.token_source import SequencePausedError, TokenSource
 
 if TYPE_CHECKING:
     from gptoss_ray.ranks.engine_rank import RankStats
@@ -34,12 +34,14 @@ class Journal:
     """One request, and what has been delivered of it.
 
     Attributes:
-        num_migrations: How often the request was lost and sent again.
+        num_attempts: How often the request was lost or paused, and sent again.
+        num_migrations: How often because it was lost.
     """
 
     def __init__(self, request: GenerationRequest) -> None:
         self._request = request
         self._delivered = list(request.emitted_token_ids)
+        self.num_attempts = 0
         self.num_migrations = 0
 
     @property
@@ -50,13 +52,14 @@ class Journal:
     def attempt(self) -> GenerationRequest:
         """Return the request to send now: what was delivered is its beginning.
 
-        Each migration has an id of its own, so that what a lost rank still sends is nobody's.
+        Each attempt has an id of its own, so that what a lost rank, or a paused sequence, still sends is
+        nobody's.
         """
-        if not self.num_migrations:
+        if not self.num_attempts:
             return self._request
         return replace(
             self._request,
-            request_id=f"{self._request.request_id}~{self.num_migrations}",
+            request_id=f"{self._request.request_id}~{self.num_attempts}",
             emitted_token_ids=tuple(self._delivered),
         )
 
@@ -71,7 +74,7 @@ class Journal:
                 f"Token {self.position} of the answer was to come next, and token {output.position} came."
             )
         self._delivered += output.token_ids
-        if not self.num_migrations:
+        if not self.num_attempts:
             return output
         return output._replace(request_id=self._request.request_id)
 
@@ -102,12 +105,18 @@ class JournaledTokenSource:
         """See `TokenSource.ready`."""
         return await self._source.ready()
 
+    async def abort(self, abort_key: str) -> int:
+        """See `TokenSource.abort`."""
+        return await self._source.abort(abort_key)
+
     async def stats(self) -> Sequence[RankStats]:
         """See `TokenSource.stats`."""
         return await self._source.stats()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`; a lost request is sent again, `limits.max_migrations` times at most.
+
+        So is one whose sequence was paused, once its reader has read all that was kept, however often.
 
         Raises:
             GptossError: The request was refused when it came, failed, was lost too often, or found no rank
@@ -125,11 +134,15 @@ class JournaledTokenSource:
                         if output.finish_reason is not None:
                             return
                 raise RequestLostError("What worked on this request has gone; send it again.")
+            except SequencePausedError:
+                logger.info("request_goes_on request_id=%s position=%d", request.request_id, journal.position)
+                journal.num_attempts += 1
+                pauses, gives_up_at = _pauses(), self._clock() + self._limits.recovery_timeout_s
             except RequestLostError as error:
                 self._note_loss(request, journal, error)
                 pauses, gives_up_at = _pauses(), self._clock() + self._limits.recovery_timeout_s
             except (UnavailableError, OverloadedError):
-                if not journal.num_migrations or self._clock() > gives_up_at:
+                if not journal.num_attempts or self._clock() > gives_up_at:
                     raise
             await asyncio.sleep(next(pauses))
 
@@ -145,6 +158,7 @@ class JournaledTokenSource:
                 f"What worked on this request was lost, {times} time(s) in a row; send it again later."
             ) from error
         journal.num_migrations += 1
+        journal.num_attempts += 1
         self._note_migration()
         logger.warning(
             "request_migrates request_id=%s migration=%d position=%d",

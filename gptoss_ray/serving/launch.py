@@ -6,10 +6,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import psutil
 from rich.console import Console
 
 from gptoss_ray.errors import CheckpointError, ConfigError
+from gptoss_ray.http_client import bearer
 from gptoss_ray.serving.interrupt import Interrupted, Interruption
 from gptoss_ray.serving.local_session import LocalSession
 from gptoss_ray.serving.proxy_choice import ProxyChoice, find_proxy_binary, proxy_environment
@@ -17,6 +19,8 @@ from gptoss_ray.serving.sample_question import ask_sample_question
 
 if TYPE_CHECKING:
     from gptoss_ray.serving.serve_file import ServeFile
+
+_ANSWER_TIMEOUT_S = 120.0
 
 
 def serve(config_path: str, proxy: ProxyChoice) -> int:
@@ -78,5 +82,9 @@ def _announce(console: Console, file: ServeFile) -> None:
     console.print(f"HTTP  {file.base_url}/v1")
     console.print(f"gRPC  {http.host}:{file.schema.grpc_options.port}")
     keys = file.serving.resolve_api_keys()
-    ask_sample_question(console, file.base_url, file.serving.models[0].name, keys[0] if keys else None)
+    # Of a key in a file only the hash is known here, and nobody can ask with that.
+    if keys or not file.serving.needs_key:
+        with httpx.Client(base_url=file.base_url, verify=file.tls, timeout=_ANSWER_TIMEOUT_S) as client:
+            client.headers.update(bearer(keys[0] if keys else None))
+            ask_sample_question(console, client, file.serving.models[0].name)
     console.print("Ctrl-C stops the server.")

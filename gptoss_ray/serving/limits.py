@@ -8,7 +8,13 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from gptoss_ray.errors import InvalidRequestError, RequestAbortedError, RequestTooLargeError
+from gptoss_ray.errors import (
+    InvalidRequestError,
+    MediaTypeError,
+    RequestAbortedError,
+    RequestStalledError,
+    RequestTooLargeError,
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -17,10 +23,13 @@ MAX_BYTES_READ_AT_ONCE = 16 << 10
 
 MAX_JSON_VALUES = 1 << 18
 """Numbers, strings, keys, lists and objects of a JSON text, twice the token ids of the longest context: to
-parse them holds the GIL, which holds up everybody's streams, thread or not (up to 40 ms for so many)."""
+parse them holds the GIL, which holds up everybody's streams, thread or not (up to 70 ms for so many)."""
 
 MAX_JSON_CONTAINERS = 1 << 15
 """Lists and objects among them: turned into fields, each takes as long as a hundred numbers."""
+
+BODY_TIMEOUT_S = 60.0
+"""A body that takes longer is refused; a client that stalls holds a connection and a place in a queue."""
 
 _PIECE_BYTES = 64 << 10
 
@@ -30,8 +39,18 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
 
     Raises:
         RequestTooLargeError: The body has more than `max_bytes`; the rest is not read.
+        RequestStalledError: It takes longer than `BODY_TIMEOUT_S`.
         RequestAbortedError: The client left before the end.
     """
+    try:
+        return await asyncio.wait_for(_read_body(receive, max_bytes), BODY_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        raise RequestStalledError(
+            f"The request's body did not come within {BODY_TIMEOUT_S:g} s; send it faster, or a smaller one."
+        ) from None
+
+
+async def _read_body(receive: Receive, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     num_bytes = 0
     while True:
@@ -45,6 +64,20 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
+
+
+def check_media_type(content_type: str | None) -> None:
+    """Refuse a body that says that it is no JSON, such as a form that a foreign page has a browser send.
+
+    Raises:
+        MediaTypeError: It does. None says nothing, and the body is read.
+    """
+    media_type = (content_type or "application/json").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise MediaTypeError(
+            f"The request's content-type is {media_type[:80]!r}; send JSON, and say 'application/json'.",
+            param="content-type",
+        )
 
 
 def body_too_large(max_bytes: int) -> RequestTooLargeError:

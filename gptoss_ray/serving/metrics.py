@@ -96,6 +96,7 @@ class IngressMetrics:
         self.sequences_waiting = self._gauge(
             "sequences_waiting", "Sequences that wait for a seat or for KV blocks.", "rank"
         )
+        self.requests_queued = self._gauge("requests_queued", "Requests that wait for a rank of one replica.")
         self.kv_cache_usage = self._gauge("kv_cache_usage_ratio", "Share of KV blocks in use.", "rank")
         self.duration = self._histogram(
             "choice_duration_seconds", "From the request to the end of a choice.", _WHOLE_S
@@ -122,6 +123,10 @@ class IngressMetrics:
             "num_waiting": self.sequences_waiting,
             "kv_cache_usage": self.kv_cache_usage,
         }
+        self.requests_queued.clear()
+        for model, stats in ranks.items():
+            if stats:
+                self.requests_queued.labels(model).set(stats[0].num_queued)
         for field, gauge in gauges.items():
             gauge.clear()
             for model, stats in ranks.items():

@@ -48,8 +48,8 @@ class ModelCatalog:
         """Yield each model once, in the order of the configuration."""
         return iter(self._models)
 
-    def find(self, name: str | None) -> ServedModel:
-        """Return the model called `name`, or the first where none is named.
+    def find(self, name: str | None, *, param: str = "model") -> ServedModel:
+        """Return the model called `name`, or the first where none is named; `param` is the field that does.
 
         Raises:
             ModelNotFoundError: There is none of that name; the message tells those that are served.
@@ -60,7 +60,7 @@ class ModelCatalog:
         if model is None:
             served = ", ".join(model.name for model in self._models)
             raise ModelNotFoundError(
-                f"The model {name[:128]!r} is not served here; use one of: {served}.", param="model"
+                f"The model {name[:128]!r} is not served here; use one of: {served}.", param=param
             )
         return model
 

@@ -119,6 +119,15 @@ class ChatCompletion(TypedDict):
     usage: UsageObject
 
 
+class ResumptionObject(TypedDict):
+    """What fixes an answer; sent back with what the client has of each choice, it resumes a broken stream."""
+
+    id: str
+    created: int
+    seed: int
+    recalled_reasoning: dict[str, str]
+
+
 class MessageDelta(TypedDict):
     """What is new in a message; all texts are to be appended."""
 
@@ -136,6 +145,7 @@ class ChunkChoice(TypedDict):
     delta: MessageDelta
     logprobs: ChatLogprobs | None
     finish_reason: ChatEnd | None
+    token_ids: NotRequired[list[int]]
 
 
 class ChatCompletionChunk(TypedDict):
@@ -148,6 +158,7 @@ class ChatCompletionChunk(TypedDict):
     system_fingerprint: None
     choices: list[ChunkChoice]
     usage: NotRequired[UsageObject | None]
+    resumption: NotRequired[ResumptionObject]
 
 
 class CompletionLogprobs(TypedDict):
@@ -166,6 +177,7 @@ class TextChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: CompletionEnd | None
+    token_ids: NotRequired[list[int]]
 
 
 class TextCompletion(TypedDict):
@@ -178,6 +190,7 @@ class TextCompletion(TypedDict):
     system_fingerprint: None
     choices: list[TextChoice]
     usage: NotRequired[UsageObject | None]
+    resumption: NotRequired[ResumptionObject]
 
 
 class ModelObject(TypedDict):
@@ -197,6 +210,14 @@ class ModelList(TypedDict):
 
     object: Literal["list"]
     data: list[ModelObject]
+
+
+class AbortedRequest(TypedDict):
+    """How many sequences were ended of the requests of an id."""
+
+    id: str
+    object: Literal["request"]
+    num_aborted: int
 
 
 class Health(TypedDict):

@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 from pydantic_core import to_json
 
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
-from gptoss_ray.serving.chat import ChatChoice, ChatDelta, ToolCallDelta, fold_chat
+from gptoss_ray.serving.chat import ChatChoice, fold_chat
+from gptoss_ray.serving.chat_assembler import ChatDelta, ToolCallDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.completions import CompletionChoice, fold_completion
 from gptoss_ray.serving.openai_answers import (
@@ -25,6 +26,7 @@ from gptoss_ray.serving.openai_answers import (
     CompletionLogprobs,
     ContentLogprob,
     MessageDelta,
+    ResumptionObject,
     TextChoice,
     TextCompletion,
     ToolCallObject,
@@ -32,6 +34,7 @@ from gptoss_ray.serving.openai_answers import (
     TopLogprob,
     UsageObject,
 )
+from gptoss_ray.serving.resumption_types import Resumption
 
 DeltaT = TypeVar("DeltaT")
 
@@ -52,15 +55,28 @@ class ChunkWriter(Generic[DeltaT]):
         self._head = to_json(empty).removesuffix(b"[]}")
         self._choice = choice
 
-    def __call__(self, deltas: Iterable[DeltaT], usage: bytes = b"") -> bytes:
-        """Return a chunk of these deltas, with the `usage_field` that is given."""
+    def __call__(self, deltas: Iterable[DeltaT], more: bytes = b"") -> bytes:
+        """Return a chunk of these deltas, with the fields that are given, such as `usage_field`."""
         choices = to_json([self._choice(delta) for delta in deltas])
-        return b"%b%b%b}" % (self._head, choices, usage)
+        return b"%b%b%b}" % (self._head, choices, more)
 
 
 def usage_field(usage: Usage | None) -> bytes:
     """Return what tells the usage at the end of a chunk: so far, in all, or null."""
     return b',"usage":' + to_json(usage and usage_object(usage))
+
+
+def resumption_field(resumption: Resumption | None) -> bytes:
+    """Return what tells at the end of a stream's first chunk how to resume it; nothing where it cannot be."""
+    if resumption is None:
+        return b""
+    fixed = ResumptionObject(
+        id=resumption.id,
+        created=resumption.created,
+        seed=resumption.seed,
+        recalled_reasoning=resumption.recalled_reasoning,
+    )
+    return b',"resumption":' + to_json(fixed)
 
 
 def chat_chunks(answer: Answer[ChatDelta]) -> ChunkWriter[ChatDelta]:
@@ -79,7 +95,8 @@ def chat_chunks(answer: Answer[ChatDelta]) -> ChunkWriter[ChatDelta]:
 class _ChunkChoices:
     """Returns what deltas are in chunks.
 
-    A choice's role comes with its first delta: clients take the first chunk for the first token.
+    A choice's role comes with its first delta: clients take the first chunk for the first token. Tokens come
+    with those of an answer that can be resumed.
     """
 
     def __init__(self) -> None:
@@ -88,12 +105,15 @@ class _ChunkChoices:
     def __call__(self, delta: ChatDelta) -> ChunkChoice:
         is_first = delta.index not in self._started
         self._started.add(delta.index)
-        return {
-            "index": delta.index,
-            "delta": _delta(delta, is_first=is_first),
-            "logprobs": _chat_logprobs(delta.logprobs),
-            "finish_reason": delta.finish_reason,
-        }
+        choice = ChunkChoice(
+            index=delta.index,
+            delta=_delta(delta, is_first=is_first),
+            logprobs=_chat_logprobs(delta.logprobs),
+            finish_reason=delta.finish_reason,
+        )
+        if delta.token_ids:
+            choice["token_ids"] = list(delta.token_ids)
+        return choice
 
 
 async def chat_completion(
@@ -122,7 +142,12 @@ async def chat_completion(
 
 def completion_chunks(answer: Answer[CompletionDelta]) -> ChunkWriter[CompletionDelta]:
     """Return what writes an answer as chunks of a `text_completion`."""
-    return ChunkWriter(_text_completion(answer), _text_choice)
+    is_resumable = answer.resumption is not None
+    return ChunkWriter(_text_completion(answer), _resumable_choice if is_resumable else _text_choice)
+
+
+def _resumable_choice(choice: CompletionDelta) -> TextChoice:
+    return {**_text_choice(choice), "token_ids": list(choice.token_ids)}
 
 
 async def text_completion(

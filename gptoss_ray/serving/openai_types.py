@@ -9,20 +9,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+from jiter import from_json
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from gptoss_ray.errors import ContextLengthExceededError, InvalidRequestError
 from gptoss_ray.generation import MAX_LOGIT_BIAS_ENTRIES
 from gptoss_ray.serving.limits import check_json_size
-from gptoss_ray.serving.request_fields import MAX_ITEMS, Items, RequestFields, at_most, wrong
+from gptoss_ray.serving.request_fields import (
+    MAX_ITEMS,
+    MAX_PROMPT_IDS,
+    Items,
+    RequestFields,
+    at_most,
+    wrong,
+)
+from gptoss_ray.serving.resumption_types import Resumption
 from gptoss_ray.serving.structured_types import StructuredFields, ToolChoiceField
 
 MAX_PROMPTS = 128
-MAX_PROMPT_IDS = 200_000
-"""In all prompts of a request together; more than the longest context holds."""
-
 Effort = Literal["low", "medium", "high"]
 RequestEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # The model knows three efforts; OpenAI's other names go to the nearest.
@@ -186,6 +192,8 @@ class SamplingFields(DrawFields, StructuredFields):
 
     max_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1)
+    resumable: bool | None = None
+    resumption: Resumption | None = None
 
     @property
     def num_choices(self) -> int:
@@ -196,6 +204,11 @@ class SamplingFields(DrawFields, StructuredFields):
     def num_drawn(self) -> int:
         """How many answers to draw to a prompt, of which `num_choices` are shown."""
         return self.num_choices
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether a stream's pieces carry what it takes to resume it."""
+        return bool(self.stream and (self.resumable or self.resumption))
 
     @property
     def wants_usage_chunk(self) -> bool:
@@ -319,13 +332,13 @@ def parse_json(kind: type[RequestT], body: bytes) -> RequestT:
     """Return the request in a JSON body.
 
     Raises:
-        InvalidRequestError: The JSON is malformed or has too many values, or a field is wrong; `param` is
-            its path.
+        InvalidRequestError: The JSON is malformed, has a key twice or too many values, or a field is wrong;
+            `param` is its path.
     """
     check_json_size(body)
     try:
         # A cache of strings makes those that are all different twice as slow, and others hardly faster.
-        fields = from_json(body, cache_strings="none")
+        fields = from_json(body, cache_mode="none", catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
     return parse_fields(kind, fields)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
@@ -16,7 +17,13 @@ from gptoss_ray.ranks.rank_facts import free_memory_bytes, read_shape
 from gptoss_ray.ranks.rank_memory import check_rank_memory, describe_memory, plan_rank_memory
 from gptoss_ray.ranks.rank_placement import GroupPlacement, NodeResources, find_shortfall
 from gptoss_ray.serving.app import replica_name
+from gptoss_ray.serving.bind_address import GRPC_HOST_VARIABLE
+from gptoss_ray.serving.exposure import HTTP_HOST_OPTION, check_exposure
+from gptoss_ray.serving.free_ports import LOOPBACK
+from gptoss_ray.serving.haproxy import is_haproxy_on
+from gptoss_ray.serving.key_file import read_key_file
 from gptoss_ray.serving.serve_file import ServeFile
+from gptoss_ray.serving.tls import grpc_credentials
 
 
 def check_ports(file: ServeFile) -> None:
@@ -33,6 +40,37 @@ def check_ports(file: ServeFile) -> None:
                     f"set another {option} in {file.path}.",
                     param=option,
                 ) from error
+
+
+def check_keys(file: ServeFile) -> int:
+    """Return how many API keys open the server.
+
+    Raises:
+        ConfigError: A key is missing that should be there, or the file of keys is wrong.
+    """
+    path = file.serving.api_keys_file
+    num_in_file = 0 if path is None else len(read_key_file(Path(path)))
+    return num_in_file + len(file.serving.resolve_api_keys())
+
+
+def check_hosts(file: ServeFile) -> None:
+    """Refuse to serve other hosts without a key, as `check_exposure` does."""
+    http_host = file.schema.http_options.host
+    # Unset, gRPC is on the node's own address; a Ray of our own has that on loopback.
+    grpc_host = file.proxy_environment.get(GRPC_HOST_VARIABLE, LOOPBACK)
+    check_exposure({HTTP_HOST_OPTION: http_host, GRPC_HOST_VARIABLE: grpc_host}, file.serving)
+
+
+def check_tls(file: ServeFile) -> None:
+    """Refuse certificates that cannot be used: ConfigError, which names the option."""
+    certificates = (file.schema.http_options.ssl_certfile, grpc_credentials(file.proxy_environment))
+    if is_haproxy_on() and any(certificates):
+        raise ConfigError(
+            "HAProxy is given no certificate by Serve; leave out --proxy haproxy, or the certificates, and "
+            "put a proxy of your own that speaks TLS in front.",
+            param="http_options.ssl_certfile",
+        )
+    _ = file.tls  # reads the certificate
 
 
 def check_checkpoint(model: ServedModelConfig) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskCancelledError
 from ray.util.placement_group import get_current_placement_group
 
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig
-from gptoss_ray.errors import GptossError, RequestLostError, UnavailableError
+from gptoss_ray.errors import GptossError, RequestAbortedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
-from gptoss_ray.ranks.rank_group import RankGroup
+from gptoss_ray.ranks.rank_group import RankGroup, Routed
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.routed_call import RequestEnded, RequestRouted
 
@@ -58,30 +59,52 @@ class EngineReplica:
     ) -> AsyncGenerator[RequestRouted | RequestEnded | GptossError, None]:
         """Have a rank work on a request; the call stays open for the request's life.
 
-        Yields `RequestRouted`, then `RequestEnded` when the rank is done with it; or only the
-        GptossError with which it was refused, RequestLostError where the rank died. Cancelling the call
-        aborts the request.
+        Yields `RequestRouted` when its turn has come, then `RequestEnded` when the rank is done with it; or
+        only the GptossError with which it was refused, RequestLostError where the rank died. Cancelling the
+        call gives the request up.
         """
         assert self._group is not None
-        if not self._group.takes_requests():
-            yield UnavailableError("The replica has lost its ranks and is being replaced; try again soon.")
-            return
-        with self._group.route(request) as rank:
-            try:
-                refusal = await self._group.submit(rank, request)
-                if refusal is not None:
-                    yield refusal
-                    return
-                yield RequestRouted(rank.name)
-                await rank.actor.wait_ended.remote(request.request_id)
-                yield RequestEnded()
-            except (asyncio.CancelledError, GeneratorExit):
-                rank.actor.abort.remote(request.request_id)
-                raise
-            except RayError as error:
-                self._group.note_error(rank, error)
-                logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
-                yield RequestLostError("The replica that worked on this request was lost; send it again.")
+        try:
+            async with (
+                self._group.route(request) as routed,
+                aclosing(self._work(request, routed)) as words,
+            ):
+                async for word in words:
+                    yield word
+        except GptossError as refusal:
+            yield refusal
+
+    async def _work(
+        self, request: GenerationRequest, routed: Routed
+    ) -> AsyncGenerator[RequestRouted | RequestEnded, None]:
+        """Have the rank work on the request to its end; raise the GptossError with which it was refused."""
+        assert self._group is not None
+        rank = routed.rank
+        try:
+            refusal = await self._group.submit(rank, request)
+            if refusal is not None:
+                raise refusal
+            yield RequestRouted(rank.name)
+            routed.num_output_tokens = await rank.actor.wait_ended.remote(request.request_id)
+            yield RequestEnded()
+        except (asyncio.CancelledError, GeneratorExit):
+            rank.actor.abort.remote(request.request_id)
+            raise
+        except TaskCancelledError:
+            # Ray cancels the calls of a call that is cancelled, too; the rank is well.
+            rank.actor.abort.remote(request.request_id)
+            raise RequestAbortedError("The request was given up by its caller.") from None
+        except RayError as error:
+            self._group.note_error(rank, error)
+            logger.warning("rank_lost rank=%s request_id=%s", rank.name, request.request_id)
+            raise RequestLostError(
+                "The replica that worked on this request was lost; send it again."
+            ) from None
+
+    async def abort(self, abort_key: str) -> int:
+        """End the requests of a key; return how many there were."""
+        assert self._group is not None
+        return await self._group.abort(abort_key)
 
     async def ready(self) -> bool:
         """Return whether the ranks complete their steps."""

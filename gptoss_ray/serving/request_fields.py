@@ -13,6 +13,9 @@ MAX_ITEMS = 16_384
 """Of any list in a request; limits of the configuration are lower. Longer ones are refused unread, because
 reading them would hold up everybody's streams."""
 
+MAX_PROMPT_IDS = 200_000
+"""Token ids in all prompts of a request together; more than the longest context holds."""
+
 
 class RequestFields(BaseModel):
     """Base: strict types (no number in place of a string), unknown keys ignored."""

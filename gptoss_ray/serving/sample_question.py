@@ -8,12 +8,12 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
-from gptoss_ray.http_client import bearer, sse_events, unreachable
+from gptoss_ray.http_client import sse_events, unreachable
 
 SAMPLE_QUESTION = "What is 17 + 25?"
 
 
-def ask_sample_question(console: Console, base_url: str, model: str, api_key: str | None) -> None:
+def ask_sample_question(console: Console, http: httpx.Client, model: str) -> None:
     """Ask over HTTP and print the answer as it comes, reasoning dimmed.
 
     Raises:
@@ -21,7 +21,7 @@ def ask_sample_question(console: Console, base_url: str, model: str, api_key: st
     """
     console.print(f"\n[bold]> {SAMPLE_QUESTION}[/]")
     is_reasoning = False
-    for delta in _stream_answer(base_url, model, api_key):
+    for delta in _stream_answer(http, model):
         if reasoning := delta.get("reasoning"):
             is_reasoning = True
             console.print(Text(reasoning, style="dim"), end="")
@@ -31,7 +31,7 @@ def ask_sample_question(console: Console, base_url: str, model: str, api_key: st
     console.print("\n")
 
 
-def _stream_answer(base_url: str, model: str, api_key: str | None) -> Iterator[dict[str, str | None]]:
+def _stream_answer(http: httpx.Client, model: str) -> Iterator[dict[str, str | None]]:
     body = {
         "model": model,
         "messages": [{"role": "user", "content": SAMPLE_QUESTION}],
@@ -39,10 +39,9 @@ def _stream_answer(base_url: str, model: str, api_key: str | None) -> Iterator[d
         "temperature": 0,
         "max_tokens": 200,
     }
-    with httpx.Client(base_url=base_url, headers=bearer(api_key), timeout=120) as http:
-        try:
-            with http.stream("POST", "/v1/chat/completions", json=body) as response:
-                for event in sse_events(response):
-                    yield from (choice["delta"] for choice in event["choices"])
-        except httpx.HTTPError as error:
-            raise unreachable(http, error) from error
+    try:
+        with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            for event in sse_events(response):
+                yield from (choice["delta"] for choice in event["choices"])
+    except httpx.HTTPError as error:
+        raise unreachable(http, error) from error

@@ -68,17 +68,17 @@ def sampling_params(
     request: SamplingFields,
     model: ServedModel,
     *,
+    seed: int | None = None,
     num_prompt_tokens: int,
     max_tokens: int | None,
     logprobs: int | None,
     prompt_logprobs: int | None = None,
     grammar: str | None = None,
 ) -> SamplingParams:
-    """Return how a request's tokens are drawn, with its defaults, seed and limits resolved.
+    """Return how a request's tokens are drawn, with its defaults and limits resolved.
 
-    `max_tokens` is cut to what the context leaves; None takes all of that. A seed is drawn where the
-    client gave none, because a request must be repeatable from its own fields (law 1). A grammar says where
-    the output ends, so `ignore_eos` means nothing beside one.
+    `max_tokens` is cut to what the context leaves; None takes all of that. `seed` is by default that of
+    `fixed_seed`. A grammar says where the output ends, so `ignore_eos` means nothing beside one.
 
     Raises:
         InvalidRequestError: A field is out of range; `param` names it.
@@ -91,7 +91,7 @@ def sampling_params(
     return replace(
         model.default_sampling,
         **given,
-        seed=secrets.randbits(63) if request.seed is None else request.seed,
+        seed=fixed_seed(request) if seed is None else seed,
         max_tokens=room if max_tokens is None else min(max_tokens, room),
         stop_token_ids=tuple(dict.fromkeys((*own_stop_ids, *stop_ids))),
         logit_bias=_logit_bias(request.logit_bias or {}, model),
@@ -101,8 +101,23 @@ def sampling_params(
     )
 
 
+def fixed_seed(request: SamplingFields) -> int:
+    """Return the seed of the answer that goes on, or the client's, or a new one.
+
+    There always is one, because a request must be repeatable from its own fields (law 1).
+    """
+    if request.resumption is not None:
+        return request.resumption.seed
+    return secrets.randbits(63) if request.seed is None else request.seed
+
+
 def choice_requests(
-    answer_id: str, prompt: list[int], params: SamplingParams, num_choices: int, tenant: str
+    answer_id: str,
+    prompt: list[int],
+    params: SamplingParams,
+    num_choices: int,
+    tenant: str,
+    abort_key: str = "",
 ) -> list[GenerationRequest]:
     """Return one request for tokens per choice; they share prompt and seed and differ in choice index."""
     return [
@@ -111,6 +126,7 @@ def choice_requests(
             prompt_token_ids=tuple(prompt),
             params=replace(params, choice_index=index),
             cache_salt=tenant,
+            abort_key=abort_key,
         )
         for index in range(num_choices)
     ]

@@ -12,13 +12,14 @@ from ray.serve.schema import ServeDeploySchema
 
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.config import ServedModelConfig
-from gptoss_ray.engine.scripted_engine import ScriptedEngine
+from gptoss_ray.engine.scripted_engine import Script, ScriptedEngine
 from gptoss_ray.engine.stamped_script import StampedScript
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.serving.app import application
 from gptoss_ray.serving.bind_address import GRPC_HOST_VARIABLE
 from gptoss_ray.serving.free_ports import LOOPBACK
 from gptoss_ray.serving.ingress import GRPC_SERVICER_FUNCTIONS
+from gptoss_ray.serving.ruled_script import RuledScript
 from gptoss_ray.serving.scripted_options import (
     LETTER,
     OPENING,
@@ -48,9 +49,14 @@ class ScriptedEngines:
         """See `load_engine`; the rank is alone."""
         answers = self.answers[config.name]
         encoding = HarmonyEncoding.load(resolve_folder(config.checkpoint))
-        (letter,) = encoding.encode(LETTER)
-        opening = tuple(encoding.encode_with_special(OPENING))
-        return ScriptedEngine(StampedScript(opening, letter, answers.stamps), step_s=answers.step_s)
+        return ScriptedEngine(_script(answers, encoding), step_s=answers.step_s)
+
+
+def _script(answers: ScriptedAnswers, encoding: HarmonyEncoding) -> Script:
+    if answers.rules is not None:
+        return RuledScript(answers.rules, encoding)
+    (letter,) = encoding.encode(LETTER)
+    return StampedScript(tuple(encoding.encode_with_special(OPENING)), letter, answers.stamps)
 
 
 def build(args: dict[str, Any]) -> Application:

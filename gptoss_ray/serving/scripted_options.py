@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from gptoss_ray.config import ServingConfig
 
@@ -18,10 +19,17 @@ class _Frozen(BaseModel):
 
 
 class ScriptedAnswers(_Frozen):
-    """How a model answers: `OPENING`, then `LETTER` over and over, up to the request's limit."""
+    """How a model answers: by rules, else `OPENING` and `LETTER` over and over, up to the request's limit."""
 
     step_s: float = Field(0.0, ge=0, description="How long a step takes; 0: no longer than it must.")
     stamps: Path | None = Field(None, description="File for the moments of each letter; see StampedScript.")
+    rules: Path | None = Field(None, description="File of what to say to which prompt; see RuledScript.")
+
+    @model_validator(mode="after")
+    def _check_one_script(self) -> Self:
+        if self.rules is not None and self.stamps is not None:
+            raise ValueError("answers by rules have no stamps")
+        return self
 
 
 class ScriptedServing(_Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from gptoss_ray.config import ServingConfig
 from gptoss_ray.serving.app import deployment_names
+from gptoss_ray.serving.tls import trusting
 from gptoss_ray.yaml_document import YamlDocument
 
 IMPORT_PATH = "gptoss_ray.serving.app:build"
@@ -26,7 +28,21 @@ class ServeFile:
     def base_url(self) -> str:
         """Where a client on this machine reaches HTTP."""
         http = self.schema.http_options
-        return f"http://{http.host}:{http.port}"
+        scheme = "https" if http.ssl_certfile else "http"
+        return f"{scheme}://{http.host}:{http.port}"
+
+    @property
+    def tls(self) -> ssl.SSLContext | bool:
+        """What a client on this machine verifies a certificate by; True where there is none."""
+        certificate = self.schema.http_options.ssl_certfile
+        return True if certificate is None else trusting(certificate)
+
+    @property
+    def proxy_environment(self) -> dict[str, str]:
+        """The environment that the file asks for its proxies."""
+        options = self.schema.controller_options
+        variables: dict[str, str] = ((options and options.runtime_env) or {}).get("env_vars", {})
+        return variables
 
     @classmethod
     def read(cls, path: str | Path) -> ServeFile:

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gptoss_ray.errors import RequestAbortedError
 from gptoss_ray.serving.status_codes import as_client_error, error_object
+from gptoss_ray.serving.stream_pacing import wait_for_reader
 
 ResultT = TypeVar("ResultT")
 DONE = b"data: [DONE]\n\n"
@@ -93,6 +94,7 @@ class EventStreamResponse(Response):
                 await send(data_event(first))
             try:
                 async for payload in payloads:
+                    await wait_for_reader()
                     await send(data_event(payload))
             except Exception as error:
                 shown = as_client_error(error, self._request_id)

@@ -23,7 +23,15 @@ from gptoss_ray.serving.interrupt import Interruption
 from gptoss_ray.serving.local_ray import start_ray
 from gptoss_ray.serving.local_session import LocalSession
 from gptoss_ray.serving.open_ports import open_ports
-from gptoss_ray.serving.preflight import check_checkpoint, check_memory, check_placement, check_ports
+from gptoss_ray.serving.preflight import (
+    check_checkpoint,
+    check_hosts,
+    check_keys,
+    check_memory,
+    check_placement,
+    check_ports,
+    check_tls,
+)
 from gptoss_ray.serving.serve_file import ServeFile
 from gptoss_ray.serving.session_processes import session_processes
 
@@ -47,7 +55,9 @@ def start_serving(
     """
     with _stage(console, "reading the configuration"):
         file = ServeFile.read(config_path)
-        file.serving.resolve_api_keys()
+        check_keys(file)
+        check_hosts(file)
+        check_tls(file)
         check_ports(file)
         check_placement(file, [this_machine()])
     with _stage(console, "checking the checkpoint"):
@@ -93,8 +103,7 @@ def _cluster_environment(file: ServeFile) -> dict[str, str]:
 
     Given to Ray's processes from the start, it costs no new worker process, as a runtime_env would.
     """
-    options = file.schema.controller_options
-    variables: dict[str, str] = ((options and options.runtime_env) or {}).get("env_vars", {})
+    variables = file.proxy_environment
     if not is_haproxy_on():
         return variables
     grpc_host = variables.get(GRPC_HOST_VARIABLE, LOOPBACK)
@@ -150,7 +159,7 @@ def _wait_until_reached(file: ServeFile, interruption: Interruption) -> None:
         UnavailableError: It does not.
     """
     give_up_s = time.monotonic() + _PROXY_PATIENCE_S
-    with httpx.Client(base_url=file.base_url) as http:
+    with httpx.Client(base_url=file.base_url, verify=file.tls) as http:
         while (answer := _ask_live(http)) != "200":
             interruption.check()
             if time.monotonic() > give_up_s:

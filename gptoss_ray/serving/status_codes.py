@@ -15,9 +15,11 @@ from gptoss_ray.errors import (
     GptossError,
     InternalError,
     InvalidRequestError,
+    MediaTypeError,
     NotFoundError,
     OverloadedError,
     RequestAbortedError,
+    RequestStalledError,
     RequestTooLargeError,
     UnavailableError,
 )
@@ -38,6 +40,8 @@ STATUS_CODES: dict[type[GptossError], Status] = {
     InvalidRequestError: Status(400, "invalid_request_error", grpc.StatusCode.INVALID_ARGUMENT),
     ContextLengthExceededError: Status(400, "invalid_request_error", grpc.StatusCode.INVALID_ARGUMENT),
     RequestTooLargeError: Status(413, "invalid_request_error", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    RequestStalledError: Status(408, "invalid_request_error", grpc.StatusCode.DEADLINE_EXCEEDED),
+    MediaTypeError: Status(415, "invalid_request_error", grpc.StatusCode.INVALID_ARGUMENT),
     AuthenticationError: Status(401, "invalid_request_error", grpc.StatusCode.UNAUTHENTICATED),
     NotFoundError: Status(404, "invalid_request_error", grpc.StatusCode.NOT_FOUND),
     OverloadedError: Status(429, "rate_limit_error", grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -87,7 +91,7 @@ def http_headers(error: GptossError) -> dict[str, str]:
 
 
 def grpc_details(error: GptossError) -> str:
-    """Return the text of a gRPC status: Serve drops trailing metadata of errors, so all is said in it."""
+    """Return the text of a gRPC status, for people; `grpc_status.py` has what programs read."""
     details = error.message
     if isinstance(error, OverloadedError):
         details += f" Retry after {error.retry_after_s:g} s."

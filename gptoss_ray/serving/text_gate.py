@@ -28,6 +28,11 @@ class TextGate(Generic[EntryT]):
         self._num_passed = 0
         self._entries: deque[tuple[int, EntryT]] = deque()
 
+    @property
+    def held_entries(self) -> list[EntryT]:
+        """The entries that have not left."""
+        return [entry for _, entry in self._entries]
+
     def feed(self, text: str, entries: Sequence[EntryT] = ()) -> tuple[str, list[EntryT]]:
         """Add text and the entries of its tokens; return the text and the entries that may leave now."""
         if not (self._stop or self._entries or entries):

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from gptoss_ray.ranks.engine_rank import RankStats
 
 
+class SequencePausedError(Exception):
+    """The reader was so far behind that its sequence was ended: what has not been read can be made again."""
+
+
 class TokenSource(Protocol):
     """Makes the tokens of one model."""
 
@@ -22,6 +26,15 @@ class TokenSource(Protocol):
 
         Raises:
             GptossError: The request was refused or lost, before or between outputs.
+            SequencePausedError: Behind the last output that was kept for a reader who is too far behind.
+        """
+        ...
+
+    async def abort(self, abort_key: str) -> int:
+        """End the requests of a key, whoever sent them; return how many there were.
+
+        Raises:
+            UnavailableError: Not all that may work on some could be asked.
         """
         ...
 

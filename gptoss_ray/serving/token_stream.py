@@ -22,6 +22,7 @@ from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.ranks.engine_rank import RankStats
 from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 from gptoss_ray.serving.routed_call import RequestRouted
+from gptoss_ray.serving.token_source import SequencePausedError
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +31,46 @@ MAX_UNREAD_MESSAGES = 16
 and learns there whether this process still lives."""
 
 READY_TIMEOUT_S = 2.0
+ABORT_TIMEOUT_S = 10.0
 
 
 @dataclass
 class _Route:
-    """Where one request's outputs go in this process, and the rank they come from once it is known."""
+    """Where one request's outputs go in this process, and the rank they come from once it is known.
+
+    A reader who is more than `max_unread` outputs behind has its sequence paused: what comes then is dropped.
+    """
 
     request_id: str
-    queue: asyncio.Queue[TokenOutput | GptossError] = field(default_factory=asyncio.Queue)
+    max_unread: int
+    queue: asyncio.Queue[TokenOutput | GptossError | SequencePausedError] = field(
+        default_factory=asyncio.Queue
+    )
     rank_name: str | None = None
+    is_paused: bool = False
+
+    def put(self, item: TokenOutput | GptossError) -> bool:
+        """Add what comes; return whether that was the moment to pause."""
+        if self.is_paused:
+            return False
+        is_end = isinstance(item, GptossError) or item.finish_reason is not None
+        if is_end or self.queue.qsize() < self.max_unread:
+            self.queue.put_nowait(item)
+            return False
+        self.is_paused = True
+        self.queue.put_nowait(SequencePausedError())
+        return True
 
 
 class TokenStreams:
-    """The token streams that one ingress replica has open, one for each rank it has used."""
+    """The token streams that one ingress replica has open, one for each rank it has used.
 
-    def __init__(self) -> None:
+    Args:
+        max_unread: Outputs of a request that may wait for its reader.
+    """
+
+    def __init__(self, max_unread: int) -> None:
+        self._max_unread = max_unread
         self.sink_id = f"ingress-{uuid.uuid4().hex}"
         self._routes: dict[str, _Route] = {}
         self._ranks: dict[str, ActorHandle[Any]] = {}
@@ -52,7 +78,7 @@ class TokenStreams:
 
     def open_route(self, request_id: str) -> _Route:
         """Collect the outputs of a request from now on."""
-        route = self._routes[request_id] = _Route(request_id)
+        route = self._routes[request_id] = _Route(request_id, self._max_unread)
         return route
 
     def close_route(self, route: _Route) -> None:
@@ -92,8 +118,9 @@ class TokenStreams:
             async for message in stream:
                 for output in await message:
                     route = self._routes.get(output.request_id)
-                    if route is not None:
-                        route.queue.put_nowait(output)
+                    if route is not None and route.put(output):
+                        logger.info("stream_paused request_id=%s", route.request_id)
+                        self.abort(route.request_id, rank_name)
         except RayError as error:
             logger.warning("token_stream_lost rank=%s error=%s", rank_name, type(error).__name__)
         finally:
@@ -101,7 +128,7 @@ class TokenStreams:
             del self._ranks[rank_name]
             for route in self._routes.values():
                 if route.rank_name == rank_name:
-                    route.queue.put_nowait(_lost())
+                    route.put(_lost())
 
 
 class RoutedTokenSource:
@@ -123,7 +150,9 @@ class RoutedTokenSource:
             self._streams.follow(route, await asyncio.shield(routing))
             while not has_ended:
                 output = await route.queue.get()
-                if isinstance(output, GptossError):
+                if isinstance(output, SequencePausedError):
+                    has_ended = True  # its rank was told already
+                if isinstance(output, Exception):
                     raise output
                 has_ended = output.finish_reason is not None
                 if output.error is not None:
@@ -132,6 +161,9 @@ class RoutedTokenSource:
         finally:
             self._streams.close_route(route)
             if not has_ended:
+                # Not routed yet, it waits in the replica. Where Ray loses this, it is aborted on its turn.
+                if not routing.done():
+                    call.cancel()  # type: ignore[no-untyped-call]
                 routing.add_done_callback(partial(self._abort, request.request_id))
 
     def _abort(self, request_id: str, routing: asyncio.Future[str]) -> None:
@@ -145,6 +177,15 @@ class RoutedTokenSource:
         call = self._handle.options(stream=True).generate.remote(routed)
         assert isinstance(call, DeploymentResponseGenerator), "the handle has stream=True"
         return call
+
+    async def abort(self, abort_key: str) -> int:
+        """See `TokenSource.abort`."""
+        try:
+            asked = self._handle.broadcast("abort", abort_key)
+            return sum(await asked.results_async(timeout_s=ABORT_TIMEOUT_S))
+        except (RayError, RayServeException, TimeoutError) as error:
+            logger.warning("abort_failed error=%s", type(error).__name__)
+            raise UnavailableError("A replica could not be asked to abort; try again.") from error
 
     async def ready(self) -> bool:
         """See `TokenSource.ready`."""

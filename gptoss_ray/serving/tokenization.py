@@ -13,13 +13,12 @@ from gptoss_ray.harmony.tokenizer_files import TOKEN_ROLES, TOKENIZER_CLASS
 from gptoss_ray.serving.chat_prompt import conversation, render_request
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_types import (
-    MAX_PROMPT_IDS,
     ChatCompletionRequest,
     ChatMessage,
     RequestEffort,
     ToolDefinition,
 )
-from gptoss_ray.serving.request_fields import Items, RequestFields, at_most
+from gptoss_ray.serving.request_fields import MAX_PROMPT_IDS, Items, RequestFields, at_most
 from gptoss_ray.serving.sampling import check_ids, encode_prompt
 
 

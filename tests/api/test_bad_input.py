@@ -88,7 +88,7 @@ async def test_an_unknown_model_is_a_404_that_names_the_served_ones():
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/chat/completions/", "/v1/responses", "/docs", "/tokenize/"]
+    "path", ["/v1", "/v1/chat/completions/", "/v1/embeddings", "/docs", "/tokenize/", "/page"]
 )
 async def test_an_unknown_route_is_a_404(path):
     status, _, error = await send("POST", path)

@@ -8,13 +8,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gptoss_ray.client import AsyncClient, chat_request, generate_request
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import OverloadedError, UnavailableError
-from gptoss_ray.protos.gptoss.v1 import chat_pb2, common_pb2, generation_pb2, models_pb2
-from gptoss_ray.serving import grpc_service
+from gptoss_ray.protos.gptoss.v1 import (
+    chat_pb2,
+    common_pb2,
+    generation_pb2,
+    models_pb2,
+    responses_pb2,
+    server_pb2,
+    tokenize_pb2,
+)
+from gptoss_ray.serving import grpc_server_methods, grpc_service
 from gptoss_ray.serving.auth import PUBLIC_RPCS
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS, GrpcMethods
 from gptoss_ray.serving.limits import MAX_BYTES_READ_AT_ONCE
-from gptoss_ray.serving.openai_types import MAX_PROMPT_IDS
-from gptoss_ray.serving.request_fields import MAX_ITEMS
+from gptoss_ray.serving.request_fields import MAX_ITEMS, MAX_PROMPT_IDS
 from tests.support.ingresses import (
     ALIAS,
     ANSWER,
@@ -34,6 +41,9 @@ SERVICES = [
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"],
     models_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    responses_pb2.DESCRIPTOR.services_by_name["ResponsesService"],
+    server_pb2.DESCRIPTOR.services_by_name["ServerService"],
+    tokenize_pb2.DESCRIPTOR.services_by_name["TokenizeService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
 ]
 RPCS = [(service, method) for service in SERVICES for method in service.methods]
@@ -426,7 +436,7 @@ async def test_models_are_listed_with_what_a_client_must_know():
 
 
 async def test_health_is_that_of_the_replicas(monkeypatch):
-    monkeypatch.setattr(grpc_service, "HEALTH_POLL_S", 0.01)
+    monkeypatch.setattr(grpc_server_methods, "HEALTH_POLL_S", 0.01)
     source = ScriptedSource([], is_ready=False)
     status = health_pb2.HealthCheckResponse
     async with (

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.serving import http_app, openai_types
+from gptoss_ray.serving import http_body, openai_types
 from gptoss_ray.serving.limits import MAX_BYTES_READ_AT_ONCE, MAX_JSON_CONTAINERS, MAX_JSON_VALUES
 from tests.support.ingresses import ALIAS, ANSWER, encoding, http_client, make_ingress, tokens
 
@@ -123,13 +123,13 @@ async def test_a_body_of_too_many_values_is_refused_unparsed(path, field, values
 
 async def test_a_large_body_is_parsed_beside_the_event_loop(monkeypatch):
     threads = []
-    parse = http_app.parse_json
+    parse = http_body.parse_json
 
     def watched(kind, body):
         threads.append((len(body) > MAX_BYTES_READ_AT_ONCE, threading.get_ident()))
         return parse(kind, body)
 
-    monkeypatch.setattr(http_app, "parse_json", watched)
+    monkeypatch.setattr(http_body, "parse_json", watched)
     async with http_client(make_ingress(tokens(ANSWER))) as client:
         for length in (10, MAX_BYTES_READ_AT_ONCE):
             await client.post("/v1/completions", json={"model": ALIAS, "prompt": "a " * length})

@@ -20,7 +20,7 @@ NUM_TOKENS = {ANSWER: len(tokens(ANSWER)), CALL: len(tokens(CALL))}
 
 def lossy(markup, lost_at):
     """An ingress whose ranks say `markup`, the n-th of them up to the n-th position."""
-    replay = ScriptedSource(lambda request: tokens(markup)[len(request.emitted_token_ids) :])
+    replay = ScriptedSource(tokens(markup))
     return make_ingress(UnreliableSource(replay, lost_at), limits=LimitsConfig(max_migrations=5))
 
 

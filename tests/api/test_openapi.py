@@ -41,6 +41,7 @@ ALLOWED_BY_NAME = {
     "tools": [{"type": "function", "name": "weather"}],
 }
 TEXT = {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA}, "verbosity": "low"}
+ABORT = "/v1/requests/{request_id}"
 EXCHANGES = [
     ("POST", RESPONSES, ANSWER, INPUT),
     ("POST", RESPONSES, ANSWER, {**INPUT, "background": True, "metadata": {"a": "b"}}),
@@ -149,7 +150,14 @@ async def test_every_route_is_described_and_no_other():
     paths = (await described())["paths"]
     assert {(path, method.upper()) for path, methods in paths.items() for method in methods} == served
     stored = {path for path in paths if path.startswith(f"{RESPONSES}/")}
-    assert {path for _, path, _, _ in EXCHANGES} == paths.keys() - {"/metrics"} - stored
+    assert {path for _, path, _, _ in EXCHANGES} == paths.keys() - {"/metrics", ABORT} - stored
+
+
+async def test_the_answer_about_an_abort_is_as_described():
+    async with http_client(make_ingress([])) as client:
+        answer = (await client.delete(ABORT.replace("{request_id}", "none"))).json()
+    document = await described()
+    check(answer, answer_schema(document, "delete", ABORT), document)
 
 
 def answer_schema(document, method, path):

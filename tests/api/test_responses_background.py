@@ -1,6 +1,7 @@
 """Responses in the background: begun, watched, resumed, cancelled, and never left without an end."""
 
 import asyncio
+from contextvars import ContextVar
 
 import httpx
 import pytest
@@ -106,6 +107,29 @@ def test_a_client_that_leaves_stops_nothing_in_the_background():
         with http.stream("GET", f"{URL}/{response_id}?stream=true") as response:
             events = read_events("".join(response.iter_text()))
     assert events[-1]["type"] == "response.completed"
+
+
+REQUEST = ContextVar("request", default="none")
+
+
+async def test_work_in_the_background_has_nothing_of_the_context_that_began_it():
+    contexts = []
+
+    def script(_):
+        contexts.append(REQUEST.get())
+        return tokens(ANSWER)
+
+    class WatchedStore(LocalStore):
+        async def renew(self, *args):
+            contexts.append(REQUEST.get())
+            return await super().renew(*args)
+
+    store = WatchedStore(bounded_store(LimitsConfig()))
+    async with http_client(make_ingress(ScriptedSource(script), store=store)) as http:
+        REQUEST.set("mine")  # As Ray does, which ends all calls of a request that is cancelled.
+        queued = await create(http, background=True)
+        await until(http, queued["id"], "completed")
+    assert contexts == ["none", "none"]
 
 
 @pytest.mark.parametrize("script", [TALKING, SILENT, [Endless()]])

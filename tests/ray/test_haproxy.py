@@ -154,7 +154,10 @@ def test_a_chat_is_the_same_over_both_protocols_whole_and_streamed(server):
     assert tuple("".join(d.get(f) or "" for d in streamed) for f in ("reasoning", "content")) == expected
     answer = server.chats.Chat(grpc_chat(), metadata=KEY).choices[0]
     assert (answer.reasoning, answer.content) == expected
-    pieces = [each.choice for each in server.chats.StreamChat(grpc_chat(), metadata=KEY)]
+    pieces = [
+        each.choice
+        for each in server.chats.StreamChat(chat_pb2.StreamChatRequest(chat=grpc_chat()), metadata=KEY)
+    ]
     assert ("".join(p.reasoning for p in pieces), "".join(p.content for p in pieces)) == expected
 
 
@@ -199,13 +202,22 @@ def test_a_client_that_leaves_a_stream_or_does_not_wait_for_an_answer_ends_its_r
 
 def test_a_deadline_ends_a_grpc_call(server):
     with server.nothing_comes_to_its_end(), pytest.raises(grpc.RpcError) as late:
-        list(server.generation.StreamGenerate(grpc_completion(), metadata=KEY, timeout=0.3))
+        list(
+            server.generation.StreamGenerate(
+                generation_pb2.StreamGenerateRequest(generation=grpc_completion()), metadata=KEY, timeout=0.3
+            )
+        )
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_every_cancelled_grpc_stream_of_both_ingress_replicas_ends_its_request(server):
     with server.nothing_comes_to_its_end():
-        calls = [server.generation.StreamGenerate(grpc_completion(), metadata=KEY) for _ in range(24)]
+        calls = [
+            server.generation.StreamGenerate(
+                generation_pb2.StreamGenerateRequest(generation=grpc_completion()), metadata=KEY
+            )
+            for _ in range(24)
+        ]
         for call in calls:
             next(call)
         assert all(server.of_each_ingress("gptoss_choices_in_progress"))

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from gptoss_ray.serving.free_ports import free_ports
-from tests.support.served_app import ROOT, ServedApp, serve_app
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from tests.support.readme import readme_example
+from tests.support.served_app import ROOT, ServedApp, serve_app, write_demo_config
 
 
 @pytest.fixture(scope="module")
 def served_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]:
-    config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text(encoding="utf-8"))
-    config["http_options"]["port"], config["grpc_options"]["port"] = free_ports(2)
-    path = tmp_path_factory.mktemp("readme") / "demo.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    with serve_app(path) as app:
+    with serve_app(write_demo_config(tmp_path_factory.mktemp("readme") / "demo.yaml")) as app:
         yield app
 
 
 def example(language: str, marker: str, served: ServedApp) -> str:
-    """Return the README's code block that contains a marker, with the test server's ports."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-    (block,) = [block for block in blocks if marker in block]
-    return block.replace(":8000", f":{served.http_port}").replace(":9000", f":{served.grpc_port}")
+    return readme_example(language, marker, http_port=served.http_port, grpc_port=served.grpc_port)
 
 
 def run(*command: str) -> str:

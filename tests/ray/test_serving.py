@@ -91,7 +91,11 @@ def test_the_grpc_services_stream_the_tokens_of_http(http, channel, served):
         sampling=common_pb2.SamplingParams(max_tokens=12, temperature=0, seed=1),
     )
     answer = stub.Generate(request, metadata=served.grpc_metadata)
-    streamed = list(stub.StreamGenerate(request, metadata=served.grpc_metadata))
+    streamed = list(
+        stub.StreamGenerate(
+            generation_pb2.StreamGenerateRequest(generation=request), metadata=served.grpc_metadata
+        )
+    )
     ids = [id_ for message in streamed for id_ in message.choice.token_ids]
     assert answer.choices[0].text == whole["choices"][0]["text"]
     assert ids == list(answer.choices[0].token_ids)
@@ -121,7 +125,12 @@ def test_the_grpc_chat_streams_what_it_answers_whole(channel, served):
         sampling=common_pb2.SamplingParams(max_tokens=12, temperature=0),
     )
     whole = stub.Chat(request, metadata=served.grpc_metadata).choices[0]
-    deltas = [message.choice for message in stub.StreamChat(request, metadata=served.grpc_metadata)]
+    deltas = [
+        message.choice
+        for message in stub.StreamChat(
+            chat_pb2.StreamChatRequest(chat=request), metadata=served.grpc_metadata
+        )
+    ]
     assert "".join(delta.content for delta in deltas) == whole.content
     assert "".join(delta.reasoning for delta in deltas) == whole.reasoning
 
@@ -178,7 +187,9 @@ def test_a_cancelled_grpc_call_frees_the_blocks_within_a_second(channel, served)
     request = generation_pb2.GenerateRequest(
         model="tiny", text="hello", sampling=common_pb2.SamplingParams(max_tokens=1900)
     )
-    call = stub.StreamGenerate(request, metadata=served.grpc_metadata)
+    call = stub.StreamGenerate(
+        generation_pb2.StreamGenerateRequest(generation=request), metadata=served.grpc_metadata
+    )
     next(call)
     assert served.rank_stats()["engine"]["num_running"] == 1
     call.cancel()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import httpx
 import pytest
 
 from tests.support.served_app import ServedApp, serve_app, write_config
+from tests.support.streamed_answers import chat, client, stream_one
 
 NUM_CHATS = 64
 WARM_UP_S = 15
@@ -25,30 +25,11 @@ def served_demo(tmp_path: Path) -> Iterator[ServedApp]:
         yield app
 
 
-def question(number: int) -> list[dict[str, str]]:
-    if number % 2:
-        return [{"role": "user", "content": f"What is {number} + {97 - number}?"}]
-    return [
-        {"role": "user", "content": f"My name is Zan{number}."},
-        {"role": "assistant", "content": f"Nice to meet you, Zan{number}!"},
-        {"role": "user", "content": "What is my name?"},
-    ]
-
-
-async def stream_chat(client: httpx.AsyncClient, number: int) -> str:
-    """Return reasoning and content of one streamed answer; any error of the server fails the test."""
-    chat = {"model": "tiny", "messages": question(number), "temperature": 0, "stream": True}
-    text, is_done = "", False
-    async with client.stream("POST", "/v1/chat/completions", json=chat) as response:
-        assert response.status_code == 200
-        async for line in response.aiter_lines():
-            is_done |= line == "data: [DONE]"
-            if line.startswith("data: {"):
-                for choice in json.loads(line.removeprefix("data: "))["choices"]:
-                    text += choice["delta"].get("reasoning") or ""
-                    text += choice["delta"].get("content") or ""
-    assert is_done
-    return text
+async def whole_text(http: httpx.AsyncClient, number: int) -> str:
+    """Return one streamed answer; any error of the server fails the test."""
+    answer = await stream_one(http, chat(number))
+    assert not answer.problem
+    return answer.text
 
 
 def memory_bytes(served: ServedApp) -> dict[str, int]:
@@ -58,17 +39,14 @@ def memory_bytes(served: ServedApp) -> dict[str, int]:
 
 
 async def test_64_streaming_chats_for_a_minute_make_no_error_mix_no_text_and_leak_nothing(served_demo):
-    limits = httpx.Limits(max_connections=NUM_CHATS)
-    async with httpx.AsyncClient(
-        base_url=served_demo.base_url, headers=served_demo.headers, timeout=120, limits=limits
-    ) as client:
-        alone = [await stream_chat(client, number) for number in range(NUM_CHATS)]
+    async with client(served_demo, NUM_CHATS) as http:
+        alone = [await whole_text(http, number) for number in range(NUM_CHATS)]
         assert len(set(alone)) > NUM_CHATS / 2, "the questions must tell streams apart"
 
         async def ask_until(end: float, number: int) -> int:
             num_answers = 0
             while time.monotonic() < end:
-                assert await stream_chat(client, number) == alone[number]
+                assert await whole_text(http, number) == alone[number]
                 num_answers += 1
             return num_answers
 

@@ -8,21 +8,22 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import grpc
 import httpx
 import uvicorn
-from grpc_health.v1 import health_pb2_grpc
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import ASGIApp
 
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.vocabulary import SHIPPED_FILE, control_tokens, shipped_ranks
-from gptoss_ray.protos.gptoss.v1 import chat_pb2_grpc, generation_pb2_grpc, models_pb2_grpc
 from gptoss_ray.serving.grpc_rpc import RpcFailedError
-from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
+from gptoss_ray.serving.ingress import GRPC_SERVICER_FUNCTIONS, Ingress, build_fastapi_app
 from gptoss_ray.serving.models import ServedModel
+from gptoss_ray.serving.request_heads import BoundedHttpProtocol
 from gptoss_ray.serving.token_source import TokenSource
 from tests.support.scripted_source import Script, ScriptedSource
 
@@ -86,11 +87,14 @@ def http_client(ingress: Ingress, **options: Any) -> httpx.AsyncClient:
 @contextmanager
 def http_server(ingress: Ingress, prefix: str = "") -> Iterator[str]:
     """Serve the app on loopback in a thread of its own, below a route prefix; yield its base URL."""
-    app = Starlette(routes=[Mount(prefix, build_fastapi_app(ingress))])
+    app: ASGIApp = build_fastapi_app(ingress)
+    if prefix:  # A mount finds no path with a line feed in it.
+        app = Starlette(routes=[Mount(prefix, app)])
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # A client may be faster than the thread.
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    config = uvicorn.Config(app, http=BoundedHttpProtocol, log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
     thread.start()
     try:
@@ -115,8 +119,8 @@ def _aborting_unary(method: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
             return await method(request, context)
-        except RpcFailedError:
-            await context.abort(context.code(), context.details())
+        except RpcFailedError as error:
+            await _abort(context, error)
 
     return call
 
@@ -126,20 +130,23 @@ def _aborting_stream(method: Any) -> Any:
         try:
             async for response in method(request, context):
                 yield response
-        except RpcFailedError:
-            await context.abort(context.code(), context.details())
+        except RpcFailedError as error:
+            await _abort(context, error)
 
     return call
 
 
+async def _abort(context: Any, error: RpcFailedError) -> None:
+    await context.abort(context.code(), context.details(), error.trailing_metadata)
+
+
 @asynccontextmanager
 async def grpc_server(ingress: Ingress) -> AsyncIterator[str]:
-    """Serve the RPCs on loopback; yield host:port."""
+    """Serve all RPCs on loopback; yield host:port."""
     server = grpc.aio.server(interceptors=[_StatusText()])
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(ingress, server)
-    generation_pb2_grpc.add_GenerationServiceServicer_to_server(ingress, server)
-    models_pb2_grpc.add_ModelServiceServicer_to_server(ingress, server)
-    health_pb2_grpc.add_HealthServicer_to_server(ingress, server)
+    for path in GRPC_SERVICER_FUNCTIONS:
+        module, _, function = path.rpartition(".")
+        getattr(import_module(module), function)(ingress, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

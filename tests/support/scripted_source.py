@@ -9,7 +9,7 @@ from itertools import repeat
 
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.errors import GptossError
-from gptoss_ray.generation import GenerationRequest, TokenOutput
+from gptoss_ray.generation import FinishReason, GenerationRequest, TokenOutput
 from gptoss_ray.ranks.engine_rank import RankStats
 
 
@@ -42,6 +42,7 @@ class ScriptedSource:
         requests: All requests so far.
         open_ids: Requests that are being played now.
         closed_ids: Requests that came to an end in any way, in order.
+        aborted_keys: Requests of these keys end before their next step.
         is_ready: What `ready` answers.
         rank_stats: What `stats` answers.
     """
@@ -52,6 +53,7 @@ class ScriptedSource:
     requests: list[GenerationRequest] = field(default_factory=list)
     open_ids: set[str] = field(default_factory=set)
     closed_ids: list[str] = field(default_factory=list)
+    aborted_keys: set[str] = field(default_factory=set)
 
     async def ready(self) -> bool:
         return self.is_ready
@@ -59,12 +61,21 @@ class ScriptedSource:
     async def stats(self) -> Sequence[RankStats]:
         return self.rank_stats
 
+    async def abort(self, abort_key: str) -> int:
+        self.aborted_keys.add(abort_key)
+        return sum(
+            request.abort_key == abort_key for request in self.requests if request.request_id in self.open_ids
+        )
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         self.requests.append(request)
         self.open_ids.add(request.request_id)
         try:
             sequence = ScriptedSequence(request, num_cached_tokens=3)
             async for token_ids in self._play(request):
+                if request.abort_key in self.aborted_keys:
+                    yield sequence.end(FinishReason.ABORT)
+                    return
                 output = sequence.take(token_ids)
                 yield output
                 if output.finish_reason is not None:
@@ -75,14 +86,19 @@ class ScriptedSource:
             self.closed_ids.append(request.request_id)
 
     async def _play(self, request: GenerationRequest) -> AsyncGenerator[tuple[int, ...], None]:
+        """Yield the steps behind the tokens that the request has emitted."""
         steps = self.script(request) if callable(self.script) else self.script
+        num_to_skip = len(request.emitted_token_ids)
         for step in _unrolled(steps):
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
             elif isinstance(step, GptossError):
                 raise step
             else:
-                yield tuple(step)
+                skipped = min(num_to_skip, len(step))
+                num_to_skip -= skipped
+                if not skipped or step[skipped:]:
+                    yield tuple(step[skipped:])
 
     async def wait_until_closed(self, num_requests: int = 1, timeout_s: float = 2.0) -> None:
         """Return once so many requests have ended and none is open."""

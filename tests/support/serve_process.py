@@ -28,7 +28,7 @@ def main(config_path: str) -> None:
 
     try:
         start_serving(Console(stderr=True), session, Interruption(), config_path)
-        _say({"session_id": session.session_id})
+        _say({"session_id": session.session_id, "logs": str(session.logs)})
         for line in sys.stdin:
             _say(_answer(line.strip()))
     finally:
@@ -45,6 +45,9 @@ def _answer(command: str) -> Any:
     handle = serve.get_deployment_handle("EngineReplica", "gptoss")
     if command == "stats":
         return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30)]
+    if command.startswith("deploy "):
+        _redeploy(command.removeprefix("deploy "))
+        return "done"
     if command == "kill_ranks":
         names = [
             actor["name"]
@@ -63,6 +66,17 @@ def _answer(command: str) -> Any:
             ray.kill(ray.get_actor(name, namespace=STORE_NAMESPACE))
         return len(stores)
     raise ValueError(f"unknown command {command!r}")
+
+
+def _redeploy(config_path: str) -> None:
+    """Put another configuration in the place of the present one, as `serve deploy` does."""
+    from ray.serve.context import _get_global_client
+
+    from gptoss_ray.serving.serve_file import ServeFile
+
+    client = _get_global_client()
+    assert client is not None
+    client.deploy_apps(ServeFile.read(config_path).schema, _blocking=False)
 
 
 def _say(value: Any) -> None:

@@ -46,6 +46,15 @@ def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     return path
 
 
+def write_demo_config(path: Path, **args: Any) -> Path:
+    """Write configs/demo.yaml with free ports and more `args` of the application."""
+    config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text(encoding="utf-8"))
+    config["http_options"]["port"], config["grpc_options"]["port"] = free_ports(2)
+    config["applications"][0]["args"] |= args
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
 @dataclass
 class ServedApp:
     """A running server and its addresses."""
@@ -54,6 +63,7 @@ class ServedApp:
     session_id: str
     http_port: int
     grpc_port: int
+    logs: Path
 
     @property
     def base_url(self) -> str:
@@ -101,12 +111,14 @@ def serve_app(config_path: Path) -> Iterator[ServedApp]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"the server ended with {process.wait()} before it was ready"
+        started = json.loads(line)
         yield ServedApp(
             process,
-            json.loads(line)["session_id"],
+            started["session_id"],
             config["http_options"]["port"],
             config["grpc_options"]["port"],
+            Path(started["logs"]),
         )
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(30)
+        process.wait(120)

@@ -31,6 +31,9 @@ class UnreliableSource:
     async def ready(self) -> bool:
         return await self._source.ready()
 
+    async def abort(self, abort_key: str) -> int:
+        return await self._source.abort(abort_key)
+
     async def stats(self) -> Sequence[RankStats]:
         return await self._source.stats()
 

@@ -35,7 +35,7 @@ def test_a_good_file_becomes_a_frozen_config(tmp_path):
             r"line 5: unknown key 'max_num_sequence'; did you mean 'max_num_sequences'\?",
         ),
         (GOOD + "apikeys: [a]\n", r"line 6: unknown key 'apikeys'; did you mean 'api_keys'\?"),
-        (GOOD + "zzz: 1\n", r"line 6: unknown key 'zzz'; known keys: api_keys, "),
+        (GOOD + "zzz: 1\n", r"line 6: unknown key 'zzz'; known keys: allow_unauthenticated, api_keys, "),
         (
             GOOD.replace("8", "0"),
             r"line 5: models\[0\]\.engine\.max_num_sequences: .*greater than or equal to 1.*got 0",

@@ -35,18 +35,21 @@ class ResponsesApi(Protocol):
     all but `stream` and `create` of what needs it raise UnavailableError.
     """
 
-    async def stream(self, request: ResponseRequest, *, tenant: str) -> AsyncGenerator[ResponseEvent, None]:
+    async def stream(
+        self, request: ResponseRequest, *, tenant: str, request_id: str = ""
+    ) -> AsyncGenerator[ResponseEvent, None]:
         """Start a response; its events are numbered from 0, the last of them a `ResponseEnd`.
 
         Reading the first event raises what the engine refuses; from then on every failure is an event.
-        Closing the events aborts the response, unless it works in the background.
+        Closing the events aborts the response, unless it works in the background. `request_id` is what the
+        caller may abort it by.
 
         Raises:
             GptossError: A field is wrong, or names something unknown; nothing has run.
         """
         ...
 
-    async def create(self, request: ResponseRequest, *, tenant: str) -> ResponseObject:
+    async def create(self, request: ResponseRequest, *, tenant: str, request_id: str = "") -> ResponseObject:
         """Return a response when it is complete or incomplete; one in the background at once, queued.
 
         Raises:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Coroutine
 from contextlib import aclosing
+from contextvars import Context
+from typing import Any
 
 from gptoss_ray.errors import GptossError, InvalidRequestError, OverloadedError, UnavailableError
 from gptoss_ray.serving.responses.events import ResponseEvent
@@ -39,13 +42,12 @@ class BackgroundRuns:
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
         self._renewing: asyncio.Task[None] | None = None
 
-    async def start(self, run: ResponseRun, *, keeps_events: bool) -> None:
-        """Keep a response and begin to work on it.
+    def check_room(self) -> None:
+        """Raise where no further response can be worked on.
 
         Raises:
-            OverloadedError: So many are worked on already, or the store has no room.
+            OverloadedError: So many are worked on already.
             InvalidRequestError: The configuration allows none.
-            UnavailableError: The store cannot be reached.
         """
         if not self._max_runs:
             raise InvalidRequestError("background is not allowed here; leave it out.", param="background")
@@ -54,6 +56,15 @@ class BackgroundRuns:
                 f"{self._max_runs} responses are worked on in the background already; try again later.",
                 param="background",
             )
+
+    async def start(self, run: ResponseRun, *, keeps_events: bool) -> None:
+        """Keep a response and begin to work on it.
+
+        Raises:
+            OverloadedError: So many are worked on already, or the store has no room.
+            UnavailableError: The store cannot be reached.
+        """
+        self.check_room()
         self._tasks[run.id] = None
         try:
             if not await self._store.put(run.stored(owner=self._owner, keeps_events=keeps_events)):
@@ -61,11 +72,11 @@ class BackgroundRuns:
         except BaseException:
             del self._tasks[run.id]
             raise
-        task = asyncio.create_task(self._work(run, keeps_events=keeps_events))
+        task = _start_apart(self._work(run, keeps_events=keeps_events))
         self._tasks[run.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(run.id))
         if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.create_task(self._renew())
+            self._renewing = _start_apart(self._renew())
 
     async def _work(self, run: ResponseRun, *, keeps_events: bool) -> None:
         """Read a response to its end; stop where the store says that nobody wants it."""
@@ -102,6 +113,15 @@ class BackgroundRuns:
             for response_id in stopped:
                 if task := self._tasks.get(response_id):
                     task.cancel()
+
+
+def _start_apart(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start work that has nothing of the request which began it.
+
+    Ray finds in a task's context which request it belongs to; when Serve cancels that, because its client
+    left, all that Ray was asked for in the same context is cancelled, too.
+    """
+    return Context().run(asyncio.create_task, work)
 
 
 async def _read(run: ResponseRun, news: asyncio.Queue[ResponseEvent | None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from gptoss_ray.serving.chat import ChatDelta, ToolCallDelta
+from gptoss_ray.serving.chat_assembler import ChatDelta, ToolCallDelta
 from gptoss_ray.serving.responses.events import ResponseEvent
 from gptoss_ray.serving.responses.item_writer import ItemWriter, Numbers
 from gptoss_ray.serving.responses.objects import CustomToolCallItem, FunctionCallItem, ItemStatus

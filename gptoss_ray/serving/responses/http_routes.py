@@ -60,10 +60,11 @@ class ResponseRoutes:
     async def create(self, request: Request) -> Response:
         """Answer a conversation of items, as a whole or as events, or begin to in the background."""
         parsed = await parse_body(ResponseRequest, request, self._limits.max_body_bytes)
-        tenant = request.state.tenant
+        tenant, request_id = request.state.tenant, request.state.request_id
         if parsed.stream:
-            return _events(request, await self._responses.stream(parsed, tenant=tenant))
-        work = self._responses.create(parsed, tenant=tenant)
+            events = await self._responses.stream(parsed, tenant=tenant, request_id=request_id)
+            return _events(request, events)
+        work = self._responses.create(parsed, tenant=tenant, request_id=request_id)
         return JSONResponse(await cancel_on_disconnect(request.receive, work))
 
     async def retrieve(self, request: Request, response_id: str) -> Response:

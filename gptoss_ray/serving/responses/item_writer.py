@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal
 
-from gptoss_ray.serving.chat import ChatDelta
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.responses.events import ContentPartEvent, OutputItemEvent, ResponseEvent
 from gptoss_ray.serving.responses.objects import ContentPart, ItemStatus, OutputItem
 

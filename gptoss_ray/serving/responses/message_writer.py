@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gptoss_ray.serving.chat import ChatDelta
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.openai_answers import ContentLogprob
 from gptoss_ray.serving.openai_json import content_logprobs
 from gptoss_ray.serving.responses.events import ResponseEvent

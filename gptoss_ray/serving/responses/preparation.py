@@ -61,8 +61,8 @@ class Preparation:
     store: SharedStore
     now: Callable[[], int]
 
-    async def run(self, request: ResponseRequest, *, tenant: str) -> ResponseRun:
-        """Return the response to a request, ready to begin.
+    async def run(self, request: ResponseRequest, *, tenant: str, abort_key: str = "") -> ResponseRun:
+        """Return the response to a request, ready to begin; `abort_key` is that of its requests for tokens.
 
         Raises:
             InvalidRequestError: A field is wrong; `param` names it.
@@ -87,7 +87,7 @@ class Preparation:
             grammar = await grammar_of_chat(chat)
             prompt = await asyncio.to_thread(_prompt, request, chat, conversation, model, created)
             check_prompt(prompt, model, "input")
-            answer = begin_chat(
+            answer = await begin_chat(
                 chat,
                 prompt,
                 grammar,
@@ -97,6 +97,7 @@ class Preparation:
                 reasoning=self.reasoning,
                 tenant=tenant,
                 created=created,
+                abort_key=abort_key,
             )
         response = new_response(
             request,

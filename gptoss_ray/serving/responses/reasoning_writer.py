@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gptoss_ray.serving.chat import ChatDelta
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.responses.events import ResponseEvent
 from gptoss_ray.serving.responses.item_writer import ItemWriter, Numbers
 from gptoss_ray.serving.responses.objects import ItemStatus, ReasoningItem, ReasoningText

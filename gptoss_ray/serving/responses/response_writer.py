@@ -8,7 +8,7 @@ from typing import Literal
 
 from gptoss_ray.errors import GptossError
 from gptoss_ray.serving.answer import Usage
-from gptoss_ray.serving.chat import ChatDelta
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.responses.call_writers import call_writer
 from gptoss_ray.serving.responses.events import ResponseEnd, ResponseEvent, ResponseProgress
 from gptoss_ray.serving.responses.failure import failure_of

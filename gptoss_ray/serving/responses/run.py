@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic_core import to_json
 
 from gptoss_ray.serving.answer import Answer, Usage
-from gptoss_ray.serving.chat import ChatDelta
+from gptoss_ray.serving.chat_assembler import ChatDelta
 from gptoss_ray.serving.responses.events import END_TYPES, ResponseEnd, ResponseEvent
 from gptoss_ray.serving.responses.objects import ResponseObject
 from gptoss_ray.serving.responses.response_writer import ResponseWriter

@@ -10,6 +10,7 @@ from functools import partial
 from pydantic_core import from_json
 
 from gptoss_ray.errors import GptossError, InvalidRequestError
+from gptoss_ray.serving.request_id import abort_key
 from gptoss_ray.serving.responses.api import PageRequest
 from gptoss_ray.serving.responses.background import BackgroundRuns
 from gptoss_ray.serving.responses.events import ResponseEnd, ResponseEvent
@@ -35,18 +36,20 @@ class ResponseService:
         self._store = preparation.store
         self._background = BackgroundRuns(self._store, self._limits.max_background_responses)
 
-    async def stream(self, request: ResponseRequest, *, tenant: str) -> AsyncGenerator[ResponseEvent, None]:
+    async def stream(
+        self, request: ResponseRequest, *, tenant: str, request_id: str = ""
+    ) -> AsyncGenerator[ResponseEvent, None]:
         """See `ResponsesApi`."""
-        run = await self._prepare(request, tenant)
+        run = await self._prepare(request, tenant, request_id)
         if not request.background:
             # Whoever reads the end may go on from it at once.
             return run.events_to_end(partial(self._kept, run))
         await self._background.start(run, keeps_events=True)
         return self._follow(run.tenant, run.id, -1)
 
-    async def create(self, request: ResponseRequest, *, tenant: str) -> ResponseObject:
+    async def create(self, request: ResponseRequest, *, tenant: str, request_id: str = "") -> ResponseObject:
         """See `ResponsesApi`."""
-        run = await self._prepare(request, tenant)
+        run = await self._prepare(request, tenant, request_id)
         if request.background:
             queued = run.writer.snapshot()
             await self._background.start(run, keeps_events=False)
@@ -83,14 +86,16 @@ class ResponseService:
         """See `ResponsesApi`."""
         return input_page((await self._store.get(tenant, response_id)).input, page)
 
-    async def _prepare(self, request: ResponseRequest, tenant: str) -> ResponseRun:
-        if request.background and not (request.is_stored and self._limits.stores_responses):
-            raise InvalidRequestError(
-                "background needs a response that is stored"
-                + ("; set store to true." if self._limits.stores_responses else ", and none is kept here."),
-                param="background",
-            )
-        return await self._preparation.run(request, tenant=tenant)
+    async def _prepare(self, request: ResponseRequest, tenant: str, request_id: str) -> ResponseRun:
+        if request.background:
+            if not (request.is_stored and self._limits.stores_responses):
+                remedy = "set store to true" if self._limits.stores_responses else "none is kept here"
+                raise InvalidRequestError(
+                    f"background needs a response that is stored; {remedy}.", param="background"
+                )
+            self._background.check_room()
+        key = abort_key(tenant, request_id)
+        return await self._preparation.run(request, tenant=tenant, abort_key=key)
 
     async def _kept(self, run: ResponseRun, end: ResponseEnd) -> ResponseEnd:
         """Keep a response if it is to be kept; where that fails, it says that it is not.

@@ -40,10 +40,10 @@ def test_dense_weights_in_8_bits_take_little_more_than_half_of_16(monkeypatch):
 
 def test_a_group_is_planned_for_the_kernels_that_its_ranks_found():
     def facts(*, is_native: bool) -> list[RankFacts]:
-        return [RankFacts("host", "10.0.0.1", 20 << 30, "fingerprint", is_native)]
+        return [RankFacts("host", "10.0.0.1", 20 << 30, "fingerprint", "checkpoint", is_native)]
 
     plan = check_group_memory(served(), MODEL, facts(is_native=True))
     assert plan == plan_rank_memory(served(), MODEL, is_native=True)
-    little = [RankFacts("host", "10.0.0.1", 10 << 30, "fingerprint", True)]
+    little = [RankFacts("host", "10.0.0.1", 10 << 30, "fingerprint", "checkpoint", True)]
     with pytest.raises(ConfigError, match="m: A rank needs 1"):
         check_group_memory(served(), MODEL, little)

@@ -4,14 +4,42 @@ import random
 
 import pytest
 
+from gptoss_ray.kvcache.prefix_cache import BlockHashes
 from gptoss_ray.ranks import rank_selector
-from gptoss_ray.ranks.rank_selector import REQUEST_WORTH_TOKENS, RankSelector
+from gptoss_ray.ranks.rank_room import RankRoom
+from gptoss_ray.ranks.rank_selector import REQUEST_WORTH_TOKENS, RankSelector, Seat
 
 BLOCK = 16
 
 
-def selector(num_ranks: int = 3, max_num_sequences: int = 64) -> RankSelector:
-    return RankSelector(num_ranks, BLOCK, max_num_sequences)
+class Ranks:
+    """A selector whose requests are known by the rank that they went to."""
+
+    def __init__(self, num_ranks: int, max_live: int, num_blocks: int) -> None:
+        room = RankRoom(max_live, num_blocks, blocks_of=lambda num_tokens: -(-num_tokens // BLOCK))
+        self.selector = RankSelector(num_ranks, BLOCK, room)
+        self.seats: list[Seat] = []
+
+    def acquire(self, token_ids: tuple[int, ...], salt: str = "", num_output_tokens: int = 0) -> int | None:
+        hashes = BlockHashes(salt, BLOCK).of_complete_blocks(token_ids, len(token_ids))
+        seat = self.selector.acquire(hashes, len(token_ids), num_output_tokens)
+        if seat is None:
+            return None
+        self.seats.append(seat)
+        return seat.rank
+
+    def release(self, rank: int) -> None:
+        seat = next(seat for seat in self.seats if seat.rank == rank)
+        self.seats.remove(seat)
+        self.selector.release(seat)
+
+    @property
+    def num_live(self) -> int:
+        return self.selector.num_live
+
+
+def selector(num_ranks: int = 3, max_live: int = 64, num_blocks: int = 1 << 20) -> Ranks:
+    return Ranks(num_ranks, max_live, num_blocks)
 
 
 def prompt(number: int, num_tokens: int = 4 * BLOCK) -> tuple[int, ...]:
@@ -67,12 +95,28 @@ def test_another_tenants_prefix_is_not_a_match():
     assert ranks.acquire(text, "tenant a") == home
 
 
-def test_a_rank_at_its_limit_is_taken_only_when_all_are():
-    ranks = selector(num_ranks=2, max_num_sequences=2)
+def test_a_rank_takes_so_many_requests_at_once_and_then_there_is_none():
+    ranks = selector(num_ranks=2, max_live=2)
     text = prompt(1, 100 * REQUEST_WORTH_TOKENS)
-    assert [ranks.acquire(text) for _ in range(2)] == [0, 0]
-    assert [ranks.acquire(text) for _ in range(2)] == [1, 1]
-    assert ranks.acquire(text) in (0, 1)
+    assert [ranks.acquire(text) for _ in range(5)] == [0, 0, 1, 1, None]
+    ranks.release(1)
+    assert ranks.acquire(text) == 1
+
+
+def test_a_rank_takes_what_its_kv_blocks_hold_the_output_included_and_one_request_in_any_case():
+    ranks = selector(num_ranks=1, num_blocks=10)
+    assert ranks.acquire(prompt(1, 4 * BLOCK), num_output_tokens=2 * BLOCK) == 0
+    assert ranks.acquire(prompt(2, 4 * BLOCK), num_output_tokens=1) is None
+    assert ranks.acquire(prompt(2, 4 * BLOCK)) == 0
+    ranks.release(0)
+    ranks.release(0)
+    assert ranks.acquire(prompt(3, 99 * BLOCK)) == 0
+
+
+def test_blocks_that_a_rank_has_already_need_no_room():
+    ranks = selector(num_ranks=1, num_blocks=10)
+    text = prompt(1, 8 * BLOCK)
+    assert [ranks.acquire(text, num_output_tokens=BLOCK) for _ in range(3)] == [0, 0, None]
 
 
 def test_blocks_that_were_long_unused_are_forgotten_from_their_end(monkeypatch):
@@ -100,4 +144,4 @@ def test_a_request_is_released_once():
     ranks = selector()
     ranks.release(ranks.acquire(prompt(0)))
     with pytest.raises(AssertionError):
-        ranks.release(0)
+        ranks.selector.release(Seat(0, 0))

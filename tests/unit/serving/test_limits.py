@@ -1,3 +1,4 @@
+import asyncio
 import json
 import threading
 
@@ -5,7 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gptoss_ray.errors import InvalidRequestError, RequestAbortedError, RequestTooLargeError
+from gptoss_ray.errors import (
+    InvalidRequestError,
+    RequestAbortedError,
+    RequestStalledError,
+    RequestTooLargeError,
+)
 from gptoss_ray.serving import limits
 from gptoss_ray.serving.limits import (
     MAX_BYTES_READ_AT_ONCE,
@@ -132,3 +138,15 @@ def test_values_are_counted_exactly_however_the_text_is_cut(value, piece_bytes, 
         patch.setattr(limits, "MAX_JSON_CONTAINERS", num_containers - 1)
         with pytest.raises(InvalidRequestError):
             check_json_size(text)
+
+
+@pytest.mark.parametrize("chunk", [None, b" "])
+async def test_a_body_that_stalls_or_trickles_is_given_up(monkeypatch, chunk):
+    monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.05)
+
+    async def receive():
+        await asyncio.sleep(0.01 if chunk else 60)
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    with pytest.raises(RequestStalledError):
+        await read_body(receive, 1 << 20)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_ray.serving.answer import Answer, LogprobEntry, TokenLogprob, Usage
-from gptoss_ray.serving.chat import ChatDelta, ToolCallDelta
+from gptoss_ray.serving.chat_assembler import ChatDelta, ToolCallDelta
 from gptoss_ray.serving.completion_assembler import CompletionDelta
 from gptoss_ray.serving.openai_json import chat_chunks, completion_chunks, usage_field
 

@@ -50,6 +50,19 @@ def test_a_model_answers_as_its_own_name_says(tmp_path):
     assert (fast._step_s, paced._step_s) == (0.0, 0.5)
 
 
+def test_a_model_with_rules_answers_by_them(tmp_path):
+    (tmp_path / "rules").write_text('[{"prompt": "", "output": "yes"}]')
+    engine = ScriptedEngines({"m": ScriptedAnswers(rules=tmp_path / "rules")})(MODEL, 0, None, (), print)
+    engine.submit(GenerationRequest("r", (1,), SamplingParams(max_tokens=9)))
+    token_ids = [id_ for _ in range(9) for output in engine.run(engine.agree()) for id_ in output.token_ids]
+    assert HarmonyEncoding.load(resolve_folder(MODEL.checkpoint)).decode_bytes(token_ids) == b"yes"
+
+
+def test_rules_and_stamps_are_not_for_the_same_answers(tmp_path):
+    with pytest.raises(ValidationError, match="no stamps"):
+        ScriptedAnswers(rules=tmp_path, stamps=tmp_path)
+
+
 def test_the_file_is_one_that_serve_takes_and_stays_on_loopback(tmp_path):
     answers = {"m": ScriptedAnswers(step_s=0.05, stamps=tmp_path / "stamps")}
     server = ScriptedServer(

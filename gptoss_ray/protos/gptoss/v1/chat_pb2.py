@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from gptoss_ray.protos.gptoss.v1 import common_pb2 as gptoss_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14gptoss/v1/chat.proto\x12\tgptoss.v1\x1a\x16gptoss/v1/common.proto\"R\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x8b\x01\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.gptoss.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.gptoss.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"\xbc\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.gptoss.v1.Message\x12\x1e\n\x05tools\x18\x03 \x03(\x0b\x32\x0f.gptoss.v1.Tool\x12*\n\x0btool_choice\x18\x04 \x01(\x0e\x32\x15.gptoss.v1.ToolChoice\x12\x34\n\x10reasoning_effort\x18\x05 \x01(\x0e\x32\x1a.gptoss.v1.ReasoningEffort\x12+\n\x08sampling\x18\x06 \x01(\x0b\x32\x19.gptoss.v1.SamplingParams\x12\x32\n\x0fresponse_format\x18\x07 \x01(\x0b\x32\x19.gptoss.v1.ResponseFormat\x12\x15\n\rallowed_tools\x18\x08 \x03(\t\"\xc4\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.gptoss.v1.ToolCall\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.gptoss.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x03(\x0b\x32\x18.gptoss.v1.TokenLogprobs\"\x83\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12&\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x15.gptoss.v1.ChatChoice\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.Usage\"P\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"\xe0\x01\n\x0f\x43hatChoiceDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x30\n\ttool_call\x18\x04 \x01(\x0b\x32\x18.gptoss.v1.ToolCallDeltaH\x00\x88\x01\x01\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.gptoss.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x03(\x0b\x32\x18.gptoss.v1.TokenLogprobsB\x0c\n\n_tool_call\"\xac\x01\n\x12StreamChatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12/\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x1a.gptoss.v1.ChatChoiceDeltaH\x00\x88\x01\x01\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.UsageH\x01\x88\x01\x01\x42\t\n\x07_choiceB\x08\n\x06_usage*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x85\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x01\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x02\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x03*o\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x01\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x02\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x03\x32\x8d\x01\n\x0b\x43hatService\x12\x37\n\x04\x43hat\x12\x16.gptoss.v1.ChatRequest\x1a\x17.gptoss.v1.ChatResponse\x12\x45\n\nStreamChat\x12\x16.gptoss.v1.ChatRequest\x1a\x1d.gptoss.v1.StreamChatResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14gptoss/v1/chat.proto\x12\tgptoss.v1\x1a\x16gptoss/v1/common.proto\"R\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x8b\x01\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.gptoss.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.gptoss.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"\xbc\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.gptoss.v1.Message\x12\x1e\n\x05tools\x18\x03 \x03(\x0b\x32\x0f.gptoss.v1.Tool\x12*\n\x0btool_choice\x18\x04 \x01(\x0e\x32\x15.gptoss.v1.ToolChoice\x12\x34\n\x10reasoning_effort\x18\x05 \x01(\x0e\x32\x1a.gptoss.v1.ReasoningEffort\x12+\n\x08sampling\x18\x06 \x01(\x0b\x32\x19.gptoss.v1.SamplingParams\x12\x32\n\x0fresponse_format\x18\x07 \x01(\x0b\x32\x19.gptoss.v1.ResponseFormat\x12\x15\n\rallowed_tools\x18\x08 \x03(\t\"\xa5\x01\n\x11StreamChatRequest\x12$\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x16.gptoss.v1.ChatRequest\x12\x18\n\x10\x63ontinuous_usage\x18\x02 \x01(\x08\x12\x11\n\tresumable\x18\x03 \x01(\x08\x12.\n\nresumption\x18\x04 \x01(\x0b\x32\x15.gptoss.v1.ResumptionH\x00\x88\x01\x01\x42\r\n\x0b_resumption\"\xc4\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\'\n\ntool_calls\x18\x04 \x03(\x0b\x32\x13.gptoss.v1.ToolCall\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.gptoss.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x03(\x0b\x32\x18.gptoss.v1.TokenLogprobs\"\x83\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12&\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x15.gptoss.v1.ChatChoice\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.Usage\"P\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"\xf3\x01\n\x0f\x43hatChoiceDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x30\n\ttool_call\x18\x04 \x01(\x0b\x32\x18.gptoss.v1.ToolCallDeltaH\x00\x88\x01\x01\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.gptoss.v1.FinishReason\x12*\n\x08logprobs\x18\x06 \x03(\x0b\x32\x18.gptoss.v1.TokenLogprobs\x12\x11\n\ttoken_ids\x18\x07 \x03(\x05\x42\x0c\n\n_tool_call\"\xeb\x01\n\x12StreamChatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12/\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x1a.gptoss.v1.ChatChoiceDeltaH\x00\x88\x01\x01\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.UsageH\x01\x88\x01\x01\x12.\n\nresumption\x18\x06 \x01(\x0b\x32\x15.gptoss.v1.ResumptionH\x02\x88\x01\x01\x42\t\n\x07_choiceB\x08\n\x06_usageB\r\n\x0b_resumption*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x85\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x01\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x02\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x03*o\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x01\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x02\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x03\x32\x93\x01\n\x0b\x43hatService\x12\x37\n\x04\x43hat\x12\x16.gptoss.v1.ChatRequest\x1a\x17.gptoss.v1.ChatResponse\x12K\n\nStreamChat\x12\x1c.gptoss.v1.StreamChatRequest\x1a\x1d.gptoss.v1.StreamChatResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gptoss_ray.protos.gptoss.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1483
-  _globals['_ROLE']._serialized_end=1598
-  _globals['_REASONINGEFFORT']._serialized_start=1601
-  _globals['_REASONINGEFFORT']._serialized_end=1734
-  _globals['_TOOLCHOICE']._serialized_start=1736
-  _globals['_TOOLCHOICE']._serialized_end=1847
+  _globals['_ROLE']._serialized_start=1733
+  _globals['_ROLE']._serialized_end=1848
+  _globals['_REASONINGEFFORT']._serialized_start=1851
+  _globals['_REASONINGEFFORT']._serialized_end=1984
+  _globals['_TOOLCHOICE']._serialized_start=1986
+  _globals['_TOOLCHOICE']._serialized_end=2097
   _globals['_TOOL']._serialized_start=59
   _globals['_TOOL']._serialized_end=141
   _globals['_TOOLCALL']._serialized_start=143
@@ -46,16 +46,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGE']._serialized_end=345
   _globals['_CHATREQUEST']._serialized_start=348
   _globals['_CHATREQUEST']._serialized_end=664
-  _globals['_CHATCHOICE']._serialized_start=667
-  _globals['_CHATCHOICE']._serialized_end=863
-  _globals['_CHATRESPONSE']._serialized_start=866
-  _globals['_CHATRESPONSE']._serialized_end=997
-  _globals['_TOOLCALLDELTA']._serialized_start=999
-  _globals['_TOOLCALLDELTA']._serialized_end=1079
-  _globals['_CHATCHOICEDELTA']._serialized_start=1082
-  _globals['_CHATCHOICEDELTA']._serialized_end=1306
-  _globals['_STREAMCHATRESPONSE']._serialized_start=1309
-  _globals['_STREAMCHATRESPONSE']._serialized_end=1481
-  _globals['_CHATSERVICE']._serialized_start=1850
-  _globals['_CHATSERVICE']._serialized_end=1991
+  _globals['_STREAMCHATREQUEST']._serialized_start=667
+  _globals['_STREAMCHATREQUEST']._serialized_end=832
+  _globals['_CHATCHOICE']._serialized_start=835
+  _globals['_CHATCHOICE']._serialized_end=1031
+  _globals['_CHATRESPONSE']._serialized_start=1034
+  _globals['_CHATRESPONSE']._serialized_end=1165
+  _globals['_TOOLCALLDELTA']._serialized_start=1167
+  _globals['_TOOLCALLDELTA']._serialized_end=1247
+  _globals['_CHATCHOICEDELTA']._serialized_start=1250
+  _globals['_CHATCHOICEDELTA']._serialized_end=1493
+  _globals['_STREAMCHATRESPONSE']._serialized_start=1496
+  _globals['_STREAMCHATRESPONSE']._serialized_end=1731
+  _globals['_CHATSERVICE']._serialized_start=2100
+  _globals['_CHATSERVICE']._serialized_end=2247
 # @@protoc_insertion_point(module_scope)

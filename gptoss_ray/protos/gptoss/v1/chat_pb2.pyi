@@ -101,6 +101,18 @@ class ChatRequest(_message.Message):
     allowed_tools: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., tool_choice: _Optional[_Union[ToolChoice, str]] = ..., reasoning_effort: _Optional[_Union[ReasoningEffort, str]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., response_format: _Optional[_Union[_common_pb2.ResponseFormat, _Mapping]] = ..., allowed_tools: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class StreamChatRequest(_message.Message):
+    __slots__ = ("chat", "continuous_usage", "resumable", "resumption")
+    CHAT_FIELD_NUMBER: _ClassVar[int]
+    CONTINUOUS_USAGE_FIELD_NUMBER: _ClassVar[int]
+    RESUMABLE_FIELD_NUMBER: _ClassVar[int]
+    RESUMPTION_FIELD_NUMBER: _ClassVar[int]
+    chat: ChatRequest
+    continuous_usage: bool
+    resumable: bool
+    resumption: _common_pb2.Resumption
+    def __init__(self, chat: _Optional[_Union[ChatRequest, _Mapping]] = ..., continuous_usage: _Optional[bool] = ..., resumable: _Optional[bool] = ..., resumption: _Optional[_Union[_common_pb2.Resumption, _Mapping]] = ...) -> None: ...
+
 class ChatChoice(_message.Message):
     __slots__ = ("index", "reasoning", "content", "tool_calls", "finish_reason", "logprobs")
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -144,31 +156,35 @@ class ToolCallDelta(_message.Message):
     def __init__(self, index: _Optional[int] = ..., id: _Optional[str] = ..., name: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
 
 class ChatChoiceDelta(_message.Message):
-    __slots__ = ("index", "reasoning", "content", "tool_call", "finish_reason", "logprobs")
+    __slots__ = ("index", "reasoning", "content", "tool_call", "finish_reason", "logprobs", "token_ids")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     REASONING_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALL_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     index: int
     reasoning: str
     content: str
     tool_call: ToolCallDelta
     finish_reason: _common_pb2.FinishReason
     logprobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenLogprobs]
-    def __init__(self, index: _Optional[int] = ..., reasoning: _Optional[str] = ..., content: _Optional[str] = ..., tool_call: _Optional[_Union[ToolCallDelta, _Mapping]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ...) -> None: ...
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, index: _Optional[int] = ..., reasoning: _Optional[str] = ..., content: _Optional[str] = ..., tool_call: _Optional[_Union[ToolCallDelta, _Mapping]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamChatResponse(_message.Message):
-    __slots__ = ("id", "model", "created", "choice", "usage")
+    __slots__ = ("id", "model", "created", "choice", "usage", "resumption")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    RESUMPTION_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     created: int
     choice: ChatChoiceDelta
     usage: _common_pb2.Usage
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., created: _Optional[int] = ..., choice: _Optional[_Union[ChatChoiceDelta, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
+    resumption: _common_pb2.Resumption
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., created: _Optional[int] = ..., choice: _Optional[_Union[ChatChoiceDelta, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., resumption: _Optional[_Union[_common_pb2.Resumption, _Mapping]] = ...) -> None: ...

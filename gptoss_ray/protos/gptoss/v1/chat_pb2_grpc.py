@@ -42,7 +42,7 @@ class ChatServiceStub:
                 _registered_method=True)
         self.StreamChat = channel.unary_stream(
                 '/gptoss.v1.ChatService/StreamChat',
-                request_serializer=gptoss_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+                request_serializer=gptoss_dot_v1_dot_chat__pb2.StreamChatRequest.SerializeToString,
                 response_deserializer=gptoss_dot_v1_dot_chat__pb2.StreamChatResponse.FromString,
                 _registered_method=True)
 
@@ -75,7 +75,7 @@ def add_ChatServiceServicer_to_server(servicer, server):
             ),
             'StreamChat': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamChat,
-                    request_deserializer=gptoss_dot_v1_dot_chat__pb2.ChatRequest.FromString,
+                    request_deserializer=gptoss_dot_v1_dot_chat__pb2.StreamChatRequest.FromString,
                     response_serializer=gptoss_dot_v1_dot_chat__pb2.StreamChatResponse.SerializeToString,
             ),
     }
@@ -132,7 +132,7 @@ class ChatService:
             request,
             target,
             '/gptoss.v1.ChatService/StreamChat',
-            gptoss_dot_v1_dot_chat__pb2.ChatRequest.SerializeToString,
+            gptoss_dot_v1_dot_chat__pb2.StreamChatRequest.SerializeToString,
             gptoss_dot_v1_dot_chat__pb2.StreamChatResponse.FromString,
             options,
             channel_credentials,

@@ -25,23 +25,27 @@ _sym_db = _symbol_database.Default()
 from gptoss_ray.protos.gptoss.v1 import common_pb2 as gptoss_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agptoss/v1/generation.proto\x12\tgptoss.v1\x1a\x16gptoss/v1/common.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xf5\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.gptoss.v1.TokenIdsH\x00\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.gptoss.v1.SamplingParams\x12\x32\n\x0fresponse_format\x18\x05 \x01(\x0b\x32\x19.gptoss.v1.ResponseFormat\x12\x0c\n\x04\x65\x63ho\x18\x06 \x01(\x08\x12\x14\n\x07\x62\x65st_of\x18\x07 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06promptB\n\n\x08_best_of\"\x9e\x01\n\x10GenerationChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.gptoss.v1.TokenLogprobs\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.gptoss.v1.FinishReason\"\x8d\x01\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12,\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1b.gptoss.v1.GenerationChoice\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.Usage\"\xb1\x01\n\x16StreamGenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x30\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x1b.gptoss.v1.GenerationChoiceH\x00\x88\x01\x01\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.UsageH\x01\x88\x01\x01\x42\t\n\x07_choiceB\x08\n\x06_usage2\xab\x01\n\x11GenerationService\x12\x43\n\x08Generate\x12\x1a.gptoss.v1.GenerateRequest\x1a\x1b.gptoss.v1.GenerateResponse\x12Q\n\x0eStreamGenerate\x12\x1a.gptoss.v1.GenerateRequest\x1a!.gptoss.v1.StreamGenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agptoss/v1/generation.proto\x12\tgptoss.v1\x1a\x16gptoss/v1/common.proto\"J\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.gptoss.v1.TokenIdsH\x00\x42\x06\n\x04\x66orm\"-\n\x07Prompts\x12\"\n\x07prompts\x18\x01 \x03(\x0b\x32\x11.gptoss.v1.Prompt\"\x9c\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.gptoss.v1.TokenIdsH\x00\x12%\n\x07prompts\x18\x08 \x01(\x0b\x32\x12.gptoss.v1.PromptsH\x00\x12+\n\x08sampling\x18\x04 \x01(\x0b\x32\x19.gptoss.v1.SamplingParams\x12\x32\n\x0fresponse_format\x18\x05 \x01(\x0b\x32\x19.gptoss.v1.ResponseFormat\x12\x0c\n\x04\x65\x63ho\x18\x06 \x01(\x08\x12\x14\n\x07\x62\x65st_of\x18\x07 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06promptB\n\n\x08_best_of\"\xb3\x01\n\x15StreamGenerateRequest\x12.\n\ngeneration\x18\x01 \x01(\x0b\x32\x1a.gptoss.v1.GenerateRequest\x12\x18\n\x10\x63ontinuous_usage\x18\x02 \x01(\x08\x12\x11\n\tresumable\x18\x03 \x01(\x08\x12.\n\nresumption\x18\x04 \x01(\x0b\x32\x15.gptoss.v1.ResumptionH\x00\x88\x01\x01\x42\r\n\x0b_resumption\"\x9e\x01\n\x10GenerationChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.gptoss.v1.TokenLogprobs\x12.\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x17.gptoss.v1.FinishReason\"\x8d\x01\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12,\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1b.gptoss.v1.GenerationChoice\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.Usage\"\xf0\x01\n\x16StreamGenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x03\x12\x30\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x1b.gptoss.v1.GenerationChoiceH\x00\x88\x01\x01\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x10.gptoss.v1.UsageH\x01\x88\x01\x01\x12.\n\nresumption\x18\x06 \x01(\x0b\x32\x15.gptoss.v1.ResumptionH\x02\x88\x01\x01\x42\t\n\x07_choiceB\x08\n\x06_usageB\r\n\x0b_resumption2\xb1\x01\n\x11GenerationService\x12\x43\n\x08Generate\x12\x1a.gptoss.v1.GenerateRequest\x1a\x1b.gptoss.v1.GenerateResponse\x12W\n\x0eStreamGenerate\x12 .gptoss.v1.StreamGenerateRequest\x1a!.gptoss.v1.StreamGenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gptoss_ray.protos.gptoss.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENIDS']._serialized_start=65
-  _globals['_TOKENIDS']._serialized_end=88
-  _globals['_GENERATEREQUEST']._serialized_start=91
-  _globals['_GENERATEREQUEST']._serialized_end=336
-  _globals['_GENERATIONCHOICE']._serialized_start=339
-  _globals['_GENERATIONCHOICE']._serialized_end=497
-  _globals['_GENERATERESPONSE']._serialized_start=500
-  _globals['_GENERATERESPONSE']._serialized_end=641
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=644
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=821
-  _globals['_GENERATIONSERVICE']._serialized_start=824
-  _globals['_GENERATIONSERVICE']._serialized_end=995
+  _globals['_PROMPT']._serialized_start=65
+  _globals['_PROMPT']._serialized_end=139
+  _globals['_PROMPTS']._serialized_start=141
+  _globals['_PROMPTS']._serialized_end=186
+  _globals['_GENERATEREQUEST']._serialized_start=189
+  _globals['_GENERATEREQUEST']._serialized_end=473
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=476
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=655
+  _globals['_GENERATIONCHOICE']._serialized_start=658
+  _globals['_GENERATIONCHOICE']._serialized_end=816
+  _globals['_GENERATERESPONSE']._serialized_start=819
+  _globals['_GENERATERESPONSE']._serialized_end=960
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=963
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1203
+  _globals['_GENERATIONSERVICE']._serialized_start=1206
+  _globals['_GENERATIONSERVICE']._serialized_end=1383
 # @@protoc_insertion_point(module_scope)

@@ -42,7 +42,7 @@ class GenerationServiceStub:
                 _registered_method=True)
         self.StreamGenerate = channel.unary_stream(
                 '/gptoss.v1.GenerationService/StreamGenerate',
-                request_serializer=gptoss_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
+                request_serializer=gptoss_dot_v1_dot_generation__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=gptoss_dot_v1_dot_generation__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
 
@@ -75,7 +75,7 @@ def add_GenerationServiceServicer_to_server(servicer, server):
             ),
             'StreamGenerate': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamGenerate,
-                    request_deserializer=gptoss_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
+                    request_deserializer=gptoss_dot_v1_dot_generation__pb2.StreamGenerateRequest.FromString,
                     response_serializer=gptoss_dot_v1_dot_generation__pb2.StreamGenerateResponse.SerializeToString,
             ),
     }
@@ -132,7 +132,7 @@ class GenerationService:
             request,
             target,
             '/gptoss.v1.GenerationService/StreamGenerate',
-            gptoss_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
+            gptoss_dot_v1_dot_generation__pb2.StreamGenerateRequest.SerializeToString,
             gptoss_dot_v1_dot_generation__pb2.StreamGenerateResponse.FromString,
             options,
             channel_credentials,

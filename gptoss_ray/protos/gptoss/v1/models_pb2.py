@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gptoss/v1/models.proto\x12\tgptoss.v1\"\x13\n\x11ListModelsRequest\"[\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x13\n\x0bmax_context\x18\x03 \x01(\x05\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x03\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.gptoss.v1.Model2Y\n\x0cModelService\x12I\n\nListModels\x12\x1c.gptoss.v1.ListModelsRequest\x1a\x1d.gptoss.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gptoss/v1/models.proto\x12\tgptoss.v1\"\x13\n\x11ListModelsRequest\"[\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x13\n\x0bmax_context\x18\x03 \x01(\x05\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x03\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.gptoss.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.gptoss.v1.Model2\x9e\x01\n\x0cModelService\x12I\n\nListModels\x12\x1c.gptoss.v1.ListModelsRequest\x1a\x1d.gptoss.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.gptoss.v1.GetModelRequest\x1a\x1b.gptoss.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_end=149
   _globals['_LISTMODELSRESPONSE']._serialized_start=151
   _globals['_LISTMODELSRESPONSE']._serialized_end=205
-  _globals['_MODELSERVICE']._serialized_start=207
-  _globals['_MODELSERVICE']._serialized_end=296
+  _globals['_GETMODELREQUEST']._serialized_start=207
+  _globals['_GETMODELREQUEST']._serialized_end=238
+  _globals['_GETMODELRESPONSE']._serialized_start=240
+  _globals['_GETMODELRESPONSE']._serialized_end=291
+  _globals['_MODELSERVICE']._serialized_start=294
+  _globals['_MODELSERVICE']._serialized_end=452
 # @@protoc_insertion_point(module_scope)

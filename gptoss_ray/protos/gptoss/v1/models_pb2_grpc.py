@@ -40,6 +40,11 @@ class ModelServiceStub:
                 request_serializer=gptoss_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=gptoss_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/gptoss.v1.ModelService/GetModel',
+                request_serializer=gptoss_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=gptoss_dot_v1_dot_models__pb2.GetModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -47,7 +52,15 @@ class ModelServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tells all of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """Tells one of them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -59,6 +72,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=gptoss_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
                     response_serializer=gptoss_dot_v1_dot_models__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=gptoss_dot_v1_dot_models__pb2.GetModelRequest.FromString,
+                    response_serializer=gptoss_dot_v1_dot_models__pb2.GetModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +107,33 @@ class ModelService:
             '/gptoss.v1.ModelService/ListModels',
             gptoss_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
             gptoss_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gptoss.v1.ModelService/GetModel',
+            gptoss_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
+            gptoss_dot_v1_dot_models__pb2.GetModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
