@@ -25,7 +25,7 @@ PATIENCE_S = 120.0
 
 
 def facts(host_id: str = "here") -> RankFacts:
-    return RankFacts(host_id, STORE_HOST, 1 << 40, "one kind", is_native=False)
+    return RankFacts(host_id, STORE_HOST, 1 << 40, "one kind", "checkpoint", is_native=False)
 
 
 @dataclass

@@ -22,7 +22,7 @@ RANKS = FIRST, SECOND, THIRD = [RankId(number) for number in range(3)]
 
 
 def facts(fingerprint: str = "one kind") -> RankFacts:
-    return RankFacts("here", "127.0.0.1", 1 << 40, fingerprint, is_native=False)
+    return RankFacts("here", "127.0.0.1", 1 << 40, fingerprint, "checkpoint", is_native=False)
 
 
 class Ranks:
