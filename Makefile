@@ -6,7 +6,7 @@ CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
 FUZZ_S  ?= 60
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or clients
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-fault-soak test-hosts \
