@@ -23,13 +23,17 @@ class RayCommands:
     def __init__(self, cluster_path: Path) -> None:
         self._cluster_path = str(cluster_path)
 
-    def up(self) -> None:
+    def up(self, *, restart: bool = False) -> None:
         """Make the head node, which makes the others; what `ray up` says is shown.
+
+        Args:
+            restart: Of Ray on nodes that are there already, which ends all that runs on them.
 
         Raises:
             UnavailableError: It failed.
         """
-        self._show("up", "--yes", "--no-config-cache", self._cluster_path)
+        options = [] if restart else ["--no-restart"]
+        self._show("up", "--yes", "--no-config-cache", *options, self._cluster_path)
 
     def down(self) -> None:
         """End all nodes; machines that are there already stay, without Ray.

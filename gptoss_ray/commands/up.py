@@ -41,12 +41,15 @@ def up(
     cluster: Annotated[str, typer.Argument(help="A file for `ray up` such as cluster/aws.yaml.")],
     config: Annotated[str | None, typer.Argument(help="What to serve; none: only make the cluster.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what is missing.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start Ray anew where it runs already; all that it serves ends.")
+    ] = False,
     wait_s: Annotated[float, typer.Option(min=0, help="For nodes, weights and models to be ready.")] = 3600.0,
 ) -> None:
     """Make or update the cluster of CLUSTER, serve CONFIG on it, and return when it answers.
 
     Everything that can be wrong is looked for before anything is started. Run again with another CONFIG, it
-    is a rolling update.
+    is a rolling update: Ray runs on, and replicas are replaced one after the other.
     """
     console = Console(soft_wrap=True)
     file = ClusterFile.read(cluster)
@@ -58,7 +61,7 @@ def up(
         return
     ensure_token(Path(file.file_mounts[TOKEN_MOUNT]).expanduser())
     ray = RayCommands(file.path)
-    ray.up()
+    ray.up(restart=restart)
     if config is None:
         return
     ray.put(Path(config), DEPLOYED_CONFIG)

@@ -1,7 +1,7 @@
 """What may stand in the files of `cluster/`, where Ray's own validation looks away; unknown keys are refused.
 
-The names are those of EC2 RunInstances, Compute Engine's Instance, Kubernetes 1.30 and KubeRay 1.7. Only what our
-files use is here; a key that is new to them is added when it has been looked up.
+The names are those of EC2 RunInstances, Compute Engine's Instance, Kubernetes 1.30 and KubeRay 1.7. Only what
+our files use is here; a key that is new to them is added when it has been looked up.
 """
 
 from __future__ import annotations

@@ -27,12 +27,15 @@ UsePAM no
 PidFile none
 """
 
-# Of the machine, only /run is hidden: sshd wants a folder there, and a test may put files of a host there.
+# sshd wants a folder in /run. /etc is a copy, with another home of root: a file mounted over the machine's
+# own /etc/passwd would vanish with the next user that anybody adds to the machine.
 _SET_UP = """
 set -e
 mount -t tmpfs tmpfs /run
 mkdir /run/sshd
-mount --bind "$1" /etc/passwd
+cp -a /etc "$1"
+sed -i "s,^root:.*,root:x:0:0:root:$2:/bin/bash," "$1/passwd"
+mount --bind "$1" /etc
 """
 
 
@@ -71,15 +74,13 @@ def ssh_hosts(num_hosts: int, folder: Path) -> Iterator[list[SshHost]]:
     for name in ("key", "host_key"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    config = folder / "sshd_config"
-    config.write_text(_CONFIG.format(folder=folder), encoding="utf-8")
     with ExitStack() as stack:
         made = [
             SshHost(host, _home(host, folder), folder / "key")
             for host in stack.enter_context(hosts(num_hosts, folder))
         ]
         for host in made:
-            stack.enter_context(_sshd(host.host, config))
+            stack.enter_context(_sshd(host, folder))
         _wait_until_listening(made)
         yield made
 
@@ -88,19 +89,17 @@ def _home(host: Host, folder: Path) -> Path:
     """Make root's home on a host."""
     home = folder / f"home-{host.name}"
     home.mkdir(mode=0o700)
-    passwd = folder / f"passwd-{host.name}"
-    lines = Path("/etc/passwd").read_text(encoding="utf-8").splitlines()
-    others = [line for line in lines if not line.startswith("root:")]
-    passwd.write_text("\n".join([f"root:x:0:0:root:{home}:/bin/bash", *others, ""]), encoding="utf-8")
-    host.run("sh", "-c", _SET_UP, "sh", str(passwd))
+    host.run("sh", "-c", _SET_UP, "sh", str(folder / f"etc-{host.name}"), str(home))
     return home
 
 
 @contextmanager
-def _sshd(host: Host, config: Path) -> Iterator[None]:
-    log = config.with_name(f"sshd-{host.name}.log")
+def _sshd(host: SshHost, folder: Path) -> Iterator[None]:
+    config = folder / f"sshd-{host.host.name}.conf"
+    config.write_text(_CONFIG.format(folder=folder), encoding="utf-8")
     # It starts itself anew for each login, and must be called by its whole path for that.
-    with subprocess.Popen(host.command(SSHD, "-D", "-f", str(config), "-E", str(log))) as process:
+    command = host.host.command(SSHD, "-D", "-f", str(config), "-E", str(config.with_suffix(".log")))
+    with subprocess.Popen(command) as process:
         try:
             yield
         finally:

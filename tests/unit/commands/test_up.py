@@ -54,7 +54,9 @@ Ran = list[tuple[str, ...]]
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Let no command of Ray run; returns those that would have."""
     found: Ran = []
-    monkeypatch.setattr(RayCommands, "up", lambda self: found.append(("up",)))
+    monkeypatch.setattr(
+        RayCommands, "up", lambda self, *, restart: found.append(("up", "anew") if restart else ("up",))
+    )
     monkeypatch.setattr(RayCommands, "down", lambda self: found.append(("down",)))
     monkeypatch.setattr(RayCommands, "put", lambda self, *args: found.append(("put", *map(str, args))))
     monkeypatch.setattr(RayCommands, "do", lambda self, command: found.append(("do", command)) or "")
@@ -113,6 +115,22 @@ def test_up_makes_the_cluster_deploys_and_returns_when_it_is_healthy(tmp_path, r
 def test_up_without_a_configuration_only_makes_the_cluster(tmp_path, ran):
     assert run("up", cloud_file(tmp_path)).exit_code == 0
     assert ran == [("up",)]
+
+
+def test_up_starts_ray_anew_only_where_that_is_asked_for(tmp_path, ran):
+    assert run("up", cloud_file(tmp_path), "--restart").exit_code == 0
+    assert ran == [("up", "anew")]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_ray_is_told_not_to_start_anew(tmp_path, monkeypatch, restart):
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "gptoss_ray.cluster.ray_commands._command", lambda arguments: asked.extend(arguments) or ["true"]
+    )
+    RayCommands(tmp_path / "c.yaml").up(restart=restart)
+    assert asked[0] == "up"
+    assert ("--no-restart" in asked) != restart
 
 
 def test_up_starts_nothing_where_a_check_fails_and_tells_all_that_fail(tmp_path, ran):
