@@ -62,8 +62,10 @@ class RayCommands:
     def _show(self, *arguments: str) -> None:
         done = subprocess.run(_command(arguments), check=False, env=_environment())
         if done.returncode != 0:
+            remedy = " When that is mended, `--restart` begins anew." if arguments[0] == "up" else ""
             raise UnavailableError(
-                f"`ray {arguments[0]} {self._cluster_path}` ended with {done.returncode}; above it says why."
+                f"`ray {arguments[0]} {self._cluster_path}` ended with {done.returncode}; above it "
+                f"says why.{remedy}"
             )
 
     def _checked(self, *arguments: str) -> str:

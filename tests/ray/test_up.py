@@ -117,9 +117,12 @@ def write_cluster(folder: Path, head: SshHost, workers: list[SshHost]) -> Path:
     assert len(kept) == 2, "the mode of the token's file, and what every shell exports"
     content["setup_commands"] = [f"ln -sfn {Path(sys.prefix)} ~/gptoss-ray-env", *kept]
     content["worker_setup_commands"] = []
-    small = f" --object-store-memory={80 << 20}"
-    content["head_start_ray_commands"][-1] += small
-    content["worker_start_ray_commands"][-1] += f"{small} --num-cpus=2 --num-gpus=0"
+    small = f"ray start --object-store-memory={80 << 20}"
+    for field, options in (
+        ("head_start_ray_commands", ""),
+        ("worker_start_ray_commands", " --num-cpus=2 --num-gpus=0"),
+    ):
+        content[field][-1] = content[field][-1].replace("ray start", small + options)
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
