@@ -50,7 +50,7 @@ def up(
     """Make or update the cluster of CLUSTER, serve CONFIG on it, and return when it answers.
 
     Everything that can be wrong is looked for before anything is started. Run again with another CONFIG, it
-    is a rolling update: Ray runs on, and replicas are replaced one after the other.
+    is a rolling update: Ray runs on, and replicas are replaced one by one.
     """
     console = Console(soft_wrap=True)
     file = ClusterFile.read(cluster)
