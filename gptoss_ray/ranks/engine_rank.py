@@ -40,10 +40,7 @@ _FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 
 @dataclass(frozen=True, slots=True)
 class RankStats:
-    """What a rank reports of itself; `engine` is the engine's own `EngineStats`.
-
-    `num_queued` is of the whole replica: requests that wait for any of its ranks.
-    """
+    """What a rank reports of itself; `engine` is its `EngineStats`, `step_s` the seconds spent in steps."""
 
     rank: int
     engine: Any
@@ -51,7 +48,7 @@ class RankStats:
     num_failed_steps: int
     num_messages: int
     """Batches handed to token streams so far."""
-    num_queued: int = 0
+    step_s: float = 0.0
 
 
 class EngineRank:
@@ -79,6 +76,7 @@ class EngineRank:
         self._abort_keys = AbortKeys()
         self._num_messages = 0
         self._prepared: Transformer | None = None
+        self._taken_load: tuple[tuple[int, ...], ...] = ()
         self._member: RankMember | None = None
 
     async def facts(self) -> RankFacts:
@@ -270,14 +268,17 @@ class EngineRank:
             num_live_requests=len(self._ended),
             num_failed_steps=self._loop.num_failed_steps,
             num_messages=self._num_messages,
+            step_s=self._loop.step_s,
         )
 
     async def take_expert_load(self) -> list[list[int]]:
         """Return how often this rank's tokens chose each expert [layers][E] since the last call."""
-        from gptoss_ray.ranks.rank_experts import take_expert_load  # noqa: PLC0415
-
-        engine, loop = self._running()
-        return await asyncio.wrap_future(loop.call(lambda: take_expert_load(engine.transformer)))
+        _, loop = self._running()
+        taken, self._taken_load = self._taken_load, (await asyncio.wrap_future(loop.stats())).expert_load
+        if not taken:
+            return [list(layer) for layer in self._taken_load]
+        layers = zip(self._taken_load, taken, strict=True)
+        return [[now - before for now, before in zip(*layer, strict=True)] for layer in layers]
 
     async def prepare_swap(self, swap: LayerSwap) -> None:
         """Read the experts that a layer is to have here, while steps go on; one swap is prepared at a time.

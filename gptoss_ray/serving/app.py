@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import re
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client.metrics_core import Metric
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application, Deployment
@@ -23,6 +25,8 @@ from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.exposure import check_exposure, deployed_hosts
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
+from gptoss_ray.serving.ingress_peers import IngressPeers, Measured
+from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
 from gptoss_ray.serving.response_store_actor import ActorStore, shared_store
@@ -51,7 +55,9 @@ class IngressDeployment(Ingress):
         check_exposure(deployed_hosts(), config)
         pace_replica_streams()
         streams = TokenStreams(config.limits.max_unread_tokens)
-        models = [_served_model(model, handles[model.name], streams) for model in config.models]
+        metrics = IngressMetrics()
+        models = [_served_model(model, handles[model.name], streams, metrics) for model in config.models]
+        self._peers = IngressPeers()
         self._store = shared_store(serve.get_replica_context().app_name, config.limits)
         super().__init__(
             models,
@@ -60,6 +66,7 @@ class IngressDeployment(Ingress):
             limits=config.limits,
             page=config.page,
             store=self._store,
+            metrics=metrics,
         )
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
@@ -70,6 +77,14 @@ class IngressDeployment(Ingress):
         """Keep the store of responses alive; Serve asks every few seconds, and is told of no lost store."""
         if isinstance(self._store, ActorStore):
             await self._store.touch()
+
+    def own_measured(self) -> Measured:
+        """Return what this replica has measured; the others ask for it."""
+        return Measured(serve.get_replica_context().replica_id.unique_id, self.metrics.families())
+
+    async def measured(self) -> Mapping[str, Sequence[Metric]]:
+        """See `Ingress.measured`."""
+        return await self._peers.measured(self.own_measured())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP side; Serve asks for it once the instance is made."""
@@ -138,7 +153,7 @@ def _deployment(cls: type, **options: Any) -> Deployment:
 
 
 def _served_model(
-    model: ServedModelConfig, handle: DeploymentHandle[Any], streams: TokenStreams
+    model: ServedModelConfig, handle: DeploymentHandle[Any], streams: TokenStreams, metrics: IngressMetrics
 ) -> ServedModel:
     folder = resolve_folder(model.checkpoint)
     shape = ModelConfig.from_folder(folder)
@@ -147,7 +162,7 @@ def _served_model(
         encoding=HarmonyEncoding.load(folder),
         max_context=model.engine.max_context or shape.max_context,
         vocab_size=shape.vocab_size,
-        token_source=RoutedTokenSource(handle, streams),
+        token_source=RoutedTokenSource(handle, streams, metrics.phases(model.name)),
         aliases=model.aliases,
         created=int(time.time()),
     )

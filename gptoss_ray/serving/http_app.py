@@ -16,9 +16,10 @@ from gptoss_ray.errors import GptossError, InvalidRequestError, NotFoundError, U
 from gptoss_ray.serving.answer import Answer, Usage
 from gptoss_ray.serving.auth import PUBLIC_PATHS
 from gptoss_ray.serving.chat_page import ChatPage
+from gptoss_ray.serving.exposition import CONTENT_TYPE, exposition
+from gptoss_ray.serving.group_metrics import group_families
 from gptoss_ray.serving.http_body import parse_body
 from gptoss_ray.serving.http_gate import HttpGate
-from gptoss_ray.serving.metrics import CONTENT_TYPE
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_answers import (
     AbortedRequest,
@@ -196,12 +197,11 @@ class _Handlers:
         return JSONResponse(tokenizer_info(self._ingress.catalog.find(None)))
 
     async def metrics(self) -> Response:
-        """Tell what this ingress replica has measured and the ranks report, in Prometheus's text format."""
-        models = list(self._ingress.catalog)
-        stats = await asyncio.gather(*(model.token_source.stats() for model in models))
-        names = [model.name for model in models]
-        self._ingress.metrics.note_ranks(dict(zip(names, stats, strict=True)))
-        return Response(self._ingress.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+        """Tell what the ingress replicas have measured and the ranks report, in Prometheus's text format."""
+        ingress = self._ingress
+        measured, replicas = await asyncio.gather(ingress.measured(), ingress.replicas())
+        text = exposition(measured, group_families(replicas))
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
 
 def _route_error(request: Request, error: Exception) -> Response:

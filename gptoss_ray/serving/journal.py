@@ -22,7 +22,7 @@ from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.serving.token_source import SequencePausedError, TokenSource
 
 if TYPE_CHECKING:
-    from gptoss_ray.ranks.engine_rank import RankStats
+    from gptoss_ray.ranks.group_stats import GroupStats
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class JournaledTokenSource:
         """See `TokenSource.abort`."""
         return await self._source.abort(abort_key)
 
-    async def stats(self) -> Sequence[RankStats]:
+    async def stats(self) -> Sequence[GroupStats]:
         """See `TokenSource.stats`."""
         return await self._source.stats()
 

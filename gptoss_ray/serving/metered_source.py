@@ -14,7 +14,7 @@ from gptoss_ray.serving.deadline import before_deadline
 from gptoss_ray.serving.token_source import TokenSource
 
 if TYPE_CHECKING:
-    from gptoss_ray.ranks.engine_rank import RankStats
+    from gptoss_ray.ranks.group_stats import GroupStats
 
 
 class MeteredTokenSource:
@@ -58,6 +58,6 @@ class MeteredTokenSource:
         """See `TokenSource.ready`."""
         return await self._source.ready()
 
-    async def stats(self) -> Sequence[RankStats]:
+    async def stats(self) -> Sequence[GroupStats]:
         """See `TokenSource.stats`."""
         return await self._source.stats()

@@ -17,7 +17,8 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, RequestAbortedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
+from gptoss_ray.ranks.engine_rank import LoadEngine
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.rank_group import RankGroup, Routed
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.routed_call import RequestEnded, RequestRouted
@@ -110,8 +111,8 @@ class EngineReplica:
         """Return whether the ranks complete their steps."""
         return self._group is not None and await self._group.ready()
 
-    async def stats(self) -> list[RankStats]:
-        """Return the counters of each rank."""
+    async def stats(self) -> GroupStats:
+        """Return what there is to tell of the group and its ranks."""
         assert self._group is not None
         return await self._group.stats()
 

@@ -31,6 +31,7 @@ class FakeTransformer:
     """Quacks like `Transformer`; counts forward passes and fails those numbered in `failing`."""
 
     dtype = torch.float32
+    layers = ()
 
     def __init__(self, config: FakeConfig | None = None) -> None:
         self.config = config or FakeConfig()
