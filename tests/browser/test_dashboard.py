@@ -105,7 +105,8 @@ def test_the_heat_map_has_a_cell_for_each_expert_and_tells_the_one_pointed_at(da
         colours = canvas.evaluate(
             """canvas => {
               const {data, width} = canvas.getContext("2d").getImageData(0, 0, canvas.width, 8);
-              const at = (x) => data.slice(4 * (3 * width + 8 * x + 3), 4 * (3 * width + 8 * x + 3) + 3).join();
+              const start = (x) => 4 * (3 * width + 8 * x + 3);
+              const at = (x) => data.slice(start(x), start(x) + 3).join();
               return new Set(Array.from({length: 32}, (_, x) => at(x))).size;
             }"""
         )

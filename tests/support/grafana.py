@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,3 +68,8 @@ async def exported_samples() -> list[Sample]:
             await client.post("/v1/chat/completions", json=body)
         text = (await client.get("/metrics")).text
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def metric_names() -> set[str]:
+    """Return the names of all metrics that the queries select."""
+    return {name for query in queries() for name in re.findall(r"\bgptoss_\w+", query.expression)}
