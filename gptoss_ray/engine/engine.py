@@ -91,6 +91,7 @@ class Engine:
         self._placement = 0
         self._staged: tuple[int, Transformer] | None = None
         self._ended_at_submit: dict[str, TokenOutput] = {}
+        self._planned: tuple[str, ...] = ()
         self._num_steps = 0
         self._num_prompt_tokens = 0
         self._num_generation_tokens = 0
@@ -217,6 +218,17 @@ class Engine:
             outputs = self._run_batch(agreement) if agreement.runs else []
         return self._take_ended_at_submit() + outputs
 
+    def blame(self) -> tuple[str, ...]:
+        """Say whose requests are to fail for the step that failed last; none while that is being found out.
+
+        A request that was computed alone is to blame. Of several, each runs alone from now on until it has
+        completed a step. Where nothing was computed, it is all of them.
+        """
+        if len(self._planned) <= 1:
+            return self._planned or self._scheduler.request_ids
+        self._scheduler.suspect(self._planned)
+        return ()
+
     def stage_placement(self, version: int, transformer: Transformer) -> None:
         """Get ready to go on with other experts; they are swapped in once all ranks have staged them.
 
@@ -265,12 +277,15 @@ class Engine:
 
     def _run_batch(self, agreement: StepAgreement) -> list[TokenOutput]:
         plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
+        self._planned = tuple(chunk.sequence.request_id for chunk in plan.chunks)
         drawing = plan.drawing_sequences()
         with self._masks.of(drawing) as masks:
             logits = self._runner.run(plan, agreement.max_num_tokens)
             draws = self._sampler.sample(logits[: len(drawing)], drawing, masks)
         scores = self._sampler.score(logits[len(drawing) :], plan.scored_chunks())
-        return self._count(self._scheduler.commit(plan, draws, scores))
+        outputs = self._count(self._scheduler.commit(plan, draws, scores))
+        self._planned = ()
+        return outputs
 
     def _swap_placement(self, agreed: int) -> None:
         """Take the staged experts into use if all ranks have them; between steps, so on all alike."""

@@ -4,6 +4,8 @@
 sequences that decode, then those that still read their prompt, then new ones, each first-come, under a
 token budget. `commit` is the only place where a sequence advances.
 
+Sequences may be suspected of making steps fail: until each has completed one, they run one at a time, alone.
+
 A plan may be dropped (the forward pass failed) and made again. What `schedule` does change is safe
 to keep then: sequences own more blocks than they have filled, were admitted with a cached prefix, or
 were preempted. No token, no published block and no output depends on it.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from collections.abc import Sequence as ReadOnlySequence
 
 from gptoss_ray.engine.sampler import Draw, Scores
@@ -52,6 +55,7 @@ class Scheduler:
         # Both in order of arrival: only the longest waiting is admitted, only the latest preempted.
         self._waiting: OrderedDict[str, Sequence] = OrderedDict()
         self._running: OrderedDict[str, Sequence] = OrderedDict()
+        self._suspects: dict[str, None] = {}
         self.num_preemptions = 0
         self.num_looked_up_tokens = 0
         self.num_found_tokens = 0
@@ -69,12 +73,22 @@ class Scheduler:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._running or request_id in self._waiting
 
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """Of all sequences."""
+        return (*self._running, *self._waiting)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind all others."""
         self._waiting[sequence.request_id] = sequence
 
+    def suspect(self, request_ids: Iterable[str]) -> None:
+        """Plan those that run one at a time, and nothing beside them, until each has completed a step."""
+        self._suspects = dict.fromkeys(id_ for id_ in request_ids if id_ in self._running)
+
     def abort(self, request_id: str) -> bool:
         """Forget a sequence and free its blocks; False when there is none of that id."""
+        self._suspects.pop(request_id, None)
         sequence = self._running.pop(request_id, None)
         if sequence is None:
             return self._waiting.pop(request_id, None) is not None
@@ -103,15 +117,15 @@ class Scheduler:
             is_urgent: Whether others wait for the step: it takes fewer of them, the longer the prompt.
         """
         draft = PlanDraft(self._max_num_batched_tokens, max_prefill_tokens, is_urgent=is_urgent)
-        decodes_first = sorted(self._running.values(), key=lambda each: not each.is_decoding)
-        for sequence in decodes_first:
+        for sequence in self._candidates():
             if sequence.request_id not in self._running:
                 continue  # preempted for an earlier one
             if draft.affordable(sequence) == 0:
                 return draft.plan()
             if self._make_room(sequence, draft):
                 draft.add(sequence)
-        self._admit_waiting(draft)
+        if not self._suspects:
+            self._admit_waiting(draft)
         return draft.plan()
 
     def commit(
@@ -132,12 +146,19 @@ class Scheduler:
                 chunk.sequence.add_prompt_logprobs(logprobs)
         for chunk in plan.chunks:
             self._advance(chunk)
+            self._suspects.pop(chunk.sequence.request_id, None)
         drawn: dict[Sequence, Draw | None] = dict(zip(plan.drawing_sequences(), draws, strict=True))
         computed = [chunk.sequence for chunk in plan.chunks]
         scored = dict.fromkeys(each for each in computed if not each.draws and not each.unscored)
         return [self._emit(sequence, draw) for sequence, draw in (drawn | scored | failures).items()]
 
     # Planning
+
+    def _candidates(self) -> list[Sequence]:
+        """Running sequences in the order in which they are planned."""
+        if self._suspects:
+            return [self._running[next(iter(self._suspects))]]
+        return sorted(self._running.values(), key=lambda each: not each.is_decoding)
 
     def _make_room(self, sequence: Sequence, draft: PlanDraft) -> bool:
         """Own blocks for the sequence's next chunk, preempting later arrivals, or else itself."""
@@ -156,6 +177,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Free the latest arrival's blocks; it waits before all that never ran and recomputes."""
         del self._running[sequence.request_id]
+        self._suspects.pop(sequence.request_id, None)
         self._release(sequence)
         self._waiting[sequence.request_id] = sequence
         self._waiting.move_to_end(sequence.request_id, last=False)

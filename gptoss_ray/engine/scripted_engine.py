@@ -95,6 +95,10 @@ class ScriptedEngine:
                 del self._live[output.request_id]
         return outputs
 
+    def blame(self) -> tuple[str, ...]:
+        """See `Engine.blame`; whatever fails in a script fails all."""
+        return tuple(self._live)
+
     def stats(self) -> EngineStats:
         """Load and totals as of now; there is no KV cache."""
         return EngineStats(

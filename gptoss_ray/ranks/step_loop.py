@@ -71,6 +71,10 @@ class SteppedEngine(Protocol):
         """Do what was agreed and return the new tokens; GroupBrokenError where a rank is lost."""
         ...
 
+    def blame(self) -> tuple[str, ...]:
+        """Return whose requests are to fail for the step that failed last; none: find out by further steps."""
+        ...
+
     def stats(self) -> Any:
         """Return the engine's counters."""
         ...
@@ -110,8 +114,8 @@ class _Call:
 class StepLoop:
     """Owns an engine and its thread. Its public methods may be called from any thread.
 
-    A step that fails is tried once more, in a group in its next epoch; then the requests of the rank fail. A
-    group that loses a rank, or on which a step fails, is broken. Its requests wait for the next epoch, and
+    A step that fails is tried once more, in a group in its next epoch; then the request that is to blame
+    fails, once it is known which (`Engine.blame`). A group that loses a rank, or on which a step fails, is broken. Its requests wait for the next epoch, and
     new ones with them, up to a time; then they end with an error that says they can be sent again, and no
     others are taken.
 
@@ -293,16 +297,20 @@ class StepLoop:
         self._happened(Event.STEP_DONE)
 
     def _step_failed(self) -> None:
-        """Drop the step: it is tried once more, then the requests that the engine holds fail."""
+        """Drop the step: it is tried once more, then the requests that are to blame fail."""
         self.num_failed_steps += 1
         if not self._last_step_failed:
             self._last_step_failed = True
             logger.exception("step_failed action=retry num_requests=%d", len(self._live))
             return
         self._last_step_failed = False
-        logger.exception("step_failed action=fail_requests request_ids=%s", ",".join(self._live))
+        to_blame = self._engine.blame()
+        if not to_blame:
+            logger.exception("step_failed action=isolate num_requests=%d", len(self._live))
+            return
+        logger.exception("step_failed action=fail_requests request_ids=%s", ",".join(to_blame))
         error = InternalError("The engine failed while it worked on this request; its log has the cause.")
-        self._end(tuple(self._live), FinishReason.ERROR, error)
+        self._end(to_blame, FinishReason.ERROR, error)
 
     def _lose_group(self, error: GroupBrokenError) -> None:
         """Wait for the next epoch: nothing of the step was committed, so all sequences are as before it."""

@@ -62,6 +62,9 @@ class CountingEngine:
     def change_epoch(self, version: int, transformer: object) -> None:
         self.placement, self.transformer = version, transformer
 
+    def blame(self) -> tuple[str, ...]:
+        return tuple(self.requests)
+
     def stats(self) -> dict[str, int]:
         return {"num_running": len(self.requests)}
 

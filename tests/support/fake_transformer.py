@@ -28,7 +28,7 @@ class FakeConfig:
 
 
 class FakeTransformer:
-    """Quacks like `Transformer`; counts forward passes and fails those numbered in `failing`."""
+    """Quacks like `Transformer`; counts forward passes and fails those numbered in `failing`, or that see `poison`."""
 
     dtype = torch.float32
     layers = ()
@@ -39,6 +39,7 @@ class FakeTransformer:
         self.num_forwards = 0
         self.batch_sizes: list[int] = []
         self.failing: set[int] = set()
+        self.poison: int | None = None
 
     def forward(self, batch, kv_cache):
         self.num_forwards += 1
@@ -57,6 +58,8 @@ class FakeTransformer:
             self._read(kv_cache, [table[index] for table in tables], position)
             for index, position in zip(batch.sequence_index.tolist(), batch.positions.tolist(), strict=True)
         ]
+        if any(self.poison in tokens for tokens in seen):
+            raise RuntimeError("the forward pass met poison")
         rows = [self._logits(seen[row]) for row in batch.logits_rows.tolist()]
         return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(-1, self.config.vocab_size))
 
