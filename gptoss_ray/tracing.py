@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from gptoss_ray.errors import ConfigError
+from gptoss_ray.errors import ConfigError, GptossError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -28,6 +29,8 @@ TRACEPARENT = "traceparent"
 SERVICE_NAME = "gptoss_ray"
 
 Attribute = str | int | float | bool
+Attributes = Mapping[str, Attribute]
+_NONE: Attributes = {}
 
 _current: ContextVar[str] = ContextVar("traceparent", default="")
 _making = threading.Lock()
@@ -58,15 +61,15 @@ class Span:
         """Give it another name, now that more is known."""
         self._span.update_name(name)
 
-    def end(self, *, error: str = "", end_s: float | None = None, **attributes: Attribute) -> None:
-        """End it, now or at a Unix time; `error` is the code of what failed. `__` in a name is a dot."""
+    def end(self, attributes: Attributes = _NONE, *, error: str = "") -> None:
+        """End it; `error` is the code of what failed."""
         if error:
             from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415
 
             self._span.set_attribute("error.type", error)
             self._span.set_status(Status(StatusCode.ERROR))
-        self._span.set_attributes(_dotted(attributes))
-        self._span.end(None if end_s is None else round(end_s * 1e9))
+        self._span.set_attributes(attributes)
+        self._span.end()
 
 
 class Tracer:
@@ -90,12 +93,11 @@ class Tracer:
         self,
         name: str,
         parent: str = "",
+        attributes: Attributes = _NONE,
         *,
         is_server: bool = False,
-        start_s: float | None = None,
-        **attributes: Attribute,
     ) -> Span:
-        """Begin a span, now or at a Unix time, below a traceparent; one that is malformed counts as none."""
+        """Begin a span below a traceparent; one that is malformed counts as none."""
         from opentelemetry.context import Context  # noqa: PLC0415
         from opentelemetry.trace import SpanKind, set_span_in_context  # noqa: PLC0415
 
@@ -104,8 +106,7 @@ class Tracer:
             name,
             context,
             SpanKind.SERVER if is_server else SpanKind.INTERNAL,
-            _dotted(attributes),
-            start_time=None if start_s is None else round(start_s * 1e9),
+            attributes,
         )
         carrier: dict[str, str] = {}
         if span.is_recording():
@@ -127,9 +128,31 @@ def process_tracer() -> Tracer:
         return _process_tracer()
 
 
-def traced(start_s: float) -> dict[str, float]:
-    """Return the times of a span that began at a Unix time and ends now."""
-    return {"start_s": start_s, "end_s": time.time()}
+@contextmanager
+def span(tracer: Tracer | None, name: str, parent: str) -> Iterator[dict[str, Attribute]]:
+    """Make a span of the block, where the parent is traced; yields its attributes, to be filled in.
+
+    What is raised inside is the span's error.
+    """
+    found: dict[str, Attribute] = {}
+    if tracer is None or not parent:
+        yield found
+        return
+    started = tracer.start(name, parent)
+    error = ""
+    try:
+        yield found
+    except BaseException as raised:
+        error = error_code(raised)
+        raise
+    finally:
+        started.end(found, error=error)
+
+
+def error_code(error: BaseException) -> str:
+    """Return what a span says of an error: our code, or the name of the class, and never the message."""
+    code = error.code if isinstance(error, GptossError) else None
+    return code or type(error).__name__
 
 
 @cache
@@ -162,8 +185,3 @@ def _resource() -> Any:
     found = Resource.create()
     is_named = not str(found.attributes.get(NAME_KEY, "unknown_service")).startswith("unknown_service")
     return found if is_named else found.merge(Resource({NAME_KEY: SERVICE_NAME}))
-
-
-def _dotted(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
-    """Return attributes by the names that OpenTelemetry gives them."""
-    return {name.replace("__", "."): value for name, value in attributes.items()}

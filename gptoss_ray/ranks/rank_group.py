@@ -63,6 +63,7 @@ class RankGroup:
         placement_group: The bundles of `GroupPlacement.of(config)`.
         owner: Unique name of the replica that owns the group, of letters, digits, `-` and `_`.
         load: Makes each rank's engine; see `EngineRank`.
+        json_logs: Whether the ranks log as JSON.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ class RankGroup:
         placement_group: PlacementGroup,
         owner: str,
         load: LoadEngine | None = None,
+        *,
+        json_logs: bool = False,
     ) -> None:
         self._config = config
         self._group_id = f"{GROUP_PREFIX}{owner}"
-        self._ranks = RayRanks(config, placement_group, owner, load)
+        self._ranks = RayRanks(config, placement_group, owner, load, json_logs=json_logs)
         self._first = tuple(map(RankId, range(config.parallel.num_ranks)))
         self._keeper: GroupKeeper | None = None
         self._keeping: asyncio.Task[None] | None = None

@@ -20,6 +20,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig, ServingConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.json_logs import log_as_json
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
@@ -32,6 +33,7 @@ from gptoss_ray.serving.replica import EngineReplica
 from gptoss_ray.serving.response_store_actor import ActorStore, shared_store
 from gptoss_ray.serving.stream_pacing import pace_replica_streams
 from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
+from gptoss_ray.tracing import Tracer, process_tracer
 
 INGRESS = "Ingress"
 ENGINE_REPLICA = "EngineReplica"
@@ -51,12 +53,17 @@ class IngressDeployment(Ingress):
     """The ingress as Serve runs it: it knows the models by their handles."""
 
     def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
+        if config.json_logs:
+            log_as_json()
         bind_replica_to_node_address()
         check_exposure(deployed_hosts(), config)
         pace_replica_streams()
         streams = TokenStreams(config.limits.max_unread_tokens)
         metrics = IngressMetrics()
-        models = [_served_model(model, handles[model.name], streams, metrics) for model in config.models]
+        tracer = process_tracer() if config.tracing else None
+        models = [
+            _served_model(model, handles[model.name], streams, metrics, tracer) for model in config.models
+        ]
         self._peers = IngressPeers()
         self._store = shared_store(serve.get_replica_context().app_name, config.limits)
         super().__init__(
@@ -67,6 +74,7 @@ class IngressDeployment(Ingress):
             page=config.page,
             store=self._store,
             metrics=metrics,
+            tracer=tracer,
         )
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
@@ -142,7 +150,7 @@ def _engine_replica(config: ServingConfig, model: ServedModelConfig, load: LoadE
         ray_actor_options={"num_cpus": 0},
         placement_group_bundles=placement.bundles,
         placement_group_strategy=placement.strategy,
-    ).bind(model, load)
+    ).bind(model, load, config.json_logs)
 
 
 def _deployment(cls: type, **options: Any) -> Deployment:
@@ -153,7 +161,11 @@ def _deployment(cls: type, **options: Any) -> Deployment:
 
 
 def _served_model(
-    model: ServedModelConfig, handle: DeploymentHandle[Any], streams: TokenStreams, metrics: IngressMetrics
+    model: ServedModelConfig,
+    handle: DeploymentHandle[Any],
+    streams: TokenStreams,
+    metrics: IngressMetrics,
+    tracer: Tracer | None,
 ) -> ServedModel:
     folder = resolve_folder(model.checkpoint)
     shape = ModelConfig.from_folder(folder)
@@ -162,7 +174,7 @@ def _served_model(
         encoding=HarmonyEncoding.load(folder),
         max_context=model.engine.max_context or shape.max_context,
         vocab_size=shape.vocab_size,
-        token_source=RoutedTokenSource(handle, streams, metrics.phases(model.name)),
+        token_source=RoutedTokenSource(handle, streams, metrics.phases(model.name), tracer),
         aliases=model.aliases,
         created=int(time.time()),
     )

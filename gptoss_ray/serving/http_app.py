@@ -78,6 +78,7 @@ def build_fastapi_app(ingress: Ingress, *, echo_request_id: bool = True) -> Fast
         api_keys=ingress.api_keys,
         public_paths=PUBLIC_PATHS | page.paths,
         echo_request_id=echo_request_id,
+        tracer=ingress.tracer,
     )
     app.add_exception_handler(HTTPException, _route_error)
     handlers = _Handlers(ingress)

@@ -50,6 +50,7 @@ from gptoss_ray.serving.request_id import abort_key
 from gptoss_ray.serving.responses.preparation import Preparation
 from gptoss_ray.serving.responses.service import ResponseService
 from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
+from gptoss_ray.tracing import Tracer
 
 __all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
 
@@ -67,15 +68,18 @@ class Ingress(GrpcMethods):
         page: bool = True,
         store: SharedStore | None = None,
         metrics: IngressMetrics | None = None,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Serve `models`, and the chat page; `clock` returns Unix time in seconds.
 
         Responses are kept in `store`, without one in this process. What is measured goes into `metrics`.
+        Without a `tracer` no request is traced.
         """
         self.limits = limits or LimitsConfig()
         self.has_page = page
         self.metrics = metrics or IngressMetrics()
+        self.tracer = tracer
         self.api_keys = ApiKeys(api_keys, file=api_keys_file)
         self.catalog = ModelCatalog(map(self._guarded, models))
         self._reasoning = ReasoningCache(
@@ -95,7 +99,7 @@ class Ingress(GrpcMethods):
 
     def _guarded(self, model: ServedModel) -> ServedModel:
         migrations = self.metrics.migrations.labels(model.name)
-        source = JournaledTokenSource(model.token_source, self.limits, migrations.inc)
+        source = JournaledTokenSource(model.token_source, self.limits, migrations.inc, tracer=self.tracer)
         return replace(model, token_source=MeteredTokenSource(source, self.api_keys))
 
     def now(self) -> int:

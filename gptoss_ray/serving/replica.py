@@ -17,6 +17,7 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, RequestAbortedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.json_logs import log_as_json
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.rank_group import RankGroup, Routed
@@ -37,22 +38,25 @@ class EngineReplica:
     _group: RankGroup | None = None
 
     async def __init__(  # type: ignore[misc]
-        self, model: ServedModelConfig, load: LoadEngine | None = None
+        self, model: ServedModelConfig, load: LoadEngine | None = None, json_logs: bool = False
     ) -> None:
         """Load the model; Serve sends no request before this returns.
 
         Args:
             model: What to serve.
             load: Makes each rank's engine, called in the rank; None: from the checkpoint.
+            json_logs: Whether replica and ranks log as JSON.
 
         Raises:
             GptossError: The checkpoint is wrong or loading took too long.
         """
+        if json_logs:
+            log_as_json()
         bind_replica_to_node_address()
         placement_group = get_current_placement_group()
         assert placement_group is not None, "app.build gives every EngineReplica a placement group"
         owner = serve.get_replica_context().replica_id.unique_id
-        self._group = RankGroup(model, placement_group, owner, load)
+        self._group = RankGroup(model, placement_group, owner, load, json_logs=json_logs)
         await self._group.load(await asyncio.to_thread(_reserved_token_ids, model))
 
     async def generate(

@@ -25,6 +25,7 @@ from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 from gptoss_ray.serving.metrics import PhaseWatch
 from gptoss_ray.serving.routed_call import RequestRouted
 from gptoss_ray.serving.token_source import SequencePausedError
+from gptoss_ray.tracing import Tracer, span
 
 logger = logging.getLogger(__name__)
 
@@ -142,14 +143,20 @@ class RoutedTokenSource:
         handle: To the model's replicas.
         streams: Of this ingress replica.
         phases: Told the times of each request on its way.
+        tracer: Makes the spans of traced requests.
     """
 
     def __init__(
-        self, handle: DeploymentHandle[Any], streams: TokenStreams, phases: PhaseWatch = UNWATCHED
+        self,
+        handle: DeploymentHandle[Any],
+        streams: TokenStreams,
+        phases: PhaseWatch = UNWATCHED,
+        tracer: Tracer | None = None,
     ) -> None:
         self._handle = handle
         self._streams = streams
         self._phases = phases
+        self._tracer = tracer
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`."""
@@ -161,7 +168,10 @@ class RoutedTokenSource:
         has_ended = False
         is_first, since_s = True, time.monotonic()
         try:
-            self._streams.follow(route, await asyncio.shield(routing))
+            with span(self._tracer, "queue", request.traceparent) as attributes:
+                rank_name = await asyncio.shield(routing)
+                attributes["gptoss.rank_name"] = rank_name
+                self._streams.follow(route, rank_name)
             since_s = _note(self._phases.note_queue, since_s)
             while not has_ended:
                 output = await route.queue.get()
