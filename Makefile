@@ -56,7 +56,7 @@ test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built i
 	$(BIN)/python -m pytest -m hosts
 
 # No browser is downloaded: Chromium is Debian's, or that of CHROMIUM. axe-core comes from npm.
-test-browser: $(VENV)/.browser-installed ## the chat page in Chromium (CHROMIUM=..., else the one on the path; node, npm)
+test-browser: $(VENV)/.browser-installed ## the pages in Chromium (CHROMIUM=..., else the one on the path; node, npm)
 	$(BIN)/python -m pytest -m browser
 
 test-clients: $(VENV)/.dev-installed ## other people's clients, installed (PyPI, npm; 5 GB) and run; writes docs/clients.md
