@@ -6,10 +6,10 @@ CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
 FUZZ_S  ?= 60
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or clients or promtool
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or promtool
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-hosts \
+.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-fault-soak test-hosts \
         test-browser test-clients test-promtool test-sanitize fuzz train-demo clean
 
 help: ## list the targets
@@ -51,6 +51,9 @@ test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 
 test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations under load, ranks at every point: every stream stays exact (an hour)
 	$(BIN)/python -m pytest -m chaos
+
+test-fault-soak: $(VENV)/.dev-installed ## 50 streams for 20 minutes, a fault every 45 s: no answer wrong or missing
+	$(BIN)/python -m pytest -m fault_soak
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-import yaml
 
 from gptoss_ray.checkpoint.hub import resolve_folder
 from gptoss_ray.config import ServedModelConfig
@@ -29,12 +25,9 @@ from gptoss_ray.serving.ingress import Ingress
 from gptoss_ray.serving.models import ServedModel
 from tests.support.hosts import Host, hosts, why_no_hosts
 from tests.support.ingresses import http_client
-from tests.support.served_app import API_KEY, ROOT
+from tests.support.ray_on_hosts import KEY, demo_config, ray_environment, served, start_ray, write_config
 
 NUM_CHATS = 32
-RAY_PORT = 6379
-START_WITHIN_S = 240.0
-NODE_OPTIONS = ("--num-cpus=2", f"--object-store-memory={80 << 20}", "--disable-usage-stats")
 
 GREEDY = {"temperature": 0}
 # The demo model is so sure of itself that at a temperature of 1 hardly any seed changes its answers.
@@ -128,9 +121,6 @@ async def test_ranks_on_several_hosts_answer_as_one(tmp_path, lone_rank, num_ran
                 assert any(answer["choices"][0]["logprobs"] for answer in answers)
 
 
-KEY = {"Authorization": f"Bearer {API_KEY}"}
-
-
 def make_chat(number: int) -> dict[str, Any]:
     """A question with 0 to 5 turns before it; log probabilities tell what texts hide."""
     turns = [{"role": "user", "content": f"My name is Zan{number}."}, {"role": "assistant", "content": "Hi!"}]
@@ -215,78 +205,3 @@ def shared_memory(process: psutil.Process) -> set[str]:
     """Return the inodes of the memory that a rank has mapped to exchange with others."""
     lines = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8").splitlines()
     return {line.split()[4] for line in lines if "memfd:gptoss_ray" in line}
-
-
-# Ray on them
-
-
-def ray_environment(folder: Path) -> dict[str, str]:
-    """Return the environment of every Ray process: a token of the test is demanded."""
-    token = folder / "auth_token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32), encoding="utf-8")
-    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | ours
-
-
-def start_ray(cluster: Sequence[Host], environment: dict[str, str]) -> None:
-    """Start the head on the first host and a node on each of the others."""
-    head, *others = cluster
-    start = (script("ray"), "start", *NODE_OPTIONS)
-    here = (f"--node-ip-address={head.address}", f"--port={RAY_PORT}", "--include-dashboard=false")
-    head.run(*start, "--head", *here, env=environment)
-    for host in others:
-        address = (f"--address={head.address}:{RAY_PORT}", f"--node-ip-address={host.address}")
-        host.run(*start, *address, env=environment)
-
-
-def demo_config() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs/demo.yaml").read_text(encoding="utf-8"))
-    model = config["applications"][0]["args"]["models"][0]
-    model["name"] = "demo"
-    model["parallel"] = {}
-    return config
-
-
-def write_config(path: Path, head: Host, num_ranks: int, num_nodes: int) -> Path:
-    config = demo_config()
-    config["http_options"]["host"] = head.address
-    args = config["applications"][0]["args"]
-    args["models"][0]["parallel"] = {"num_ranks": num_ranks, "num_nodes": num_nodes}
-    args["api_keys"] = [API_KEY]
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
-
-
-@contextmanager
-def served(head: Host, config: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Serve a file with Ray's own command; yields the address of its HTTP side."""
-    options = yaml.safe_load(config.read_text(encoding="utf-8"))["http_options"]
-    url = f"http://{options['host']}:{options['port']}"
-    log = config.with_suffix(".log")
-    command = head.command(script("serve"), "run", "--address=auto", str(config))
-    with (
-        log.open("w", encoding="utf-8") as output,
-        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process,
-    ):
-        try:
-            deadline = time.monotonic() + START_WITHIN_S
-            while not answers(url):
-                assert process.poll() is None, log.read_text(encoding="utf-8")
-                assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
-                time.sleep(0.5)
-            yield url
-        finally:
-            process.kill()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=10).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def script(name: str) -> str:
-    """Return the path of a command of the packages installed here."""
-    return str(Path(sys.executable).with_name(name))

@@ -28,7 +28,7 @@ class FakeConfig:
 
 
 class FakeTransformer:
-    """Quacks like `Transformer`; counts forward passes and fails those numbered in `failing`, or that see `poison`."""
+    """Quacks like `Transformer`; counts forward passes; those in `failing`, or that see `poison`, fail."""
 
     dtype = torch.float32
     layers = ()

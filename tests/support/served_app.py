@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def write_tiny_checkpoint(folder: Path) -> None:
 def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     """Write configs/demo.yaml with free ports, another checkpoint, a key, and one rank or `num_ranks`.
 
-    `parallel` has more fields of that section.
+    `parallel` and `engine` have more fields of these sections.
     """
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
     http_port, grpc_port = free_ports(2)
@@ -38,7 +39,9 @@ def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     config["grpc_options"]["port"] = changes.get("grpc_port", grpc_port)
     args = config["applications"][0]["args"]
     args["models"][0] |= {"checkpoint": str(checkpoint), "name": "tiny"}
-    args["models"][0]["engine"] |= {"max_context": 2048, "kv_cache_bytes": 32 << 20}
+    args["models"][0]["engine"] |= {"max_context": 2048, "kv_cache_bytes": 32 << 20} | changes.get(
+        "engine", {}
+    )
     parallel = {"num_ranks": changes.get("num_ranks", 1)} | changes.get("parallel", {})
     args["models"][0]["parallel"] = parallel
     args["api_keys"] = [API_KEY]
@@ -98,8 +101,8 @@ class ServedApp:
 
 
 @contextmanager
-def serve_app(config_path: Path) -> Iterator[ServedApp]:
-    """Run a server until the block ends."""
+def serve_app(config_path: Path, **environment: str) -> Iterator[ServedApp]:
+    """Run a server until the block ends; all its processes have these variables besides the present ones."""
     config = yaml.safe_load(config_path.read_text())
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.serve_process", str(config_path)],
@@ -107,6 +110,7 @@ def serve_app(config_path: Path) -> Iterator[ServedApp]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=os.environ | environment,
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
