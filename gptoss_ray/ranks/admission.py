@@ -86,6 +86,11 @@ class Admission:
         """Requests that wait."""
         return len(self._queue)
 
+    @property
+    def num_queued_tokens(self) -> int:
+        """What they are thought to come to, prompts and outputs."""
+        return round(self._queue.cost)
+
     def enter(self, request: GenerationRequest, admit: Callable[[int], None]) -> Ticket:
         """Take a request in; `admit` is called with its rank, at once where there is room.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,10 +20,12 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from gptoss_ray.errors import GptossError, InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
-from gptoss_ray.ranks.engine_rank import RankStats
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
+from gptoss_ray.serving.metrics import PhaseWatch
 from gptoss_ray.serving.routed_call import RequestRouted
 from gptoss_ray.serving.token_source import SequencePausedError
+from gptoss_ray.tracing import Tracer, span
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ and learns there whether this process still lives."""
 
 READY_TIMEOUT_S = 2.0
 ABORT_TIMEOUT_S = 10.0
+UNWATCHED = PhaseWatch()
+STATS_TIMEOUT_S = 5.0
 
 
 @dataclass
@@ -132,11 +137,26 @@ class TokenStreams:
 
 
 class RoutedTokenSource:
-    """The `TokenSource` of one model: Serve picks a replica, the replica a rank, the rank streams back."""
+    """The `TokenSource` of one model: Serve picks a replica, the replica a rank, the rank streams back.
 
-    def __init__(self, handle: DeploymentHandle[Any], streams: TokenStreams) -> None:
+    Args:
+        handle: To the model's replicas.
+        streams: Of this ingress replica.
+        phases: Told the times of each request on its way.
+        tracer: Makes the spans of traced requests.
+    """
+
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        streams: TokenStreams,
+        phases: PhaseWatch = UNWATCHED,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._handle = handle
         self._streams = streams
+        self._phases = phases
+        self._tracer = tracer
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`."""
@@ -146,8 +166,13 @@ class RoutedTokenSource:
         # A task of its own: a request that is cancelled before a rank has it is aborted once one has.
         routing = asyncio.ensure_future(_rank_name(call))
         has_ended = False
+        is_first, since_s = True, time.monotonic()
         try:
-            self._streams.follow(route, await asyncio.shield(routing))
+            with span(self._tracer, "queue", request.traceparent) as attributes:
+                rank_name = await asyncio.shield(routing)
+                attributes["gptoss.rank_name"] = rank_name
+                self._streams.follow(route, rank_name)
+            since_s = _note(self._phases.note_queue, since_s)
             while not has_ended:
                 output = await route.queue.get()
                 if isinstance(output, SequencePausedError):
@@ -157,6 +182,9 @@ class RoutedTokenSource:
                 has_ended = output.finish_reason is not None
                 if output.error is not None:
                     raise output.error
+                if is_first:
+                    is_first = False
+                    _note(self._phases.note_prefill, since_s)
                 yield output
         finally:
             self._streams.close_route(route)
@@ -194,12 +222,15 @@ class RoutedTokenSource:
         except (RayError, RayServeException, asyncio.TimeoutError):
             return False
 
-    async def stats(self) -> list[RankStats]:
+    async def stats(self) -> list[GroupStats]:
         """See `TokenSource.stats`."""
         try:
-            return list(await asyncio.wait_for(self._handle.stats.remote(), READY_TIMEOUT_S))
-        except (RayError, RayServeException, asyncio.TimeoutError):
+            asked = self._handle.broadcast("stats")
+            answers = await asked.results_async(timeout_s=STATS_TIMEOUT_S, return_exceptions=True)
+        except (RayError, RayServeException, TimeoutError) as error:
+            logger.info("stats_failed error=%s", type(error).__name__)
             return []
+        return [answer for answer in answers if isinstance(answer, GroupStats)]
 
 
 async def _rank_name(call: DeploymentResponseGenerator[Any]) -> str:
@@ -218,6 +249,13 @@ async def _rank_name(call: DeploymentResponseGenerator[Any]) -> str:
     if not isinstance(first, RequestRouted):
         raise InternalError("The replica sent something else than a rank.")
     return first.rank_name
+
+
+def _note(note: Callable[[float], None], since_s: float) -> float:
+    """Tell how long it is since a moment; return the present one."""
+    now_s = time.monotonic()
+    note(now_s - since_s)
+    return now_s
 
 
 def _find_rank(rank_name: str) -> ActorHandle[Any]:

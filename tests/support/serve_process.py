@@ -44,7 +44,7 @@ def _answer(command: str) -> Any:
 
     handle = serve.get_deployment_handle("EngineReplica", "gptoss")
     if command == "stats":
-        return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30)]
+        return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30).ranks]
     if command.startswith("deploy "):
         _redeploy(command.removeprefix("deploy "))
         return "done"
