@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
@@ -20,6 +21,9 @@ class TritonAttentionPlan:
 
 class TritonAttention:
     """What lies between the two matmuls of an attention layer."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def plan(self, rows: AttentionRows, heads: HeadShape, block_size: int) -> TritonAttentionPlan:
         """Work out once a step what the layers of one kind share; no host sync."""

@@ -19,6 +19,7 @@ def _sum_of_split(
     weight_ptr,
     n,
     m,
+    num_rows,
     K: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -32,11 +33,11 @@ def _sum_of_split(
     rows = x_ptr + m.to(tl.int64)[:, None] * K + columns[None, :]
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     for block in range(split * (num_blocks // SPLITS), (split + 1) * (num_blocks // SPLITS)):
+        inside = (m < num_rows)[:, None]
+        if K % BLOCK_K != 0:
+            inside = inside & (block * BLOCK_K + columns < K)[None, :]
         weight = tl.load(weights + block * BLOCK_K)
-        if K % BLOCK_K == 0:
-            x = tl.load(rows + block * BLOCK_K)
-        else:
-            x = tl.load(rows + block * BLOCK_K, mask=(block * BLOCK_K + columns < K)[None, :], other=0.0)
+        x = tl.load(rows + block * BLOCK_K, mask=inside, other=0.0)
         total = tl.dot(weight, tl.trans(x), total)
     return total
 
@@ -89,14 +90,13 @@ def _linear_kernel(
     tile = tl.program_id(0)
     n = tile // num_row_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tile % num_row_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    # Behind the last output and row the last ones are computed again, and not stored.
+    # Behind the last output it is computed again, and not stored.
     near_n = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
-    near_m = tl.minimum(m, num_rows - 1)
 
     if SIDE_BY_SIDE:
         split = tl.program_id(1)
         part = _sum_of_split(
-            split, x_ptr, weight_ptr, near_n, near_m, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+            split, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
         )
         SIZE: tl.constexpr = BLOCK_N * BLOCK_M
         parts = parts_ptr + tile.to(tl.int64) * (SPLITS * SIZE)
@@ -108,10 +108,10 @@ def _linear_kernel(
                 total += tl.load(parts + other * SIZE, cache_modifier=".cg")
             _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
     else:
-        total = _sum_of_split(0, x_ptr, weight_ptr, near_n, near_m, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M)
+        total = _sum_of_split(0, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M)
         for split in range(1, SPLITS):
             total += _sum_of_split(
-                split, x_ptr, weight_ptr, near_n, near_m, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+                split, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
             )
         _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
 

@@ -93,7 +93,7 @@ def _words(codes: Tensor) -> Tensor:
     first, second, third, fourth = codes.to(torch.int32).unbind(-2)
     words = _in_place(first) | _in_place(second) >> 3 | _in_place(third) >> 6
     words |= (fourth & 8) << 8 | (fourth & 6) << 12 | (fourth & 1) << 10
-    return words.to(torch.int16)
+    return words.to(torch.int16).contiguous()
 
 
 def _in_place(codes: Tensor) -> Tensor:

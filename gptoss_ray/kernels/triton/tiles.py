@@ -54,10 +54,22 @@ def linear_tile(num_rows: int) -> Tile:
     return Tile(outputs=128, rows=128, num_warps=8, num_stages=4)
 
 
-def expert_tile(num_rows: int, num_experts: int) -> Tile:
-    """Return the tile of experts' matmuls, of so many rows for all of them together."""
-    rows = _rows(-(-num_rows // num_experts), 128)
-    return Tile(outputs=64, rows=rows, num_warps=4 if rows <= 64 else 8, num_stages=4)
+def groups_rows(num_rows: int, num_experts: int) -> bool:
+    """Whether so many rows of experts are grouped by expert, rather than each computed in its place.
+
+    In place a weight is read anew for every row that wants it (from the L2 cache at best), which few rows share.
+    """
+    return num_rows > num_experts // 2
+
+
+def rows_per_tile(num_rows: int, num_experts: int) -> int:
+    """Return the rows of a tile of experts' matmuls, of so many rows for all of them together."""
+    return _rows(-(-num_rows // num_experts), 128)
+
+
+def expert_tile(rows: int) -> Tile:
+    """Return the tile of experts' matmuls that takes so many rows."""
+    return Tile(outputs=64, rows=max(rows, 16), num_warps=4 if rows <= 64 else 8, num_stages=4)
 
 
 def _rows(num_rows: int, most: int) -> int:

@@ -36,7 +36,9 @@ def test_every_code_at_every_scale_is_decoded_to_its_value():
 def test_inputs_keep_their_order_and_what_is_filled_up_is_zero():
     blocks = torch.randint(0, 256, (70, 3, 16), dtype=torch.uint8)
     scales = torch.randint(100, 129, (70, 3), dtype=torch.uint8)
-    values = decoded(pack_mxfp4(Mxfp4(blocks, scales), CPU))
+    packed = pack_mxfp4(Mxfp4(blocks, scales), CPU)
+    assert all(tensor.is_contiguous() for tensor in packed.values())
+    values = decoded(packed)
     assert values.shape == (128, 128)
     assert torch.equal(values[:70, :96], dequantize(blocks, scales, torch.float32))
     assert not values[70:].any() and not values[:, 96:].any()
