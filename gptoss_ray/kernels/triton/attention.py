@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
@@ -140,6 +139,7 @@ class TritonAttention:
             BLOCK_SIZE=plan.block_size,
             HEADS=_HEADS_AT_ONCE,
             num_warps=2,
+            enable_fp_fusion=False,
         )
 
     def _attend(
@@ -181,8 +181,8 @@ class TritonAttention:
             KEYS=tiles.keys,
             SPLIT=tiles.split,
             STAGES=tiles.num_stages,
-            OPERAND=_operand_dtype(self._device),
             num_warps=4,
+            enable_fp_fusion=False,
         )
 
     def _slots(self, heads: HeadShape) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,7 +202,3 @@ def _num_processors(device: torch.device) -> int:
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
-
-def _operand_dtype(device: torch.device) -> tl.dtype:
-    """Return what matmuls multiply: the interpreter has none of bfloat16; its values are the same in float32."""
-    return tl.bfloat16 if device.type == "cuda" else tl.float32

@@ -50,7 +50,6 @@ def _meet(
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     KEYS: tl.constexpr,
-    OPERAND: tl.constexpr,
     IS_EDGE: tl.constexpr,
 ):
     """Meet the KEYS keys from `start` on; at an edge some lanes do not see some of them.
@@ -75,7 +74,7 @@ def _meet(
         k = tl.load(keys + at)
         v = tl.load(values + at)
     # An 8-bit cache is exact in bfloat16.
-    k, v = k.to(tl.bfloat16).to(OPERAND), v.to(tl.bfloat16).to(OPERAND)
+    k, v = k.to(tl.bfloat16), v.to(tl.bfloat16)
 
     scores = tl.dot(q, tl.trans(k), out_dtype=tl.float32)
     if IS_EDGE:
@@ -91,7 +90,7 @@ def _meet(
     weights = tl.exp2(tl.fma(scores, scale, -base[:, None]))
     kept = tl.exp2(best - base)
     weight = tl.fma(weight, kept, tl.sum(weights, 1))
-    total = tl.dot(weights.to(tl.bfloat16).to(OPERAND), v, total * kept[:, None], out_dtype=tl.float32)
+    total = tl.dot(weights.to(tl.bfloat16), v, total * kept[:, None], out_dtype=tl.float32)
     return new_best, weight, total
 
 
@@ -124,7 +123,6 @@ def attention_kernel(
     KEYS: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     """Attend with rotated q, after k and v of all rows are in the cache.
 
@@ -152,7 +150,7 @@ def attention_kernel(
         sequence_table = table + tl.load(sequence_index + row) * table_stride
 
         q_at = (row + lane_rows).to(tl.int64) * qkv_stride + lane_heads_at * D
-        q = tl.load(qkv + q_at[:, None] + dims[None, :], mask=is_live[:, None], other=0.0).to(OPERAND)
+        q = tl.load(qkv + q_at[:, None] + dims[None, :], mask=is_live[:, None], other=0.0)
         sink = tl.load(sinks + lane_heads_at, mask=lane_heads < GROUP, other=0.0) * 1.4426950408889634
 
         best, weight = sink, tl.full([LANES], 1.0, tl.float32)
@@ -178,12 +176,12 @@ def attention_kernel(
                 for start in tl.range(number * SPLIT, inner_end, KEYS, num_stages=STAGES):
                     part_best, part_weight, part = _meet(
                         q, part_best, part_weight, part, start, lane_positions, first, last, sequence_table,
-                        keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, OPERAND, False,
+                        keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, False,
                     )  # fmt: skip
             for start in tl.range(inner_end, outer_end, KEYS, num_stages=STAGES):
                 part_best, part_weight, part = _meet(
                     q, part_best, part_weight, part, start, lane_positions, first, last, sequence_table,
-                    keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, OPERAND, True,
+                    keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, True,
                 )  # fmt: skip
             if is_part:
                 part_at = (slot + number * num_rows + lane_rows).to(tl.int64) * NUM_HEADS + lane_heads_at

@@ -1,0 +1,79 @@
+"""Triton's interpreter on CPU tensors, with what it lacks: bfloat16 arithmetic, and a tensor core's sums.
+
+The interpreter holds bfloat16 as uint16 and multiplies its bits, and rounds to 8-bit floats without carrying. And its dot is numpy's, whose order of
+additions depends on the shape of a tile; a tensor core adds 16 products to an element at a time, whatever
+the tile. Both are put right here, so that what a row gets can be compared bit by bit across batch sizes:
+a test then shows that the *kernel* keeps a row's order; that the instruction does, only a GPU can show.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+_K = 16
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    """Return the float32 values of bfloat16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Return the bfloat16 bits nearest to float32 values, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    nearest = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FC0, nearest).astype(np.uint16)
+
+
+def improve_interpreter() -> None:
+    """Patch the interpreter of this process; idempotent."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    if getattr(InterpreterBuilder, "is_improved", False):
+        return
+    plain_binary_op, plain_cast = InterpreterBuilder.binary_op, InterpreterBuilder.cast_impl
+    plain_fp_to_fp = InterpreterBuilder.create_fp_to_fp
+
+    def is_bf16(handle):
+        return handle.dtype.scalar == tl.bfloat16 and handle.data.dtype == np.uint16
+
+    def wide(handle):
+        return widened(handle.data) if is_bf16(handle) else handle.data
+
+    def binary_op(self, lhs, rhs, op):
+        if not is_bf16(lhs):
+            return plain_binary_op(self, lhs, rhs, op)
+        result = op(wide(lhs), wide(rhs))
+        if result.dtype == bool:
+            return TensorHandle(result, tl.int1)
+        return TensorHandle(rounded(result), tl.bfloat16)
+
+    def cast_impl(self, src, dst_type):
+        if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
+            return TensorHandle(rounded(src.data), tl.bfloat16)
+        if is_bf16(src) and dst_type.scalar != tl.bfloat16:
+            wide_src = TensorHandle(widened(src.data), tl.float32)
+            return wide_src if dst_type.scalar == tl.float32 else plain_cast(self, wide_src, dst_type)
+        return plain_cast(self, src, dst_type)
+
+    def create_fp_to_fp(self, src, dst_type, rounding_mode):
+        if dst_type.scalar != tl.float8e4nv:
+            return plain_fp_to_fp(self, src, dst_type, rounding_mode)
+        narrow = torch.from_numpy(wide(src).astype(np.float32)).to(torch.float8_e4m3fn)
+        return TensorHandle(narrow.view(torch.uint8).numpy(), tl.float8e4nv)
+
+    def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        left, right = wide(a).astype(np.float64), wide(b).astype(np.float64)
+        total = d.data.astype(np.float32)
+        for k in range(0, left.shape[-1], _K):
+            product = left[..., k : k + _K] @ right[..., k : k + _K, :]
+            total = (total + product).astype(np.float32)
+        return TensorHandle(total, d.dtype.scalar)
+
+    InterpreterBuilder.binary_op = binary_op
+    InterpreterBuilder.cast_impl = cast_impl
+    InterpreterBuilder.create_fp_to_fp = create_fp_to_fp
+    InterpreterBuilder.create_dot = create_dot
+    InterpreterBuilder.is_improved = True
