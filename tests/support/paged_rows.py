@@ -1,4 +1,4 @@
-"""PagedRows: a paged cache of several sequences, poisoned wherever no row may look, and batches of their rows."""
+"""PagedRows: a paged cache of several sequences, poisoned where no row may look, and batches of their rows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ class PagedRows:
         sinks: [heads].
     """
 
-    def __init__(
-        self, lengths: Sequence[int], heads: HeadShape, block_size: int, *, seed: int = 0
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], heads: HeadShape, block_size: int, *, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.heads, self.block_size = heads, block_size
         self.lengths = list(lengths)

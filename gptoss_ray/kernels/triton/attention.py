@@ -1,4 +1,4 @@
-"""TritonAttention: the attention of a layer on a GPU, planned without asking the device for anything."""
+"""TritonAttention: what lies between the two matmuls of an attention layer; nothing waits for the device."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from gptoss_ray.kernels.triton.attention_kernel import attention_kernel
 from gptoss_ray.kernels.triton.rotary_kernel import rotate_and_store_kernel
 
 _HEADS_AT_ONCE = 16
+# Of a multiprocessor, shared by its programs.
+_REGISTERS = 65_536
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,14 @@ class TritonAttention:
     def attend(
         self, qkv: Tensor, plan: TritonAttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
     ) -> Tensor:
-        """Return the attention of qkv [T, (heads + 2 · kv_heads) · D] → [T, heads · D]; q is rotated in place."""
+        """Return the attention of qkv [T, (heads + 2 · kv_heads) · D] → [T, heads · D]; rotates q in place."""
         attended = qkv.new_empty(len(qkv), plan.heads.num_heads * plan.heads.head_dim)
         if len(qkv):
             self._rotate_and_store(qkv, plan, keys, values)
             self._attend(qkv, plan, keys, values, sinks, attended)
         return attended
 
-    def _rotate_and_store(
-        self, qkv: Tensor, plan: TritonAttentionPlan, keys: Tensor, values: Tensor
-    ) -> None:
+    def _rotate_and_store(self, qkv: Tensor, plan: TritonAttentionPlan, keys: Tensor, values: Tensor) -> None:
         heads, rows = plan.heads, plan.rows
         num_all_heads = heads.num_heads + 2 * heads.num_kv_heads
         rotate_and_store_kernel[(len(qkv), triton.cdiv(num_all_heads, _HEADS_AT_ONCE))](
@@ -182,6 +182,7 @@ class TritonAttention:
             SPLIT=tiles.split,
             STAGES=tiles.num_stages,
             num_warps=4,
+            maxnreg=_REGISTERS // (tiles.programs_per_processor * 4 * 32) // 8 * 8,
             enable_fp_fusion=False,
         )
 
@@ -201,4 +202,3 @@ def _num_processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
-

@@ -21,9 +21,9 @@ def list_items_kernel(
 ):
     """List the tile that row program_id(0) begins, if it begins one.
 
-    A tile goes through all splits of its keys in one item, or has an item for each split. Which, and the order of
-    the list, changes no result. Tiles with all ROWS rows come from chunks, which have many of them; single rows
-    and drafts are split while their parts fit `max_slots` (one a row and split).
+    A tile goes through all splits of its keys in one item, or has an item for each split. Which, and the
+    order of the list, changes no result. Tiles with all ROWS rows come from chunks, which have many of them;
+    single rows and drafts are split while their parts fit `max_slots` (one a row and split).
 
     positions and sequence_index int64 [num_rows], counts int32 [2] all 0: items and slots so far; items int32
     [num_rows + max_slots, 4]: first row, number of rows, split or -1 for all, first slot of the tile.

@@ -2,16 +2,17 @@
 
 Law 1: what a row computes follows from its position alone.
 
-- A tile is a run of rows of one sequence within ROWS positions aligned to a multiple of ROWS, times the query
-  heads of one KV head: LANES lanes, the M of every matmul, however many of them live. So a row goes through the
-  same instructions alone and in a chunk, and its tile mates see the same blocks of KEYS keys.
-- Keys come in splits of SPLIT at absolute positions. Each split starts afresh; its result joins the row's total
-  by `_join`, split after split, from the sink on. Whether one program goes through all splits, or each has a
-  program of its own whose float32 result waits in memory for the last to join them, the sums are the same ones.
+- A tile is a run of rows of one sequence within ROWS positions aligned to a multiple of ROWS, times the
+  query heads of one KV head: LANES lanes, the M of every matmul, however many of them live. So a row goes
+  through the same instructions alone and in a chunk, and its tile mates see the same blocks of KEYS keys.
+- Keys come in splits of SPLIT at absolute positions. Each split starts afresh; its result joins the row's
+  total by `_join`, split after split, from the sink on. Whether one program goes through all splits, or each
+  has a program of its own whose float32 result waits in memory until the last joins them, the sums are the
+  same ones.
 - Products and sums that a compiler might contract in two ways are written as `fma`.
 
-Programs take work items from a list that lies on the device (`attention_items.py`), so the grid depends on the
-device alone, and a captured graph fits every context.
+Programs take work items from a list that lies on the device (`attention_items.py`), so the grid depends on
+the device alone, and a captured graph fits every context.
 """
 
 from __future__ import annotations
@@ -129,8 +130,9 @@ def attention_kernel(
     qkv [T, qkv_stride] whose first NUM_HEADS · D columns are q, keys and values
     [num_blocks, KV_HEADS, BLOCK_SIZE, D], out [T, NUM_HEADS · D], sinks [NUM_HEADS], positions and
     sequence_index [T], table [S, table_stride], items [I, 4] and counts [2] of `list_items_kernel`, parts
-    [slots, NUM_HEADS, D] and part_weights [slots, NUM_HEADS, 2] unset, arrivals [slots, KV_HEADS] all 0, and left
-    so. `scale` times log2(e) is in `scale`; WINDOW 0 is none. Rows at positions below 0 are padding: they get 0.
+    [slots, NUM_HEADS, D] and part_weights [slots, NUM_HEADS, 2] unset, arrivals [slots, KV_HEADS] all 0, and
+    left so. `scale` holds the factor log2(e) too; WINDOW 0 is none. Rows at positions below 0 are padding:
+    they get zeros.
     """
     lanes = tl.arange(0, LANES)
     dims = tl.arange(0, D)
@@ -161,8 +163,8 @@ def attention_kernel(
         is_part = split >= 0
         begin = tl.where(is_part, split, 0)
         end = tl.where(is_part, split + 1, num_splits)
-        if WINDOW > 0:
-            end = 1
+        if WINDOW > 0:  # whose few keys are one split
+            is_part, begin, end = False, 0, 1
         for number in range(begin, end):
             part_best = tl.full([LANES], float("-inf"), tl.float32)
             part_weight = tl.zeros([LANES], tl.float32)
@@ -178,7 +180,7 @@ def attention_kernel(
                         q, part_best, part_weight, part, start, lane_positions, first, last, sequence_table,
                         keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, False,
                     )  # fmt: skip
-            for start in tl.range(inner_end, outer_end, KEYS, num_stages=STAGES):
+            for start in tl.range(inner_end, outer_end, KEYS, num_stages=STAGES if WINDOW > 0 else 1):
                 part_best, part_weight, part = _meet(
                     q, part_best, part_weight, part, start, lane_positions, first, last, sequence_table,
                     keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, True,
@@ -202,22 +204,14 @@ def attention_kernel(
                 total = tl.zeros([LANES, D], tl.float32)
                 for number in range(0, num_splits):
                     part_at = (slot + number * num_rows + lane_rows).to(tl.int64) * NUM_HEADS + lane_heads_at
-                    part = tl.load(
-                        parts + part_at[:, None] * D + dims[None, :],
-                        mask=is_live[:, None],
-                        other=0.0,
-                        cache_modifier=".cg",
-                    )
-                    part_best = tl.load(
-                        part_weights + part_at * 2, mask=is_live, other=0.0, cache_modifier=".cg"
-                    )
-                    part_weight = tl.load(
-                        part_weights + part_at * 2 + 1, mask=is_live, other=0.0, cache_modifier=".cg"
-                    )
+                    weight_at = part_weights + part_at * 2
+                    part_at = part_at[:, None] * D + dims[None, :]
+                    part = tl.load(parts + part_at, is_live[:, None], 0.0, cache_modifier=".cg")
+                    part_best = tl.load(weight_at, is_live, 0.0, cache_modifier=".cg")
+                    part_weight = tl.load(weight_at + 1, is_live, 0.0, cache_modifier=".cg")
                     best, weight, total = _join(best, weight, total, part_best, part_weight, part)
         if is_last:
             out_at = (row + lane_rows).to(tl.int64) * (NUM_HEADS * D) + lane_heads_at * D
             attended = total / weight[:, None] + 0.0  # no negative zeros
-            tl.store(
-                out + out_at[:, None] + dims[None, :], attended.to(out.dtype.element_ty), mask=is_live[:, None]
-            )
+            out_at = out_at[:, None] + dims[None, :]
+            tl.store(out + out_at, attended.to(out.dtype.element_ty), mask=is_live[:, None])

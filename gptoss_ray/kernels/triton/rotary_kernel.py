@@ -26,8 +26,8 @@ def rotate_and_store_kernel(
 ):
     """Rotate q in place; rotate k and store it and v in the slots. Program (row, run of HEADS heads).
 
-    qkv [T, qkv_stride] = q | k | v by head, cos and sin float32 [T, D / 2], slots int64 [T], below 0 for padding,
-    keys and values [num_blocks, KV_HEADS, BLOCK_SIZE, D].
+    qkv [T, qkv_stride] = q | k | v by head, cos and sin float32 [T, D / 2], slots int64 [T], below 0 for
+    padding, keys and values [num_blocks, KV_HEADS, BLOCK_SIZE, D].
     """
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)

@@ -41,7 +41,7 @@ class TritonKernels:
 
     def __init__(self, device: torch.device | str = "cuda") -> None:
         self._device = torch.device(device)
-        self._attention = TritonAttention()
+        self._attention = TritonAttention(self._device)
 
     def pack(
         self, weight: StoredMatrix, bias: Tensor | None = None, *, is_wide: bool = False

@@ -111,7 +111,7 @@ def test_what_breaks_one_sequence_leaves_the_others_their_bits():
     paged.qkv[0, 12].fill_(torch.nan)
     out = Run(paged, None)(rows)
     assert torch.equal(out[40:], expected[40:])
-    assert torch.equal(out[:12], expected[:12]) or out[8:12].isnan().any()
+    assert torch.equal(out[:12], expected[:12])
     assert out[12:40].isnan().any(1).all()
 
 
