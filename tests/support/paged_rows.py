@@ -1,4 +1,4 @@
-"""PagedRows: a paged cache of several sequences, poisoned where no row may look, and batches of their rows."""
+"""PagedRows: a paged cache of several sequences, poisoned where no row may look, and batches of rows."""
 
 from __future__ import annotations
 

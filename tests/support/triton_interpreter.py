@@ -3,7 +3,8 @@
 The interpreter holds bfloat16 as uint16 and multiplies its bits, and rounds to 8-bit floats without
 carrying. And its dot is numpy's, whose order of additions depends on the shape of a tile; a tensor core adds
 16 products to an element at a time, whatever the tile. All are put right here, so that what a row gets can be
-compared bit by bit across batch sizes: a test then shows that the *kernel* keeps a row's order; that the instruction does, only a GPU can show.
+compared bit by bit across batch sizes: a test then shows that the *kernel* keeps a row's order; that the
+instruction does, only a GPU can show.
 """
 
 from __future__ import annotations
