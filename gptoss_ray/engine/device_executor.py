@@ -32,9 +32,8 @@ from gptoss_ray.engine.step_packing import (
 )
 from gptoss_ray.engine.step_plan import MAX_SCORED_TOKENS, StepPlan
 from gptoss_ray.errors import InternalError
-from gptoss_ray.kernels.device_sampler import NO_TOKEN, DeviceSampler, DrawRows
+from gptoss_ray.kernels.device_sampler import NO_TOKEN, DeviceSampler
 from gptoss_ray.kvcache.kv_cache import KVCache
-from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.transformer import Transformer
 
 logger = logging.getLogger(__name__)
@@ -95,8 +94,6 @@ class DeviceExecutor:
         vocab_size = transformer.config.vocab_size
         num_logits = (num_sequences + MAX_SCORED_TOKENS) * vocab_size
         self._logits = stream.memory(4 * num_logits).view(torch.float32).view(-1, vocab_size)
-        suppressed = torch.tensor(host_sampler.suppressed_token_ids, dtype=torch.int64)
-        self._suppressed = suppressed.to(self._drawn.device)
         self._stages = [
             _Stage(stream.staging(num_bytes), stream.staging(num_sequences * 8).view(torch.int64))
             for _ in range(_NUM_STAGES)
@@ -210,20 +207,13 @@ class DeviceExecutor:
         """Network and draws, from the inputs on the device to `_logits` and `_drawn`; nothing waits."""
         buffers = StepBuffers.over(self._inputs, shape)
         # A row in which nothing could be drawn goes on with any token, for nobody.
-        drawn = self._drawn[buffers.sources.clamp(min=0)].clamp(min=0)
-        token_ids = torch.where(buffers.sources < 0, buffers.token_ids, drawn)
-        logits = transformer.forward(_batch(buffers, token_ids), self._kv_cache)
-        logits.index_fill_(1, self._suppressed, -torch.inf)
+        before = self._drawn[buffers.sources.clamp(min=0)].clamp(min=0)
+        token_ids = torch.where(buffers.sources < 0, buffers.token_ids, before)
+        logits = transformer.forward(buffers.batch(token_ids), self._kv_cache)
         self._logits[: shape.num_logits].copy_(logits)
         if num_draws:
-            rows = DrawRows(
-                uniforms=buffers.uniforms[:num_draws],
-                temperatures=buffers.temperatures[:num_draws],
-                top_ks=buffers.top_ks[:num_draws],
-                top_ps=buffers.top_ps[:num_draws],
-                min_ps=buffers.min_ps[:num_draws],
-            )
-            self._drawn[:num_draws].copy_(self._device_sampler.draw(logits[:num_draws], rows))
+            drawn = self._device_sampler.draw(logits[:num_draws], buffers.draws(num_draws))
+            self._drawn[:num_draws].copy_(drawn)
 
     def _fetch(self, step: _DeviceStep) -> None:
         """Copy to the host what it reads of a step."""
@@ -306,19 +296,6 @@ def _draw(sequence: Sequence, token_id: int) -> Draw:
     )
     return InternalError(
         f"No token could be drawn for request {sequence.request_id}; the server's log says why."
-    )
-
-
-def _batch(buffers: StepBuffers, token_ids: Tensor) -> ForwardBatch:
-    return ForwardBatch(
-        token_ids=token_ids,
-        positions=buffers.positions,
-        sequence_index=buffers.sequence_index,
-        slot_mapping_full=buffers.slot_mapping_full,
-        slot_mapping_window=buffers.slot_mapping_window,
-        block_tables_full=buffers.block_tables_full,
-        block_tables_window=buffers.block_tables_window,
-        logits_rows=buffers.logits_rows,
     )
 
 

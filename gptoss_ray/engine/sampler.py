@@ -40,13 +40,9 @@ class Sampler:
         vocab_size: Columns of the logits.
         suppressed_token_ids: Ids that are no part of the vocabulary (reserved ones): never drawn,
             and not in the distribution whose log probabilities are reported.
-
-    Attributes:
-        suppressed_token_ids: As given.
     """
 
     def __init__(self, vocab_size: int, suppressed_token_ids: ReadOnlySequence[int] = ()) -> None:
-        self.suppressed_token_ids = tuple(suppressed_token_ids)
         self._suppressed = np.array(suppressed_token_ids, dtype=np.int64)
         # Rows are worked on here and not in place: the alignment of a row depends on the batch.
         self._adjusted: Floats = torch.empty(vocab_size).numpy()

@@ -5,11 +5,16 @@ So a step takes one copy from the host, and a graph finds its inputs where they 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from gptoss_ray.kernels.device_sampler import DrawInputs
+from gptoss_ray.model.forward_batch import ForwardBatch
 
 _ALIGNMENT = 16
 
@@ -43,7 +48,7 @@ class StepShape:
 
 @dataclass(frozen=True)
 class StepBuffers:
-    """Views of one piece of memory. Attributes of ForwardBatch and DrawRows, and:
+    """Views of one piece of memory. Attributes of `ForwardBatch` and `DrawInputs`, and:
 
     Attributes:
         sources: int64 [T], which draw of the step before a token is; -1: it is in `token_ids`.
@@ -56,11 +61,11 @@ class StepBuffers:
     slot_mapping_full: Tensor
     slot_mapping_window: Tensor
     logits_rows: Tensor
-    uniforms: Tensor
-    top_ks: Tensor
-    temperatures: Tensor
-    top_ps: Tensor
-    min_ps: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    uniform: Tensor
     block_tables_full: Tensor
     block_tables_window: Tensor
 
@@ -73,21 +78,56 @@ class StepBuffers:
             offset += _aligned(num_bytes)
         return cls(**views)
 
+    def batch(self, token_ids: Tensor) -> ForwardBatch:
+        """Return what the network is given, with the tokens that the step before has drawn among them."""
+        return ForwardBatch(
+            token_ids=token_ids,
+            positions=self.positions,
+            sequence_index=self.sequence_index,
+            slot_mapping_full=self.slot_mapping_full,
+            slot_mapping_window=self.slot_mapping_window,
+            block_tables_full=self.block_tables_full,
+            block_tables_window=self.block_tables_window,
+            logits_rows=self.logits_rows,
+        )
+
+    def draws(self, num_draws: int) -> DrawInputs:
+        """Return what the sampler is given of the first rows of logits."""
+        return DrawColumns(*(getattr(self, name)[:num_draws] for name in DRAW_COLUMNS))
+
+
+class DrawColumns(NamedTuple):
+    """See `DrawInputs`."""
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    uniform: Tensor
+
+
+DRAW_COLUMNS = DrawColumns._fields
+
+_OF_LOGITS = {"logits_rows", *DRAW_COLUMNS}
+_TABLES = {"block_tables_full", "block_tables_window"}
+_DTYPES = {
+    "temperature": torch.float32,
+    "top_k": torch.int32,
+    "top_p": torch.float64,
+    "min_p": torch.float32,
+    "uniform": torch.float64,
+    **dict.fromkeys(_TABLES, torch.int32),
+}
+
 
 def _layout(shape: StepShape) -> Iterator[tuple[str, torch.dtype, tuple[int, ...], int]]:
     """Yield name, dtype, sizes and bytes of each buffer, in their order in memory."""
-    of_token, of_logits = (shape.num_tokens,), (shape.num_logits,)
-    tables = (shape.num_sequences, shape.num_blocks)
-    dtypes = {"uniforms": torch.float64, "temperatures": torch.float32}
-    dtypes |= dict.fromkeys(("top_ps", "min_ps"), torch.float32)
-    dtypes |= dict.fromkeys(("block_tables_full", "block_tables_window"), torch.int32)
     for name in (field.name for field in fields(StepBuffers)):
-        dtype = dtypes.get(name, torch.int64)
-        sizes = tables if dtype == torch.int32 else of_logits if name in _OF_LOGITS else of_token
-        yield name, dtype, sizes, dtype.itemsize * torch.Size(sizes).numel()
-
-
-_OF_LOGITS = {"logits_rows", "uniforms", "top_ks", "temperatures", "top_ps", "min_ps"}
+        dtype = _DTYPES.get(name, torch.int64)
+        sizes: tuple[int, ...] = (shape.num_logits if name in _OF_LOGITS else shape.num_tokens,)
+        if name in _TABLES:
+            sizes = (shape.num_sequences, shape.num_blocks)
+        yield name, dtype, sizes, dtype.itemsize * math.prod(sizes)
 
 
 def _aligned(num_bytes: int) -> int:

@@ -11,7 +11,7 @@ from gptoss_ray.engine.draw import keyed_uniform
 from gptoss_ray.engine.logit_adjustments import needs_adjustment
 from gptoss_ray.engine.model_runner import build_batch
 from gptoss_ray.engine.sequence import Sequence
-from gptoss_ray.engine.step_buffers import StepBuffers, StepShape
+from gptoss_ray.engine.step_buffers import DRAW_COLUMNS, StepBuffers, StepShape
 from gptoss_ray.engine.step_plan import ScheduledChunk, StepPlan
 from gptoss_ray.generation import SamplingParams
 
@@ -19,7 +19,6 @@ DrawSources = Mapping[Sequence, int]
 """Which draw of the step before is a sequence's next token; of the sequences that drew in it."""
 
 _OF_TOKENS = ("token_ids", "positions", "sequence_index", "slot_mapping_full", "slot_mapping_window")
-_OF_DRAWS = ("uniforms", "temperatures", "top_ks", "top_ps", "min_ps")
 
 
 def is_decoding(plan: StepPlan) -> bool:
@@ -77,9 +76,9 @@ def pad(buffers: StepBuffers, first: int, block_size: int, spare_block: int) -> 
 
     Each is the first token of a sequence in the spare block, so that it reads nothing but what padding wrote.
     """
-    for name in ("token_ids", "positions", *_OF_DRAWS):
+    for name in ("token_ids", "positions", *DRAW_COLUMNS):
         getattr(buffers, name)[first:] = 0
-    buffers.top_ps[first:] = 1
+    buffers.top_p[first:] = 1
     buffers.sources[first:] = -1
     rows = torch.arange(first, len(buffers.token_ids))
     buffers.sequence_index[first:] = rows
@@ -103,10 +102,10 @@ def _pack_sources(
 
 def _pack_draws(chunks: ReadOnlySequence[ScheduledChunk], buffers: StepBuffers) -> None:
     draws = [
-        (_uniform(chunk, params), params.temperature, params.top_k, params.top_p, params.min_p)
+        (params.temperature, params.top_k, params.top_p, params.min_p, _uniform(chunk, params))
         for chunk, params in ((chunk, chunk.sequence.request.params) for chunk in chunks)
     ]
-    for name, values in zip(_OF_DRAWS, zip(*draws, strict=True), strict=bool(draws)):
+    for name, values in zip(DRAW_COLUMNS, zip(*draws, strict=True), strict=bool(draws)):
         column = getattr(buffers, name)
         column[: len(values)] = torch.tensor(values, dtype=column.dtype)
 

@@ -106,20 +106,23 @@ class _Graph:
 class HostSampler:
     """A `DeviceSampler` that draws as the host does, from the rows' parameters alone."""
 
-    def draw(self, logits, rows):
-        columns = (rows.uniforms, rows.temperatures, rows.top_ks, rows.top_ps, rows.min_ps)
+    def __init__(self, suppressed_token_ids=()):
+        self._suppressed = list(suppressed_token_ids)
+
+    def draw(self, logits, inputs):
+        columns = (inputs.temperature, inputs.top_k, inputs.top_p, inputs.min_p, inputs.uniform)
         drawn = [
-            _draw(row.numpy().copy(), *values)
+            self._draw(row.numpy().copy(), *values)
             for row, *values in zip(logits, *(column.tolist() for column in columns), strict=True)
         ]
         return torch.tensor(drawn, dtype=torch.int64)
 
-
-def _draw(row, uniform, temperature, top_k, top_p, min_p):
-    best = int(row.argmax())
-    if not np.isfinite(row[best]):
-        return NO_TOKEN
-    if temperature == 0.0:
-        return best
-    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    return draw_token(row, params, uniform, np.empty_like(row))
+    def _draw(self, row, temperature, top_k, top_p, min_p, uniform):
+        row[self._suppressed] = -np.inf
+        best = int(row.argmax())
+        if not np.isfinite(row[best]):
+            return NO_TOKEN
+        if temperature == 0.0:
+            return best
+        params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        return draw_token(row, params, uniform, np.empty_like(row))

@@ -29,13 +29,13 @@ def test_what_is_written_on_the_host_is_found_after_one_copy():
     host, device = (torch.zeros(shape.num_bytes, dtype=torch.uint8) for _ in range(2))
     written, found = StepBuffers.over(host, shape), StepBuffers.over(device, shape)
     written.positions.copy_(torch.arange(7))
-    written.uniforms.copy_(torch.tensor([0.25, 1 / 3]))
+    written.uniform.copy_(torch.tensor([0.25, 1 / 3]))
     written.block_tables_window[2, 4] = 41
     device.copy_(host)
     assert found.positions.tolist() == list(range(7))
-    assert torch.equal(found.uniforms, written.uniforms)
+    assert torch.equal(found.uniform, written.uniform)
     assert found.block_tables_window[2, 4] == 41
-    assert found.uniforms.dtype == torch.float64
+    assert found.uniform.dtype == torch.float64
 
 
 def test_no_step_takes_more_than_the_largest_shape():

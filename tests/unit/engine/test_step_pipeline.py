@@ -18,17 +18,19 @@ from tests.support.fake_transformer import FakeConfig, FakeTransformer
 from tests.support.recorded_stream import HostSampler, RecordedStream, on_stream
 
 VOCAB_SIZE = FakeConfig().vocab_size
+SUPPRESSED = (3, 4)
 EAGER_OR_GRAPHS = pytest.mark.parametrize("records_graphs", [False, True], ids=["eager", "graphs"])
 
 
 def make_engine(transformer=None, stream=None, *, records_graphs=True, device_sampler=None, **config):
     executor = None
     if stream is not None:
-        executor = on_stream(stream, records_graphs=records_graphs, device_sampler=device_sampler)
+        draws = device_sampler or HostSampler(SUPPRESSED)
+        executor = on_stream(stream, records_graphs=records_graphs, device_sampler=draws)
     return Engine(
         transformer or FakeTransformer(),
         small_config(**config),
-        suppressed_token_ids=(3, 4),
+        suppressed_token_ids=SUPPRESSED,
         compile_grammar=lambda grammar: HashedConstraint(grammar, VOCAB_SIZE),
         make_executor=executor,
     )
@@ -190,12 +192,12 @@ def test_a_launch_ahead_that_fails_is_tried_again_when_it_is_its_turn(caplog):
 
 def test_a_row_without_a_finite_logit_fails_alone():
     class Broken(HostSampler):
-        def draw(self, logits, rows):
-            drawn = super().draw(logits, rows)
-            drawn[rows.temperatures == 1.5] = NO_TOKEN
+        def draw(self, logits, inputs):
+            drawn = super().draw(logits, inputs)
+            drawn[inputs.temperature == 1.5] = NO_TOKEN
             return drawn
 
-    engine = make_engine(stream=RecordedStream(), device_sampler=Broken())
+    engine = make_engine(stream=RecordedStream(), device_sampler=Broken(SUPPRESSED))
     mates = drawn_on_device(2)
     answers = run(engine, [*mates, make_request(9, temperature=1.5)])
     assert isinstance(answers["r9"].error, InternalError)
