@@ -47,25 +47,25 @@ class PagedRows:
         keys, values = (torch.full(shape, torch.nan).to(dtype) for _ in range(2))
         return keys, values
 
-    def batch(self, rows: Sequence[Row], window: int | None, num_padding: int = 0) -> AttentionRows:
-        """Return what kernels want to know of `rows`, with rows of padding behind them."""
-        sequences = torch.tensor([row[0] for row in rows] + [0] * num_padding, dtype=torch.int64)
-        positions = torch.tensor([row[1] for row in rows] + [-1] * num_padding, dtype=torch.int64)
-        seen = positions.clamp(min=0)
-        slots = self.table[sequences, seen // self.block_size].long() * self.block_size
-        slots = torch.where(positions < 0, -1, slots + seen % self.block_size)
+    def batch(self, rows: Sequence[Row], window: int | None) -> AttentionRows:
+        """Return what kernels want to know of `rows`."""
+        sequences = torch.tensor([row[0] for row in rows], dtype=torch.int64)
+        positions = torch.tensor([row[1] for row in rows], dtype=torch.int64)
+        slots = self.table[sequences, positions // self.block_size].long() * self.block_size
+        slots += positions % self.block_size
         table = self.table
         if window is not None:  # blocks before every row's window have been freed
             table = table.clone()
             for sequence in range(len(self.lengths)):
                 own = [position for row, position in rows if row == sequence]
                 table[sequence, : max(0, min(own, default=0) - window + 1) // self.block_size] = -1
-        return AttentionRows(positions, sequences, slots, table, self._cos[seen], self._sin[seen], window)
+        return AttentionRows(
+            positions, sequences, slots, table, self._cos[positions], self._sin[positions], window
+        )
 
-    def stacked(self, rows: Sequence[Row], num_padding: int = 0) -> Tensor:
-        """Return qkv [T, ...] of `rows`; that of padding is no number."""
-        rubbish = torch.full_like(next(iter(self.qkv.values())), torch.nan)
-        return torch.stack([self.qkv[row] for row in rows] + [rubbish] * num_padding)
+    def stacked(self, rows: Sequence[Row]) -> Tensor:
+        """Return qkv [T, ...] of `rows`."""
+        return torch.stack([self.qkv[row] for row in rows])
 
     def all_rows(self, sequence: int, start: int = 0, end: int | None = None) -> list[Row]:
         """Return the rows of a sequence from position `start` to before `end`."""

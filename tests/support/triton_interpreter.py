@@ -1,4 +1,4 @@
-"""Triton's interpreter on CPU tensors, with what it lacks: bfloat16 arithmetic, and a tensor core's sums.
+"""Triton's interpreter on CPU tensors, with what it lacks: bfloat16, inline assembly, a tensor core's sums.
 
 The interpreter holds bfloat16 as uint16 and multiplies its bits, and rounds to 8-bit floats without
 carrying. And its dot is numpy's, whose order of additions depends on the shape of a tile; a tensor core adds
@@ -12,19 +12,21 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tests.support.bfloat16 import rounded, widened
+from tests.support.ptx import run_ptx
+
 _K = 16
 
 
-def widened(bits: np.ndarray) -> np.ndarray:
-    """Return the float32 values of bfloat16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+class Results:
+    """Of an operation that has several."""
 
+    def __init__(self, handles):
+        self._handles = handles
 
-def rounded(values: np.ndarray) -> np.ndarray:
-    """Return the bfloat16 bits nearest to float32 values, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    nearest = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(values), 0x7FC0, nearest).astype(np.uint16)
+    def get_result(self, index):
+        """One of them."""
+        return self._handles[index]
 
 
 def improve_interpreter() -> None:
@@ -73,6 +75,13 @@ def improve_interpreter() -> None:
             total = (total + product).astype(np.float32)
         return TensorHandle(total, d.dtype.scalar)
 
+    def create_inline_asm(self, text, constraints, values, types, is_pure, pack):
+        assert pack == 2 and all(value.data.itemsize == 2 for value in values), "two to a register"
+        registers = [np.ascontiguousarray(value.data).view(np.uint32) for value in values]
+        outputs = run_ptx(text, registers, len(types))
+        return Results([TensorHandle(out.view(np.uint16), tl.bfloat16) for out in outputs])
+
+    InterpreterBuilder.create_inline_asm = create_inline_asm
     InterpreterBuilder.binary_op = binary_op
     InterpreterBuilder.cast_impl = cast_impl
     InterpreterBuilder.create_fp_to_fp = create_fp_to_fp

@@ -115,7 +115,7 @@ class TritonAttention:
     def attend(
         self, qkv: Tensor, plan: TritonAttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
     ) -> Tensor:
-        """Return the attention of qkv [T, (heads + 2 · kv_heads) · D] → [T, heads · D]; rotates q in place."""
+        """Attend from qkv [T, (heads + 2 · kv_heads) · D], whose q is rotated in place → [T, heads · D]."""
         attended = qkv.new_empty(len(qkv), plan.heads.num_heads * plan.heads.head_dim)
         if len(qkv):
             self._rotate_and_store(qkv, plan, keys, values)

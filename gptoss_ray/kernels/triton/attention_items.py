@@ -45,9 +45,8 @@ def list_items_kernel(
         is_mate = (mate_positions == first + mates) & (mate_sequences == sequence)
         is_mate = is_mate & (first % ROWS + mates < ROWS)
         num_mates = tl.min(tl.where(is_mate, ROWS, mates), 0)
-        num_mates = tl.maximum(tl.where(first < 0, 1, num_mates), 1)
 
-        num_splits = (tl.maximum(first, 0) // SPLIT + 1).to(tl.int32)
+        num_splits = (first // SPLIT + 1).to(tl.int32)
         num_items, slot = 1, 0
         if WINDOW == 0:
             if (num_splits > 1) & (num_mates < ROWS):

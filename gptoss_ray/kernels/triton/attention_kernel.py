@@ -131,8 +131,7 @@ def attention_kernel(
     [num_blocks, KV_HEADS, BLOCK_SIZE, D], out [T, NUM_HEADS · D], sinks [NUM_HEADS], positions and
     sequence_index [T], table [S, table_stride], items [I, 4] and counts [2] of `list_items_kernel`, parts
     [slots, NUM_HEADS, D] and part_weights [slots, NUM_HEADS, 2] unset, arrivals [slots, KV_HEADS] all 0, and
-    left so. `scale` holds the factor log2(e) too; WINDOW 0 is none. Rows at positions below 0 are padding:
-    they get zeros.
+    left so. `scale` holds the factor log2(e) too; WINDOW 0 is none.
     """
     lanes = tl.arange(0, LANES)
     dims = tl.arange(0, D)
@@ -157,9 +156,8 @@ def attention_kernel(
 
         best, weight = sink, tl.full([LANES], 1.0, tl.float32)
         total = tl.zeros([LANES, D], tl.float32)
-        origin = tl.maximum(first, 0)
-        edge = origin // KEYS * KEYS  # the block of keys that the tile itself lies in
-        num_splits = origin // SPLIT + 1
+        edge = first // KEYS * KEYS  # the block of keys that the tile itself lies in
+        num_splits = first // SPLIT + 1
         is_part = split >= 0
         begin = tl.where(is_part, split, 0)
         end = tl.where(is_part, split + 1, num_splits)
@@ -170,7 +168,7 @@ def attention_kernel(
             part_weight = tl.zeros([LANES], tl.float32)
             part = tl.zeros([LANES, D], tl.float32)
             if WINDOW > 0:
-                inner_end = tl.maximum(origin - (WINDOW - 1), 0) // KEYS * KEYS
+                inner_end = tl.maximum(first - (WINDOW - 1), 0) // KEYS * KEYS
                 outer_end = edge + KEYS
             else:
                 inner_end = tl.minimum((number + 1) * SPLIT, edge)

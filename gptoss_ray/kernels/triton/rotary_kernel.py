@@ -26,8 +26,8 @@ def rotate_and_store_kernel(
 ):
     """Rotate q in place; rotate k and store it and v in the slots. Program (row, run of HEADS heads).
 
-    qkv [T, qkv_stride] = q | k | v by head, cos and sin float32 [T, D / 2], slots int64 [T], below 0 for
-    padding, keys and values [num_blocks, KV_HEADS, BLOCK_SIZE, D].
+    qkv [T, qkv_stride] = q | k | v by head, cos and sin float32 [T, D / 2], slots int64 [T], keys and
+    values [num_blocks, KV_HEADS, BLOCK_SIZE, D].
     """
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
@@ -51,12 +51,10 @@ def rotate_and_store_kernel(
     kv_head = (head - NUM_HEADS) % KV_HEADS
     place = ((slot // BLOCK_SIZE * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE) * D
     place = place[:, None] + dims[None, :]
-    is_stored = slot >= 0
-    is_key, is_value = (is_k & is_stored)[:, None], (is_v & is_stored)[:, None]
-    tl.store(keys + place, _narrow(rotated_first, keys.dtype.element_ty), mask=is_key)
-    tl.store(keys + place + D // 2, _narrow(rotated_second, keys.dtype.element_ty), mask=is_key)
-    tl.store(values + place, _narrow(first, values.dtype.element_ty), mask=is_value)
-    tl.store(values + place + D // 2, _narrow(second, values.dtype.element_ty), mask=is_value)
+    tl.store(keys + place, _narrow(rotated_first, keys.dtype.element_ty), mask=is_k[:, None])
+    tl.store(keys + place + D // 2, _narrow(rotated_second, keys.dtype.element_ty), mask=is_k[:, None])
+    tl.store(values + place, _narrow(first, values.dtype.element_ty), mask=is_v[:, None])
+    tl.store(values + place + D // 2, _narrow(second, values.dtype.element_ty), mask=is_v[:, None])
 
 
 @triton.jit

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from gptoss_ray.kernels.device_sampler import DrawInputs
 from gptoss_ray.kernels.triton.sampling_kernels import (
     chunk_best_kernel,
     draw_kernel,
@@ -24,38 +25,8 @@ _MAX_CANDIDATES = 8192
 MAX_VOCAB_SIZE = 1 << 20
 
 
-@dataclass(frozen=True)
-class DrawInputs:
-    """What rows [L] ask of their draws, on the device.
-
-    Attributes:
-        temperature: float32; 0 is greedy.
-        top_k: int32; 0 is off.
-        top_p: float64; 1 is off.
-        min_p: float32; 0 is off.
-        uniform: float64, `keyed_uniform` of the row.
-    """
-
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    uniform: Tensor
-
-    @classmethod
-    def empty(cls, num_rows: int, device: torch.device) -> DrawInputs:
-        """Return greedy rows, to be written over before each step."""
-        return cls(
-            temperature=torch.zeros(num_rows, dtype=torch.float32, device=device),
-            top_k=torch.zeros(num_rows, dtype=torch.int32, device=device),
-            top_p=torch.ones(num_rows, dtype=torch.float64, device=device),
-            min_p=torch.zeros(num_rows, dtype=torch.float32, device=device),
-            uniform=torch.zeros(num_rows, dtype=torch.float64, device=device),
-        )
-
-
 class TritonSampler:
-    """Draws a token for each row of logits.
+    """A `DeviceSampler`: draws a token for each row of logits.
 
     Args:
         vocab_size: Columns of the logits.
@@ -72,7 +43,7 @@ class TritonSampler:
         self._suppressed = suppressed.to(device)
 
     def draw(self, logits: Tensor, inputs: DrawInputs) -> Tensor:
-        """Return a token id a row, int64 [L], or -1 where the largest logit is not finite.
+        """Return a token id a row, int64 [L], or `NO_TOKEN` where the largest logit is not finite.
 
         Six launches, of which rows without filters leave two at once.
 

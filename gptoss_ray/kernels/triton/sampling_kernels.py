@@ -26,6 +26,11 @@ def _logits_of(logits, suppressed, token, is_token):
 
 
 @triton.jit
+def _is_nan(x):
+    return x != x  # noqa: PLR0124
+
+
+@triton.jit
 def _key(x):
     """Return int64 in [0, 2³²) in the order of floats."""
     bits = x.to(tl.int32, bitcast=True).to(tl.int64)
@@ -64,7 +69,7 @@ def chunk_best_kernel(logits, suppressed, bests, best_ids, VOCAB: tl.constexpr, 
     x = _logits_of(logits + row * VOCAB, suppressed, token, token < VOCAB)
     best = tl.max(x, 0)
     best_id = tl.min(tl.where(x == best, token, VOCAB), 0)
-    num_nans = tl.sum((x != x).to(tl.int32), 0)
+    num_nans = tl.sum(_is_nan(x).to(tl.int32), 0)
     at = row * tl.num_programs(1) + chunk
     tl.store(bests + at, tl.where(num_nans > 0, float("nan"), best))
     tl.store(best_ids + at, best_id)
@@ -95,7 +100,7 @@ def row_best_kernel(
     best = tl.max(chunk_best, 0)
     best_id = tl.load(best_ids + row * NUM_CHUNKS + chunk, mask=is_chunk, other=VOCAB)
     best_id = tl.min(tl.where(chunk_best == best, best_id, VOCAB), 0)
-    is_broken = tl.sum((chunk_best != chunk_best).to(tl.int32), 0) > 0
+    is_broken = tl.sum(_is_nan(chunk_best).to(tl.int32), 0) > 0
     is_broken |= (best == float("inf")) | (best == float("-inf"))
     tl.store(best_of_row + row, best)
     tl.store(drawn + row, tl.where(is_broken, -1, best_id))
@@ -198,7 +203,7 @@ def filter_kernel(
             if has_top_k:
                 total = _sum_from(
                     logits, suppressed, candidates, count, is_whole, best, heat, least_key, last_key_id,
-                    0, VOCAB, VOCAB, TILE, True,
+                    0, VOCAB, TILE, True,
                 )  # fmt: skip
             else:
                 chunk = tl.arange(0, CHUNKS)
@@ -225,7 +230,6 @@ def _sum_from(
     last_key_id,
     least,
     end_id,
-    VOCAB: tl.constexpr,
     TILE: tl.constexpr,
     BY_WEIGHT: tl.constexpr,
 ):
@@ -268,13 +272,13 @@ def _find(
     TILE: tl.constexpr,
     BY_WEIGHT: tl.constexpr,
 ):
-    """Return the highest key whose holders and those above add up to `needed`, and the last id needed on it."""
+    """Return the highest key from which on they add up to `needed`, and the last id needed on it."""
     least, reached = tl.zeros([], tl.int64), tl.full([], 1 << 62, tl.int64)
     for place in range(32):
         higher = least | (tl.full([], 1 << 31, tl.int64) >> place)
         amount = _sum_from(
             logits, suppressed, candidates, count, is_whole, best, heat, least_key, last_key_id,
-            higher, VOCAB, VOCAB, TILE, BY_WEIGHT,
+            higher, VOCAB, TILE, BY_WEIGHT,
         )  # fmt: skip
         least, reached = (
             tl.where(amount >= needed, higher, least),
@@ -290,7 +294,7 @@ def _find(
             later = last_id | (tl.full([], 1 << 19, tl.int64) >> place)
             amount = _sum_from(
                 logits, suppressed, candidates, count, is_whole, best, heat, least_key, last_key_id,
-                least, later, VOCAB, TILE, BY_WEIGHT,
+                least, later, TILE, BY_WEIGHT,
             )  # fmt: skip
             last_id = tl.where(amount < needed, later, last_id)
     return least, last_id

@@ -25,10 +25,10 @@ class Run:
         self.kernels = TritonAttention(torch.device("cpu"), tiles, max_slots=max_slots)
         self.keys, self.values = paged.cache(dtype)
 
-    def __call__(self, rows, num_padding=0):
-        batch = self.paged.batch(rows, self.window, num_padding)
+    def __call__(self, rows):
+        batch = self.paged.batch(rows, self.window)
         plan = self.kernels.plan(batch, self.paged.heads, self.paged.block_size)
-        qkv = self.paged.stacked(rows, num_padding)
+        qkv = self.paged.stacked(rows)
         return self.kernels.attend(qkv, plan, self.keys, self.values, self.paged.sinks)
 
 
@@ -88,20 +88,6 @@ def test_rows_may_come_in_any_order():
     expected = Run(paged, None)(rows)
     order = random.Random(2).sample(range(len(rows)), len(rows))
     assert torch.equal(Run(paged, None)([rows[place] for place in order]), expected[order])
-
-
-@pytest.mark.parametrize("window", [None, 20])
-def test_rows_of_padding_write_nothing_and_attend_to_nothing(window):
-    paged = PagedRows([40], HEADS, 16)
-    run = Run(paged, window)
-    run(paged.all_rows(0, 0, 39))
-    keys = run.keys.clone()
-    out = run(paged.all_rows(0, 39), num_padding=3)
-    assert torch.equal(out[:1], Run(paged, window)(paged.all_rows(0))[39:])
-    assert not out[1:].any()
-    slot = paged.batch([(0, 39)], window).slot_mapping[0]
-    keys[slot // 16, :, slot % 16] = run.keys[slot // 16, :, slot % 16]
-    assert torch.equal(run.keys.nan_to_num(7.0), keys.nan_to_num(7.0))
 
 
 def test_what_breaks_one_sequence_leaves_the_others_their_bits():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from gptoss_ray.engine.draw import draw_token, keyed_uniform
 from gptoss_ray.generation import SamplingParams
+from gptoss_ray.kernels.device_sampler import NO_TOKEN
 from gptoss_ray.kernels.triton import sampler
-from gptoss_ray.kernels.triton.sampler import DrawInputs, TritonSampler
+from gptoss_ray.kernels.triton.sampler import TritonSampler
 
 VOCAB_SIZE = 1500  # two chunks, the last one not full
 CPU = torch.device("cpu")
@@ -27,14 +30,18 @@ def make_logits(num_rows, seed=0, scale=3.0, vocab_size=VOCAB_SIZE):
 
 def make_inputs(rows):
     """Of rows' parameters and uniforms."""
-    inputs = DrawInputs.empty(len(rows), CPU)
-    for row, (params, uniform) in enumerate(rows):
-        inputs.temperature[row] = params.temperature
-        inputs.top_k[row] = params.top_k
-        inputs.top_p[row] = params.top_p
-        inputs.min_p[row] = params.min_p
-        inputs.uniform[row] = uniform
-    return inputs
+    dtypes = {
+        "temperature": torch.float32,
+        "top_k": torch.int32,
+        "top_p": torch.float64,
+        "min_p": torch.float32,
+    }
+    columns = {
+        name: torch.tensor([getattr(params, name) for params, _ in rows], dtype=dtype)
+        for name, dtype in dtypes.items()
+    }
+    uniform = torch.tensor([uniform for _, uniform in rows], dtype=torch.float64)
+    return SimpleNamespace(**columns, uniform=uniform)
 
 
 def draw(logits, rows, suppressed=()):
@@ -120,9 +127,9 @@ def test_a_row_that_cannot_be_drawn_says_so_and_no_other_notices(rubbish):
     rows = with_uniforms(SamplingParams(top_p=0.9), 3)
     before = draw(logits, rows)
     logits[1, 1300] = rubbish
-    assert draw(logits, rows) == [before[0], -1, before[2]]
+    assert draw(logits, rows) == [before[0], NO_TOKEN, before[2]]
     logits[1] = -torch.inf
-    assert draw(logits, rows) == [before[0], -1, before[2]]
+    assert draw(logits, rows) == [before[0], NO_TOKEN, before[2]]
 
 
 def test_suppressed_ids_are_never_drawn():
