@@ -57,6 +57,7 @@ class EngineConfig(_Frozen):
     activations: Literal["bfloat16", "int8"] = Field(
         "bfloat16", description="What matrices multiply; int8 needs native kernels and int8 dense weights."
     )
+    step_graphs: bool = Field(True, description="Replay whole decoding steps from graphs; on GPUs.")
     packed_weights: str | None = Field(
         None, min_length=1, description="Folder that keeps packed weights, for the next start and all ranks."
     )

@@ -15,13 +15,15 @@ from dataclasses import replace
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.expert_counts import expert_load, expert_traffic
+from gptoss_ray.engine.find_executor import MakeExecutor
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
-from gptoss_ray.engine.step_plan import StepPlan
+from gptoss_ray.engine.step_executor import EagerExecutor, StepExecutor, StepLimits
+from gptoss_ray.engine.step_pipeline import StepPipeline
 from gptoss_ray.engine.token_constraint import CompileGrammar, TokenConstraint
 from gptoss_ray.errors import (
     ConfigError,
@@ -53,6 +55,7 @@ class Engine:
             it; None: there are none, and the step may be tried again.
         suppressed_token_ids: Ids that are never drawn (reserved ones of the vocabulary).
         compile_grammar: Makes the constraint of a grammar; None: requests with one are refused.
+        make_executor: Makes what computes the steps; None: they are computed when they are launched.
 
     Raises:
         ConfigError: The KV memory cannot hold what the configuration promises.
@@ -67,12 +70,13 @@ class Engine:
         leave_group: Callable[[], None] | None = None,
         suppressed_token_ids: ReadOnlySequence[int] = (),
         compile_grammar: CompileGrammar | None = None,
+        make_executor: MakeExecutor | None = None,
     ) -> None:
         model = transformer.config
         self._config = config
         self._vocab_size = model.vocab_size
         self._geometry = KVGeometry(config.kv_block_size, model.sliding_window, config.max_num_batched_tokens)
-        kv_cache = _make_kv_cache(transformer, config)
+        kv_cache = _make_kv_cache(transformer, config, has_spare_block=make_executor is not None)
         self._pool = BlockPool(kv_cache.num_blocks)
         self.max_context = resolve_context(
             model.max_context, config.max_context, self._geometry.max_tokens_in(kv_cache.num_blocks)
@@ -83,16 +87,19 @@ class Engine:
             max_num_sequences=config.max_num_sequences,
             max_num_batched_tokens=config.max_num_batched_tokens,
         )
-        self._runner = ModelRunner(transformer, kv_cache)
-        self._sampler = Sampler(model.vocab_size, suppressed_token_ids)
-        self._masks = MaskPrefetch()
+        sampler, masks = Sampler(model.vocab_size, suppressed_token_ids), MaskPrefetch()
+        self._executor: StepExecutor = (
+            EagerExecutor(ModelRunner(transformer, kv_cache), sampler, masks)
+            if make_executor is None
+            else make_executor(transformer, kv_cache, sampler, masks, self._step_limits())
+        )
+        self._pipeline = StepPipeline(self._scheduler, self._executor)
         self._step_sync = step_sync or LocalStepSync()
         self._leave_group = leave_group
         self._compile_grammar = compile_grammar
         self._placement = 0
         self._staged: tuple[int, Transformer] | None = None
         self._ended_at_submit: dict[str, TokenOutput] = {}
-        self._open_plan: StepPlan | None = None
         self._num_steps = 0
         self._num_prompt_tokens = 0
         self._num_generation_tokens = 0
@@ -111,7 +118,7 @@ class Engine:
     @property
     def transformer(self) -> Transformer:
         """The network in use."""
-        return self._runner.transformer
+        return self._executor.transformer
 
     @property
     def has_work(self) -> bool:
@@ -201,7 +208,7 @@ class Engine:
         """
         staged = self._placement if self._staged is None else self._staged[0]
         with self._leaving_on_failure():
-            demand = replace(self._scheduler.demand(), staged_placement=staged, is_leaving=is_leaving)
+            demand = replace(self._pipeline.demand(), staged_placement=staged, is_leaving=is_leaving)
             return self._step_sync.agree(demand)
 
     def run(self, agreement: StepAgreement) -> list[TokenOutput]:
@@ -216,7 +223,7 @@ class Engine:
         """
         with self._leaving_on_failure():
             self._swap_placement(agreement.placement)
-            outputs = self._run_batch(agreement) if agreement.runs else []
+            outputs = self._count(self._pipeline.run(agreement)) if agreement.runs else []
         return self._take_ended_at_submit() + outputs
 
     def blame(self) -> tuple[str, ...]:
@@ -225,7 +232,8 @@ class Engine:
         A request that was computed alone is to blame. Of several, each runs alone from now on until it has
         completed a step. Where nothing was computed, it is all of them.
         """
-        chunks = () if self._open_plan is None else self._open_plan.chunks
+        plan = self._pipeline.open_plan
+        chunks = () if plan is None else plan.chunks
         planned = tuple(chunk.sequence.request_id for chunk in chunks)
         if len(planned) <= 1:
             return planned or self._scheduler.request_ids
@@ -252,7 +260,7 @@ class Engine:
         """
         assert version > self._placement, f"placement {version} is not newer than {self._placement}"
         self._staged = None
-        self._placement, self._runner.transformer = version, transformer
+        self._placement, self._executor.transformer = version, transformer
 
     def stats(self) -> EngineStats:
         """Load and totals as of now."""
@@ -275,26 +283,19 @@ class Engine:
         )
 
     def close(self) -> None:
-        """End the threads that steps have started; no step can follow."""
-        self._masks.close()
+        """End what steps have started; no step can follow."""
+        self._pipeline.drop()
+        self._executor.close()
 
-    def _run_batch(self, agreement: StepAgreement) -> list[TokenOutput]:
-        plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
-        self._open_plan = plan
-        drawing = plan.drawing_sequences()
-        with self._masks.of(drawing) as masks:
-            logits = self._runner.run(plan, agreement.max_num_tokens)
-            draws = self._sampler.sample(logits[: len(drawing)], drawing, masks)
-        scores = self._sampler.score(logits[len(drawing) :], plan.scored_chunks())
-        outputs = self._count(self._scheduler.commit(plan, draws, scores))
-        self._open_plan = None
-        return outputs
+    def _step_limits(self) -> StepLimits:
+        config = self._config
+        return StepLimits(config.max_num_sequences, config.max_num_batched_tokens, self.max_context)
 
     def _swap_placement(self, agreed: int) -> None:
         """Take the staged experts into use if all ranks have them; between steps, so on all alike."""
         if self._staged is None or agreed < self._staged[0]:
             return
-        self._placement, self._runner.transformer = self._staged
+        self._placement, self._executor.transformer = self._staged
         self._staged = None
         logger.info("placement_swapped version=%d", self._placement)
 
@@ -336,7 +337,7 @@ class Engine:
         return outputs
 
 
-def _make_kv_cache(transformer: Transformer, config: EngineConfig) -> KVCache:
+def _make_kv_cache(transformer: Transformer, config: EngineConfig, *, has_spare_block: bool) -> KVCache:
     """As many blocks as `kv_cache_bytes` holds."""
     model = transformer.config
     shape = (config.kv_block_size, model.num_key_value_heads, model.head_dim)
@@ -348,4 +349,11 @@ def _make_kv_cache(transformer: Transformer, config: EngineConfig) -> KVCache:
             "raise it.",
             param="kv_cache_bytes",
         )
-    return KVCache(num_blocks, *shape, model.layer_types, transformer.dtype, transformer.embedding.device)
+    return KVCache(
+        num_blocks,
+        *shape,
+        model.layer_types,
+        transformer.dtype,
+        transformer.embedding.device,
+        has_spare_block=has_spare_block,
+    )

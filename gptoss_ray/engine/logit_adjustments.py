@@ -16,8 +16,8 @@ from gptoss_ray.generation import SamplingParams
 Logits = npt.NDArray[np.float32]
 
 
-def needs_adjustment(sequence: Sequence) -> bool:
-    """Whether `adjust_logits` would change anything for the sequence's next token."""
+def needs_adjustment(sequence: Sequence, num_output_tokens: int) -> bool:
+    """Whether `adjust_logits` would change anything for the token behind so many of the sequence's output."""
     params = sequence.request.params
     return (
         sequence.constraint is not None
@@ -25,7 +25,7 @@ def needs_adjustment(sequence: Sequence) -> bool:
         or params.presence_penalty != 0.0
         or params.frequency_penalty != 0.0
         or bool(params.logit_bias)
-        or sequence.num_output_tokens < params.min_tokens
+        or num_output_tokens < params.min_tokens
     )
 
 

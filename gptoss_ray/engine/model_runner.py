@@ -11,6 +11,9 @@ from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.transformer import Transformer
 
+UNKNOWN = 0
+"""In place of a token that the host does not know yet."""
+
 
 class ModelRunner:
     """The network and its KV tensors.
@@ -33,6 +36,7 @@ class ModelRunner:
             max_num_tokens: At least the tokens of any rank's plan for this step.
         """
         batch = build_batch(plan, self._kv_cache.block_size, max_num_tokens)
+        batch = batch.to(self._kv_cache.device)
         with torch.inference_mode():
             return self.transformer.forward(batch, self._kv_cache)
 
@@ -41,12 +45,14 @@ def build_batch(plan: StepPlan, block_size: int, max_num_tokens: int) -> Forward
     """Lay a plan's chunks end to end (T tokens in all, S sequences).
 
     Only tables are per sequence; everything else is per token, so that the network needs no notion
-    of prefill or decode. A plan without chunks gives an idle batch.
+    of prefill or decode. A plan without chunks gives an idle batch. A token that the step before has still
+    to draw is `UNKNOWN`.
     """
     chunks = plan.chunks
     token_ids: list[int] = []
     for chunk in chunks:
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
+        token_ids += [UNKNOWN] * (chunk.end - max(chunk.start, chunk.sequence.num_tokens))
     num_tokens = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int64)
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
     ends = np.cumsum(num_tokens)

@@ -102,7 +102,7 @@ class Sampler:
             )
 
     def _choose(self, row: Floats, sequence: Sequence, masks: Masks) -> int:
-        if needs_adjustment(sequence):
+        if needs_adjustment(sequence, sequence.num_output_tokens):
             np.copyto(self._adjusted, row)
             adjust_logits(self._adjusted, sequence, masks)
             row = self._adjusted

@@ -2,7 +2,8 @@
 
 `demand` says what there is to do, for the ranks of a group to agree on. `schedule` plans: running
 sequences that decode, then those that still read their prompt, then new ones, each first-come, under a
-token budget. `commit` is the only place where a sequence advances.
+token budget. `commit` is the only place where a sequence advances. `schedule_ahead` plans the step behind one
+that is still computed, from what that one will leave for certain, and changes no more than `schedule` does.
 
 Sequences may be suspected of making steps fail: until each has completed one, they run one at a time, alone.
 
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as ReadOnlySequence
+from contextlib import contextmanager
 
 from gptoss_ray.engine.sampler import Draw, Scores
 from gptoss_ray.engine.sequence import Sequence
@@ -128,13 +130,41 @@ class Scheduler:
             self._admit_waiting(draft)
         return draft.plan()
 
+    def schedule_ahead(self, launched: StepPlan) -> StepPlan | None:
+        """Plan the step behind one that was launched and is not committed; None: commit that one first.
+
+        Each of its sequences goes on where it will leave off, with a token that nobody knows yet. One that
+        turns out to have ended (a stop token, an abort) was computed in vain: `commit` passes over it.
+        Nothing is preempted: what is released while a step computes may still be read by it.
+        """
+        if self._suspects:
+            return None
+        draft = PlanDraft(self._max_num_batched_tokens, None)
+        with _as_if_computed(launched):
+            for sequence in self._candidates():
+                if sequence.ends_with_open_step:
+                    continue
+                num_tokens = draft.affordable(sequence)
+                if num_tokens == 0:
+                    break
+                end = sequence.next_start + num_tokens
+                if sequence.blocks.num_blocks_missing(end) > self._pool.num_free:
+                    return None
+                sequence.blocks.extend(end)
+                draft.add(sequence)
+            else:
+                self._admit_waiting(draft)
+            plan = draft.plan()
+        return plan if plan.chunks else None
+
     def commit(
         self, plan: StepPlan, draws: list[Draw], scores: ReadOnlySequence[Scores] = ()
     ) -> list[TokenOutput]:
         """Take a computed step into account and return what it made.
 
         Args:
-            plan: As `schedule` returned it, with nothing scheduled or aborted since.
+            plan: As it was made, with at most one other made ahead since. Sequences that have ended or were
+                aborted meanwhile are passed over.
             draws: One for each of `plan.drawing_sequences()`.
             scores: One for each of `plan.scored_chunks()`.
         """
@@ -144,15 +174,20 @@ class Scheduler:
                 failures[chunk.sequence] = logprobs
             else:
                 chunk.sequence.add_prompt_logprobs(logprobs)
-        for chunk in plan.chunks:
+        computed = {chunk.sequence: chunk for chunk in plan.chunks if self._runs(chunk.sequence)}
+        for sequence, chunk in computed.items():
             self._advance(chunk)
-            self._suspects.pop(chunk.sequence.request_id, None)
+            self._suspects.pop(sequence.request_id, None)
         drawn: dict[Sequence, Draw | None] = dict(zip(plan.drawing_sequences(), draws, strict=True))
-        computed = [chunk.sequence for chunk in plan.chunks]
         scored = dict.fromkeys(each for each in computed if not each.draws and not each.unscored)
-        return [self._emit(sequence, draw) for sequence, draw in (drawn | scored | failures).items()]
+        made = (drawn | scored | failures).items()
+        return [self._emit(sequence, draw) for sequence, draw in made if sequence in computed]
 
     # Planning
+
+    def _runs(self, sequence: Sequence) -> bool:
+        """Whether it is this very sequence that runs, and not a later one of the same id."""
+        return self._running.get(sequence.request_id) is sequence
 
     def _candidates(self) -> list[Sequence]:
         """Running sequences in the order in which they are planned."""
@@ -288,3 +323,16 @@ class Scheduler:
         assert self._prefix_cache is not None
         hashes = sequence.block_hashes.of_complete_blocks(sequence.token_ids, num_tokens)
         self._prefix_cache.keep_window_before(hashes)
+
+
+@contextmanager
+def _as_if_computed(plan: StepPlan) -> Iterator[None]:
+    """Let the plan's sequences look as they will when it is committed, but for the tokens that it draws."""
+    for chunk in plan.chunks:
+        chunk.sequence.num_open_tokens = chunk.num_tokens
+        chunk.sequence.num_open_draws = int(chunk.draws_token)
+    try:
+        yield
+    finally:
+        for chunk in plan.chunks:
+            chunk.sequence.num_open_tokens = chunk.sequence.num_open_draws = 0

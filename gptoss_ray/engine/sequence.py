@@ -27,6 +27,9 @@ class Sequence:
         num_scored_tokens: Leading prompt tokens whose successor's log probability is known; it counts none
             where nobody asked, and what was scored once stays so through a preemption.
         constraint: Which tokens may come next, as far as the output goes; None: any.
+        num_open_tokens: Tokens behind the computed ones that a launched step computes; above 0 only while
+            the step behind it is planned (`Scheduler.schedule_ahead`).
+        num_open_draws: Tokens that the launched step draws: 0 or 1, and nobody knows it yet.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Sequence:
         self.num_cached_tokens: int | None = None
         self.output_counts = Counter(request.emitted_token_ids)
         self.num_scored_tokens = 0
+        self.num_open_tokens = 0
+        self.num_open_draws = 0
         self._prompt_logprobs: list[TokenLogprobs] = []
         # A resumed request has delivered them with its first token.
         is_scored = request.params.prompt_logprobs is not None and not request.emitted_token_ids
@@ -68,9 +73,20 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def next_start(self) -> int:
+        """Position of the first token that no step computes yet."""
+        return self.num_computed_tokens + self.num_open_tokens
+
+    @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens to compute until the next one can be drawn; 1 while decoding."""
-        return len(self.token_ids) - self.num_computed_tokens
+        return len(self.token_ids) + self.num_open_draws - self.next_start
+
+    @property
+    def ends_with_open_step(self) -> bool:
+        """Whether the launched step makes the last token, whichever that is; a stop token may, too."""
+        is_complete = self.num_output_tokens + self.num_open_draws >= self._max_output_tokens
+        return is_complete if self.num_open_draws else self.num_uncomputed_tokens == 0
 
     @property
     def draws(self) -> bool:

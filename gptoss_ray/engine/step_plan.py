@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.parallel.step_sync import StepDemand
 
 MAX_SCORED_TOKENS = 64
 """Of a step, in all prompts whose log probabilities are wanted: each costs a row of logits as wide as the
@@ -48,6 +49,16 @@ class StepPlan:
     def drawing_sequences(self) -> list[Sequence]:
         """Sequences that draw a token, in the order of the logits' rows."""
         return [chunk.sequence for chunk in self.chunks if chunk.draws_token]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all chunks."""
+        return sum(chunk.num_tokens for chunk in self.chunks)
+
+    def demand(self) -> StepDemand:
+        """What the plan asks of a step."""
+        num_decodes = sum(chunk.draws_token and chunk.num_tokens == 1 for chunk in self.chunks)
+        return StepDemand(num_decodes, self.num_tokens - num_decodes)
 
     def scored_chunks(self) -> list[ScheduledChunk]:
         """Chunks with prompt tokens to score; their rows of logits follow those of the drawing sequences."""
@@ -93,7 +104,7 @@ class PlanDraft:
             self._prompt_tokens_left -= num_tokens * self._cost(sequence)
         chunk = ScheduledChunk(
             sequence,
-            start=sequence.num_computed_tokens,
+            start=sequence.next_start,
             num_tokens=num_tokens,
             draws_token=sequence.draws and num_tokens == sequence.num_uncomputed_tokens,
         )
@@ -109,10 +120,10 @@ class PlanDraft:
         """
         num_tokens = self._within_budget(sequence, is_new)
         unscored = sequence.unscored
-        first = max(unscored.start, sequence.num_computed_tokens)
+        first = max(unscored.start, sequence.next_start)
         if unscored.stop - first <= self._scored_tokens_left:
             return num_tokens
-        return min(num_tokens, first + self._scored_tokens_left - sequence.num_computed_tokens)
+        return min(num_tokens, first + self._scored_tokens_left - sequence.next_start)
 
     def _within_budget(self, sequence: Sequence, is_new: bool) -> int:
         budget = self._tokens_left
@@ -122,7 +133,7 @@ class PlanDraft:
         return min(budget, sequence.num_uncomputed_tokens)
 
     def _cost(self, sequence: Sequence) -> int:
-        return 1 + sequence.num_computed_tokens // LOOK_BACK_TOKENS if self._is_urgent else 1
+        return 1 + sequence.next_start // LOOK_BACK_TOKENS if self._is_urgent else 1
 
     def plan(self) -> StepPlan:
         """The plan as it stands."""

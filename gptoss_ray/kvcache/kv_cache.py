@@ -29,6 +29,7 @@ class KVCache:
         layer_types: Per layer "sliding_attention" or "full_attention".
         dtype: Of keys and values.
         device: Where the tensors live.
+        has_spare_block: Whether there is one block more, which no sequence has, for rows that pad a step.
     """
 
     def __init__(
@@ -40,12 +41,31 @@ class KVCache:
         layer_types: Sequence[str],
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        *,
+        has_spare_block: bool = False,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._storage_index = storage_indices(layer_types)
-        shape = (max(self._storage_index) + 1, num_blocks, num_kv_heads, block_size, head_dim)
+        shape = (
+            max(self._storage_index) + 1,
+            num_blocks + has_spare_block,
+            num_kv_heads,
+            block_size,
+            head_dim,
+        )
         self._keys, self._values = (_zeros(shape, dtype, torch.device(device)) for _ in range(2))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self._keys.device
+
+    @property
+    def spare_block(self) -> int:
+        """Id of a block behind the pool's, which no sequence has: padding writes there."""
+        assert self._keys.shape[1] > self.num_blocks, "a cache without a spare block"
+        return self.num_blocks
 
     @property
     def all_keys(self) -> torch.Tensor:

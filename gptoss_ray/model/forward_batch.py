@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -38,3 +39,19 @@ class ForwardBatch:
     def num_tokens(self) -> int:
         """T."""
         return self.token_ids.shape[0]
+
+    def to(self, device: torch.device) -> ForwardBatch:
+        """Return the batch on a device, itself where it is there."""
+        if self.token_ids.device == device:
+            return self
+        return replace(
+            self,
+            token_ids=self.token_ids.to(device),
+            positions=self.positions.to(device),
+            sequence_index=self.sequence_index.to(device),
+            slot_mapping_full=self.slot_mapping_full.to(device),
+            slot_mapping_window=self.slot_mapping_window.to(device),
+            block_tables_full=self.block_tables_full.to(device),
+            block_tables_window=self.block_tables_window.to(device),
+            logits_rows=self.logits_rows.to(device),
+        )

@@ -153,6 +153,11 @@ class Transformer:
         """All arithmetic."""
         return self.loader.kernels
 
+    @property
+    def meets_other_ranks(self) -> bool:
+        """Whether tokens travel to experts elsewhere."""
+        return any(isinstance(layer.moe, DispatchedMoE) for layer in self.layers)
+
     def with_layer(self, index: int, experts: ExpertShard, dispatcher: TokenDispatcher) -> Transformer:
         """Return this network with other experts in one layer; all other weights are shared with it."""
         layers = list(self.layers)
@@ -180,7 +185,7 @@ class Transformer:
     @cached_property
     def _stack(self) -> LayerStack | None:
         """The layers, for one call of the kernels; None where tokens travel to experts elsewhere."""
-        if any(isinstance(layer.moe, DispatchedMoE) for layer in self.layers):
+        if self.meets_other_ranks:
             return None
         places = storage_indices(self.config.layer_types)
         return self.kernels.layer_stack(

@@ -78,7 +78,7 @@ def test_one_rank_that_fails_in_its_step_breaks_the_step_of_all(checkpoint):
         if step != 4:
             return
         if rank.link.rank == 1:
-            rank.engine._runner.transformer = None
+            rank.engine._executor.transformer = None
         with pytest.raises(GroupBrokenError) as caught:
             rank.engine.run(rank.engine.agree())
         seen[rank.link.rank] = str(caught.value)
@@ -96,7 +96,7 @@ def test_the_random_model_does_use_experts_of_every_rank(checkpoint):
 
     def watch(step, rank):
         loads[rank.link.rank] = sum(
-            layer.moe.dispatcher.expert_load for layer in rank.engine._runner.transformer.layers
+            layer.moe.dispatcher.expert_load for layer in rank.engine._executor.transformer.layers
         )
 
     serve_in_threads(group_config(checkpoint, 2), arrivals_of("all ranks", 2), watch)

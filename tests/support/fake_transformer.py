@@ -32,6 +32,7 @@ class FakeTransformer:
 
     dtype = torch.float32
     layers = ()
+    meets_other_ranks = False
 
     def __init__(self, config: FakeConfig | None = None) -> None:
         self.config = config or FakeConfig()

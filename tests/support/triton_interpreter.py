@@ -1,14 +1,16 @@
 """Triton's interpreter on CPU tensors, with what it lacks: bfloat16, inline assembly, a tensor core's sums.
 
-The interpreter holds bfloat16 as uint16 and multiplies its bits. And its dot is numpy's, whose order of
-additions depends on the shape of a tile; a tensor core adds 16 products to an element at a time, whatever
-the tile. Both are put right here, so that what a row gets can be compared bit by bit across batch sizes:
-a test then shows that the *kernel* keeps a row's order; that the instruction does, only a GPU can show.
+The interpreter holds bfloat16 as uint16 and multiplies its bits, and rounds to 8-bit floats without
+carrying. And its dot is numpy's, whose order of additions depends on the shape of a tile; a tensor core adds
+16 products to an element at a time, whatever the tile. All are put right here, so that what a row gets can be
+compared bit by bit across batch sizes: a test then shows that the *kernel* keeps a row's order; that the
+instruction does, only a GPU can show.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from tests.support.bfloat16 import rounded, widened
 from tests.support.ptx import run_ptx
@@ -35,6 +37,7 @@ def improve_interpreter() -> None:
     if getattr(InterpreterBuilder, "is_improved", False):
         return
     plain_binary_op, plain_cast = InterpreterBuilder.binary_op, InterpreterBuilder.cast_impl
+    plain_fp_to_fp = InterpreterBuilder.create_fp_to_fp
 
     def is_bf16(handle):
         return handle.dtype.scalar == tl.bfloat16 and handle.data.dtype == np.uint16
@@ -58,6 +61,12 @@ def improve_interpreter() -> None:
             return wide_src if dst_type.scalar == tl.float32 else plain_cast(self, wide_src, dst_type)
         return plain_cast(self, src, dst_type)
 
+    def create_fp_to_fp(self, src, dst_type, rounding_mode):
+        if dst_type.scalar != tl.float8e4nv:
+            return plain_fp_to_fp(self, src, dst_type, rounding_mode)
+        narrow = torch.from_numpy(wide(src).astype(np.float32)).to(torch.float8_e4m3fn)
+        return TensorHandle(narrow.view(torch.uint8).numpy(), tl.float8e4nv)
+
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
         left, right = wide(a).astype(np.float64), wide(b).astype(np.float64)
         total = d.data.astype(np.float32)
@@ -75,5 +84,6 @@ def improve_interpreter() -> None:
     InterpreterBuilder.create_inline_asm = create_inline_asm
     InterpreterBuilder.binary_op = binary_op
     InterpreterBuilder.cast_impl = cast_impl
+    InterpreterBuilder.create_fp_to_fp = create_fp_to_fp
     InterpreterBuilder.create_dot = create_dot
     InterpreterBuilder.is_improved = True

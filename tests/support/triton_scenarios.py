@@ -69,7 +69,9 @@ def experts() -> None:
     for num_rows in (32, 1024, 8192):
         size = rows_per_tile(num_rows, 32)
         ids, ranks = values(num_rows, dtype=torch.int64), values(num_rows, dtype=torch.int32)
-        multiply(values(num_rows // 4, HIDDEN), num_rows, table, route(counts, num_rows, size, ids, ranks), swiglu)
+        multiply(
+            values(num_rows // 4, HIDDEN), num_rows, table, route(counts, num_rows, size, ids, ranks), swiglu
+        )
 
 
 def gate() -> None:

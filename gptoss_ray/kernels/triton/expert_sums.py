@@ -14,7 +14,13 @@ from gptoss_ray.kernels.triton.mxfp4 import decode, factors
 
 @triton.jit
 def rows_of_tile(
-    tile, ids_ptr, tiles_ptr, order_ptr, IN_PLACE: tl.constexpr, HAS_ORDER: tl.constexpr, BLOCK_M: tl.constexpr
+    tile,
+    ids_ptr,
+    tiles_ptr,
+    order_ptr,
+    IN_PLACE: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    BLOCK_M: tl.constexpr,
 ):
     """Return the tile's expert (-1: there is no such tile), its rows [BLOCK_M], and which of them it has.
 

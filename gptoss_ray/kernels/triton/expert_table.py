@@ -36,7 +36,9 @@ class TritonExperts:
     @classmethod
     def of(cls, experts: Sequence[Expert], device: torch.device) -> TritonExperts:
         """Note the addresses; ValueError if the experts are not all of one shape and format."""
-        pairs = [(triton_matrix("gate_up", each.gate_up), triton_matrix("down", each.down)) for each in experts]
+        pairs = [
+            (triton_matrix("gate_up", each.gate_up), triton_matrix("down", each.down)) for each in experts
+        ]
         hidden, width = pairs[0][1].shape if pairs else (0, 0)
         is_mxfp4 = bool(pairs) and pairs[0][0].is_mxfp4
         wanted = [((2 * width, hidden), is_mxfp4), ((hidden, width), is_mxfp4)]

@@ -100,7 +100,9 @@ class ExpertMatmuls:
             **launch.constants(table, tile),
         )
 
-    def _down(self, x: Tensor, out: Tensor, table: TritonExperts, rows: InPlace | Routing, tile: Tile) -> None:
+    def _down(
+        self, x: Tensor, out: Tensor, table: TritonExperts, rows: InPlace | Routing, tile: Tile
+    ) -> None:
         width, hidden = table.intermediate_size, table.hidden_size
         launch = self._launch(rows, hidden, num_splits(hidden, width), 1, tile, x)
         down_kernel[launch.grid](

@@ -10,9 +10,7 @@ from gptoss_ray.kernels.triton.last_arrival import is_last
 
 
 @triton.jit
-def _activate(
-    gate, up, bias_ptr, out_ptr, rows, mine, n, alpha, limit, WIDTH: tl.constexpr
-):
+def _activate(gate, up, bias_ptr, out_ptr, rows, mine, n, alpha, limit, WIDTH: tl.constexpr):
     """Add biases, round, activate, round, store."""
     exists = n < WIDTH
     gate += tl.load(bias_ptr + n, mask=exists, other=0.0)[:, None]

@@ -170,9 +170,7 @@ class TritonKernels:
         """Return the slots [T, k, H] of all rows, in place or grouped by expert."""
         table, num_rows = triton_experts(layer.table), chosen.expert_ids.numel()
         if chosen.counts is None:
-            slots = self._experts(
-                chosen.normed, num_rows, table, InPlace(chosen.expert_ids), layer.swiglu
-            )
+            slots = self._experts(chosen.normed, num_rows, table, InPlace(chosen.expert_ids), layer.swiglu)
         else:
             size = rows_per_tile(num_rows, len(table))
             routing = route(chosen.counts, num_rows, size, chosen.expert_ids, chosen.ranks)

@@ -12,6 +12,7 @@ from tests.support.constraints import HashedConstraint, InlineMasks
 from tests.support.engine_invariants import check_engine
 from tests.support.engine_runs import run, small_config
 from tests.support.fake_transformer import FakeConfig, FakeTransformer
+from tests.support.recorded_stream import RecordedStream, on_stream
 
 # Small enough that every example meets preemption, eviction and refused admissions.
 TINY_CONFIG = FakeConfig(vocab_size=7, sliding_window=6, max_context=90)
@@ -32,22 +33,23 @@ PARAMS = st.builds(
 )
 
 
-def make_engine(transformer, num_blocks, **config):
+def make_engine(transformer, num_blocks, make_executor=None, **config):
     config = {"kv_block_size": 4, "max_num_batched_tokens": 8, "max_num_sequences": 4} | config
     return Engine(
         transformer,
         small_config(kv_cache_bytes=num_blocks * BLOCK_BYTES, **config),
         compile_grammar=lambda grammar: HashedConstraint(grammar, TINY_CONFIG.vocab_size),
+        make_executor=make_executor,
     )
 
 
 class EngineMachine(RuleBasedStateMachine):
     """Submits, aborts, steps and failing steps in any order."""
 
-    def __init__(self):
+    def __init__(self, make_executor=None):
         super().__init__()
         self.transformer = FakeTransformer(TINY_CONFIG)
-        self.engine = make_engine(self.transformer, num_blocks=26)
+        self.engine = make_engine(self.transformer, 26, make_executor)
         self.requests: dict[str, GenerationRequest] = {}
         self.outputs: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprobs | None]] = {}
@@ -111,7 +113,7 @@ class EngineMachine(RuleBasedStateMachine):
         request = self.requests.pop(output.request_id)
         context = self.engine.max_context
         lonely = make_engine(FakeTransformer(TINY_CONFIG), num_blocks=200, max_context=context)
-        lonely._masks = InlineMasks()
+        lonely._executor.masks = InlineMasks()
         expected = run(lonely, [GenerationRequest("x", request.prompt_token_ids, request.params)])["x"]
         assert tuple(tokens) == expected.token_ids
         assert tuple(self.scores[output.request_id]) == expected.prompt_logprobs
@@ -130,5 +132,14 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine.close()
 
 
+class EngineAheadMachine(EngineMachine):
+    """The same where steps are launched ahead, and replayed from graphs."""
+
+    def __init__(self):
+        super().__init__(on_stream(RecordedStream()))
+
+
 TestEngineMachine = EngineMachine.TestCase
 TestEngineMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestEngineAheadMachine = EngineAheadMachine.TestCase
+TestEngineAheadMachine.settings = TestEngineMachine.settings

@@ -59,7 +59,7 @@ def make_request(request_id, grammar=None):
 
 def run_in_line(requests, engine=None):
     engine = engine or make_engine()
-    engine._masks = InlineMasks()
+    engine._executor.masks = InlineMasks()
     return texts(run(engine, requests))
 
 
@@ -95,7 +95,7 @@ def test_a_mask_is_worked_out_while_the_forward_pass_runs():
 def test_rows_without_a_grammar_are_drawn_before_a_slow_mask_is_there(monkeypatch):
     mates_drawn = threading.Event()
     engine = make_engine(before_mask=lambda grammar: wait(mates_drawn))
-    draw, drawn = engine._sampler._draw, []
+    draw, drawn = engine._executor.sampler._draw, []
 
     def watched_draw(row, sequence, masks):
         result = draw(row, sequence, masks)
@@ -104,7 +104,7 @@ def test_rows_without_a_grammar_are_drawn_before_a_slow_mask_is_there(monkeypatc
             mates_drawn.set()
         return result
 
-    monkeypatch.setattr(engine._sampler, "_draw", watched_draw)
+    monkeypatch.setattr(engine._executor.sampler, "_draw", watched_draw)
     requests = [make_request("held", "g"), make_request("mate-0"), make_request("mate-1")]
     for request in requests:
         engine.submit(request)

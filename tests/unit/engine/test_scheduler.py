@@ -239,7 +239,7 @@ def test_an_urgent_step_takes_fewer_tokens_of_a_prompt_the_longer_it_is_but_alwa
             sequence = SimpleNamespace(
                 unscored=range(0),
                 is_decoding=False,
-                num_computed_tokens=num_computed,
+                next_start=num_computed,
                 num_uncomputed_tokens=99,
             )
             lengths.append(PlanDraft(64, 20, is_urgent=is_urgent).affordable(sequence))

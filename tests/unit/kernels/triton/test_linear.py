@@ -54,7 +54,12 @@ def test_wide_results_are_not_rounded(linear):
 def test_a_row_has_the_same_bits_among_any_others_and_in_any_tile(linear, k):
     weights, x = matrix(192, k), torch.randn(70, k).bfloat16()
     all_rows = linear(x, weights, tile=LARGE)
-    for rows, tile in ((slice(3, 4), SMALL), (slice(0, 20), SMALL), (slice(3, 60), LARGE), (slice(0, 70), SMALL)):
+    for rows, tile in (
+        (slice(3, 4), SMALL),
+        (slice(0, 20), SMALL),
+        (slice(3, 60), LARGE),
+        (slice(0, 70), SMALL),
+    ):
         assert torch.equal(linear(x[rows], weights, tile=tile), all_rows[rows])
 
 

@@ -1,0 +1,303 @@
+"""Steps on a device: launched without a wait, drawn there, decoding steps replayed from graphs.
+
+The host writes a step's inputs to staging memory and appends three things to the device's stream: a copy of
+the inputs, the step (a graph where it only decodes), a copy of the drawn tokens to the host. It waits for
+nothing but the mark behind that last copy, once a step, and by then has launched the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gptoss_ray.engine.device_stream import DeviceStream, Graph, Mark
+from gptoss_ray.engine.graph_shapes import block_counts, row_counts, smallest
+from gptoss_ray.engine.mask_prefetch import MaskPrefetch, Masks
+from gptoss_ray.engine.sampler import Draw, SampledToken, Sampler
+from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.step_buffers import StepBuffers, StepShape
+from gptoss_ray.engine.step_executor import LaunchedStep, StepLimits, StepResult
+from gptoss_ray.engine.step_packing import (
+    DrawSources,
+    is_decoding,
+    is_drawn_on_device,
+    pack,
+    pad,
+    shape_of,
+)
+from gptoss_ray.engine.step_plan import MAX_SCORED_TOKENS, StepPlan
+from gptoss_ray.errors import InternalError
+from gptoss_ray.kernels.device_sampler import NO_TOKEN, DeviceSampler
+from gptoss_ray.kvcache.kv_cache import KVCache
+from gptoss_ray.model.transformer import Transformer
+
+logger = logging.getLogger(__name__)
+
+_NUM_STAGES = 2
+"""Staging memories, used in turn: of the step that computes, and of the one that is launched behind it."""
+
+
+@dataclass
+class _Stage:
+    """Memory of the host for one step, and the mark behind the last step that used it."""
+
+    inputs: Tensor
+    drawn: Tensor
+    mark: Mark | None = None
+
+
+class DeviceExecutor:
+    """See `StepExecutor`; for a rank alone, as all-to-alls wait on the host.
+
+    Args:
+        transformer: The network, on the device.
+        kv_cache: On the device.
+        stream: Of the device.
+        device_sampler: Draws where a request's parameters allow it.
+        host_sampler: Draws the rest.
+        masks: Works grammars out meanwhile.
+        limits: Of all steps.
+        records_graphs: Whether decoding steps are replayed from graphs; else launched kernel by kernel.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        kv_cache: KVCache,
+        stream: DeviceStream,
+        device_sampler: DeviceSampler,
+        host_sampler: Sampler,
+        masks: MaskPrefetch,
+        limits: StepLimits,
+        *,
+        records_graphs: bool = True,
+    ) -> None:
+        self._transformer = transformer
+        self._kv_cache = kv_cache
+        self._stream = stream
+        self._device_sampler = device_sampler
+        self.sampler = host_sampler
+        self.masks = masks
+        self._records_graphs = records_graphs
+        self._row_counts = row_counts(limits.max_num_sequences)
+        self._block_counts = block_counts(limits.max_context, kv_cache.block_size)
+        self._graphs: dict[StepShape, Graph] = {}
+        num_sequences = limits.max_num_sequences
+        num_bytes = largest_shape(limits, kv_cache.block_size).num_bytes
+        self._inputs = stream.memory(num_bytes)
+        self._drawn, self._kept = (stream.memory(num_sequences * 8).view(torch.int64) for _ in range(2))
+        vocab_size = transformer.config.vocab_size
+        num_logits = (num_sequences + MAX_SCORED_TOKENS) * vocab_size
+        self._logits = stream.memory(4 * num_logits).view(torch.float32).view(-1, vocab_size)
+        self._stages = [
+            _Stage(stream.staging(num_bytes), stream.staging(num_sequences * 8).view(torch.int64))
+            for _ in range(_NUM_STAGES)
+        ]
+
+    @property
+    def transformer(self) -> Transformer:
+        """See `StepExecutor`; graphs hold the addresses of its weights."""
+        return self._transformer
+
+    @transformer.setter
+    def transformer(self, transformer: Transformer) -> None:
+        self._transformer = transformer
+        self._graphs.clear()
+
+    def record_all(self) -> None:
+        """Record every graph now rather than in the first steps; the largest first: all share its memory."""
+        if not self._records_graphs:
+            return
+        for num_blocks in reversed(self._block_counts):
+            for num_rows in reversed(self._row_counts):
+                self._graph(StepShape.of_decoding(num_rows, num_blocks), self._next_stage())
+        logger.info("step_graphs_recorded num_graphs=%d", len(self._graphs))
+
+    def launch(
+        self, plan: StepPlan, max_num_tokens: int, *, behind: LaunchedStep | None = None
+    ) -> _DeviceStep:
+        """See `StepExecutor`."""
+        assert behind is None or isinstance(behind, _DeviceStep)
+        assert plan.num_tokens <= max_num_tokens, "more tokens than were agreed on for this step"
+        stage = self._next_stage()
+        shape = self._graph_shape(plan)
+        graph = None if shape is None else self._graph(shape, stage)
+        shape = shape or shape_of(plan)
+        buffers = StepBuffers.over(stage.inputs, shape)
+        pack(plan, buffers, self._kv_cache.block_size, {} if behind is None else behind.sources)
+        if graph is not None:
+            pad(buffers, len(plan.chunks), self._kv_cache.block_size, self._kv_cache.spare_block)
+        drawing = [chunk for chunk in plan.chunks if chunk.draws_token]
+        on_host = [row for row, chunk in enumerate(drawing) if not is_drawn_on_device(chunk)]
+        on_host += range(len(drawing), len(drawing) + sum(len(chunk.scored) for chunk in plan.chunks))
+        self._send(stage, shape)
+        if graph is None:
+            self._stream.run(partial(self._compute, self._transformer, shape, len(drawing)))
+        else:
+            graph.replay()
+        step = _DeviceStep(
+            plan=plan,
+            sampler=self.sampler,
+            drawn=stage.drawn[: len(drawing)],
+            host_rows=on_host,
+            host_logits=self._host_logits(len(on_host)),
+            sources={chunk.sequence: row for row, chunk in enumerate(drawing)},
+        )
+        self._stream.run(lambda: self._fetch(step))
+        step.mark = stage.mark = self._stream.mark()
+        step.begin_masks(self.masks)
+        return step
+
+    def close(self) -> None:
+        """See `StepExecutor`; waits for what the device still does."""
+        self._stream.mark().wait()
+        self._graphs.clear()
+        self.masks.close()
+
+    def _host_logits(self, num_rows: int) -> Tensor:
+        """Return memory of the host for so many rows of logits."""
+        memory = self._stream.staging(num_rows * self._logits.shape[1] * self._logits.itemsize)
+        return memory.view(torch.float32).view(num_rows, self._logits.shape[1])
+
+    def _next_stage(self) -> _Stage:
+        """Return the memory that was used longest ago, once the device has read it."""
+        stage = self._stages.pop(0)
+        self._stages.append(stage)
+        if stage.mark is not None:
+            mark, stage.mark = stage.mark, None
+            mark.wait()
+        return stage
+
+    def _graph_shape(self, plan: StepPlan) -> StepShape | None:
+        """Return the padded shape of a plan that a graph computes; None: it is computed as it is."""
+        if not self._records_graphs or not plan.chunks or not is_decoding(plan):
+            return None
+        needed = shape_of(plan)
+        num_rows = smallest(self._row_counts, needed.num_sequences)
+        num_blocks = smallest(self._block_counts, needed.num_blocks)
+        assert num_rows is not None, "more sequences than the engine takes"
+        assert num_blocks is not None, "a longer sequence than the engine takes"
+        return StepShape.of_decoding(num_rows, num_blocks)
+
+    def _graph(self, shape: StepShape, stage: _Stage) -> Graph:
+        """Return the graph of a shape; recorded over padding alone, it changes nothing that anyone reads."""
+        graph = self._graphs.get(shape)
+        if graph is None:
+            cache = self._kv_cache
+            pad(StepBuffers.over(stage.inputs, shape), 0, cache.block_size, cache.spare_block)
+            self._send(stage, shape)
+            # What the step before has drawn is wanted by the one that waits for this graph.
+            self._stream.run(partial(_copy, self._kept, self._drawn))
+            graph = self._stream.record(partial(self._compute, self._transformer, shape, shape.num_logits))
+            self._stream.run(partial(_copy, self._drawn, self._kept))
+            self._graphs[shape] = graph
+        return graph
+
+    def _send(self, stage: _Stage, shape: StepShape) -> None:
+        """Append the one copy of a step's inputs."""
+        target, source = self._inputs[: shape.num_bytes], stage.inputs[: shape.num_bytes]
+        self._stream.run(lambda: _copy(target, source))
+
+    def _compute(self, transformer: Transformer, shape: StepShape, num_draws: int) -> None:
+        """Network and draws, from the inputs on the device to `_logits` and `_drawn`; nothing waits."""
+        buffers = StepBuffers.over(self._inputs, shape)
+        # A row in which nothing could be drawn goes on with any token, for nobody.
+        before = self._drawn[buffers.sources.clamp(min=0)].clamp(min=0)
+        token_ids = torch.where(buffers.sources < 0, buffers.token_ids, before)
+        logits = transformer.forward(buffers.batch(token_ids), self._kv_cache)
+        self._logits[: shape.num_logits].copy_(logits)
+        if num_draws:
+            drawn = self._device_sampler.draw(logits[:num_draws], buffers.draws(num_draws))
+            self._drawn[:num_draws].copy_(drawn)
+
+    def _fetch(self, step: _DeviceStep) -> None:
+        """Copy to the host what it reads of a step."""
+        _copy(step.drawn, self._drawn[: len(step.drawn)])
+        for row, target in zip(step.host_rows, step.host_logits, strict=True):
+            _copy(target, self._logits[row])
+
+
+@dataclass(eq=False)
+class _DeviceStep:
+    """See `LaunchedStep`.
+
+    Attributes:
+        plan: What is computed.
+        sampler: Of the host.
+        drawn: int64, a token for each drawing sequence, once the mark is reached.
+        host_rows: Rows of logits that the host wants: draws of its own, then scored tokens.
+        host_logits: Theirs [rows, vocab].
+        sources: Which draw is whose.
+        mark: Behind all of the step.
+    """
+
+    plan: StepPlan
+    sampler: Sampler
+    drawn: Tensor
+    host_rows: list[int]
+    host_logits: Tensor
+    sources: DrawSources
+    mark: Mark | None = None
+    _masks: Masks = field(default_factory=dict)
+    _until_read: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def can_be_followed(self) -> bool:
+        """See `LaunchedStep`: no token is drawn on the host."""
+        return not self.host_rows
+
+    def begin_masks(self, masks: MaskPrefetch) -> None:
+        """Work out what grammars allow while the device computes."""
+        self._masks = self._until_read.enter_context(masks.of(self.plan.drawing_sequences()))
+
+    def result(self) -> StepResult:
+        """See `LaunchedStep`."""
+        assert self.mark is not None
+        with self._until_read:
+            self.mark.wait()
+            drawing = self.plan.drawing_sequences()
+            token_ids = dict(zip(drawing, self.drawn.tolist(), strict=True))
+            on_host = [drawing[row] for row in self.host_rows if row < len(drawing)]
+            logits = self.host_logits[: len(on_host)]
+            by_host = dict(zip(on_host, self.sampler.sample(logits, on_host, self._masks), strict=True))
+            scores = self.sampler.score(self.host_logits[len(on_host) :], self.plan.scored_chunks())
+        draws = [by_host.get(each) or _draw(each, token_ids[each]) for each in drawing]
+        return StepResult(draws, scores)
+
+    def drop(self) -> None:
+        """See `LaunchedStep`; the device is done with it afterwards."""
+        assert self.mark is not None
+        with self._until_read:
+            try:
+                self.mark.wait()
+            except Exception:
+                logger.exception("dropped_step_failed")
+
+
+def largest_shape(limits: StepLimits, block_size: int) -> StepShape:
+    """Return a shape whose inputs take as much memory as those of any step."""
+    num_blocks = -(-limits.max_context // block_size)
+    num_logits = limits.max_num_sequences + MAX_SCORED_TOKENS
+    num_tokens = max(limits.max_num_tokens, limits.max_num_sequences)
+    return StepShape(num_tokens, limits.max_num_sequences, num_blocks, num_logits)
+
+
+def _draw(sequence: Sequence, token_id: int) -> Draw:
+    """What the device drew for a sequence."""
+    if token_id != NO_TOKEN:
+        return SampledToken(token_id)
+    logger.error(
+        "sampling_failed request_id=%s reason='the largest logit is not finite'", sequence.request_id
+    )
+    return InternalError(
+        f"No token could be drawn for request {sequence.request_id}; the server's log says why."
+    )
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    target.copy_(source, non_blocking=True)
