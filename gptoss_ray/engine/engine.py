@@ -116,6 +116,11 @@ class Engine:
         return self._step_sync.heartbeat_s
 
     @property
+    def executor(self) -> StepExecutor:
+        """What computes its steps."""
+        return self._executor
+
+    @property
     def transformer(self) -> Transformer:
         """The network in use."""
         return self._executor.transformer
