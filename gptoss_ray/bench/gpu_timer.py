@@ -58,7 +58,7 @@ def time_work(work: Callable[[], object], repeats: int = _REPEATS) -> float:
         ended.record()
         pairs.append((began, ended))
     torch.cuda.synchronize()
-    return statistics.median(1e-3 * began.elapsed_time(ended) for began, ended in pairs)
+    return statistics.median(float(began.elapsed_time(ended)) for began, ended in pairs) / 1e3
 
 
 def time_recorded(stream: CudaStream, work: Callable[[], None]) -> float:
