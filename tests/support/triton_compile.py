@@ -71,7 +71,9 @@ def compile_launches(scenario: str) -> list[CompiledKernel]:
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])
-    return [CompiledKernel(**row | {"grid": tuple(row["grid"])}) for row in rows]
+    return [
+        CompiledKernel(**row | {name: tuple(row[name]) for name in ("grid", "reductions")}) for row in rows
+    ]
 
 
 def _main(scenario: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from gptoss_ray.kernels.kernels import Expert, Norm, SwiGLU
+from gptoss_ray.kernels.kernels import Expert, Gate, Norm, SwiGLU
+from gptoss_ray.kernels.triton.combine import combine
 from gptoss_ray.kernels.triton.expert_table import TritonExperts
 from gptoss_ray.kernels.triton.experts import ExpertMatmuls, InPlace
+from gptoss_ray.kernels.triton.gate import choose_experts
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.linear import Linear
 from gptoss_ray.kernels.triton.matrix import TritonMatrix
@@ -23,9 +25,9 @@ def values(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device=META)
 
 
-def norm() -> None:
-    """The norm of a row of the published models."""
-    rms_norm(values(3, HIDDEN), Norm(values(HIDDEN, dtype=torch.float32), 1e-5))
+def norm_weights() -> Norm:
+    """Return a norm of the published models."""
+    return Norm(values(HIDDEN, dtype=torch.float32), 1e-5)
 
 
 def dense(n: int, k: int, *, bias: bool = True, is_wide: bool = False) -> TritonMatrix:
@@ -47,10 +49,10 @@ def expert(width: int = HIDDEN) -> Expert:
     """Return an expert in MXFP4."""
 
     def matrix(n: int, k: int) -> TritonMatrix:
-        byte, n_tiles, k_tiles = torch.uint8, n // 64, k // 64
+        n_tiles, k_tiles = n // 64, k // 64
         tensors = {
             "codes": values(n_tiles, k_tiles, 64, 16, dtype=torch.int16),
-            "scales": values(n_tiles, k_tiles, 2, 64, dtype=byte),
+            "scales": values(n_tiles, -(-k_tiles // 2), 64, dtype=torch.int32),
             "bias": values(n, dtype=torch.float32),
         }
         return TritonMatrix((n, k), tensors)
@@ -70,3 +72,22 @@ def experts() -> None:
         multiply(
             values(num_rows // 4, HIDDEN), num_rows, table, route(counts, num_rows, size, ids, ranks), swiglu
         )
+
+
+def gate() -> None:
+    """The gates of both models, counting and not."""
+    counters = ArrivalCounters(META)
+    for num_experts in (32, 128):
+        gate = Gate(
+            values(num_experts, HIDDEN, dtype=torch.float32), values(num_experts, dtype=torch.float32), 4
+        )
+        for counts in (None, values(num_experts, dtype=torch.int32)):
+            choose_experts(values(3, HIDDEN), norm_weights(), gate, counters, counts)
+
+
+def norms() -> None:
+    """All that norms rows before a matmul."""
+    rms_norm(values(3, HIDDEN), norm_weights())
+    slots, weights = values(3, 4, HIDDEN), values(3, 4, dtype=torch.float32)
+    combine(values(3, HIDDEN), slots, weights, norm_weights())
+    combine(values(3, HIDDEN), slots, weights)

@@ -47,7 +47,7 @@ def matrix_of_expert(addresses_ptr, expert, matrix: tl.constexpr, IS_MXFP4: tl.c
         values = tl.load(addresses).to(tl.pointer_type(tl.int16))
     else:
         values = tl.load(addresses).to(tl.pointer_type(tl.bfloat16))
-    scales = tl.load(addresses + 1).to(tl.pointer_type(tl.uint8))
+    scales = tl.load(addresses + 1).to(tl.pointer_type(tl.int32))
     bias = tl.load(addresses + 2).to(tl.pointer_type(tl.float32))
     return tl.multiple_of(values, 16), tl.multiple_of(scales, 16), tl.multiple_of(bias, 16)
 
@@ -59,8 +59,10 @@ def _weights(values_ptr, scales_ptr, n, block, NUM_BLOCKS: tl.constexpr, IS_MXFP
     if IS_MXFP4:
         tiles = n // 64 * NUM_BLOCKS + block
         codes = tl.load(values_ptr + (tiles * 1024 + n % 64 * 16)[:, None] + words[None, :])
-        scales = scales_ptr + tiles * 128 + n % 64
-        first, second = factors(tl.load(scales)), factors(tl.load(scales + 64))
+        SCALE_BLOCKS: tl.constexpr = (NUM_BLOCKS + 1) // 2
+        scales = tl.load(scales_ptr + (n // 64 * SCALE_BLOCKS + block // 2) * 64 + n % 64)
+        scales = scales >> (block % 2 * 16)
+        first, second = factors(scales & 0xFF), factors((scales >> 8) & 0xFF)
         a, b, c, d = decode(codes, first[:, None], second[:, None])
     else:
         values = values_ptr + (n * (NUM_BLOCKS * 64) + block * 64)[:, None] + words[None, :]

@@ -41,6 +41,7 @@ def _choose(
         other=float("-inf"),
         cache_modifier=".cg",
     )
+    logits = tl.where(logits == logits, logits, float("-inf"))  # what is no number is chosen last
     chosen = tl.full((ALL_SLOTS,), float("-inf"), dtype=tl.float32)
     for slot in tl.static_range(TOP_K):
         best, found = tl.max(logits, axis=0, return_indices=True)

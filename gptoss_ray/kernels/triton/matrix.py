@@ -3,20 +3,18 @@
 Values stay as they are, in bfloat16, filled up with zeros to a whole number of K blocks. MXFP4 keeps its 4 bits
 a value, but its codes change places: a tile of 64 outputs and 64 inputs is one piece of memory, int16 [64, 16],
 and word w of an output holds the codes of inputs w, 16 + w, 32 + w and 48 + w, their bits where `mxfp4.py`
-wants them.
+wants them. An output's scales of two tiles are one int32, lowest byte first: the smallest piece that is fetched ahead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gptoss_ray.checkpoint.mxfp4 import BLOCK
 from gptoss_ray.kernels.kernels import Matrix, Mxfp4
 
 BLOCK_K = 64
@@ -38,7 +36,7 @@ class TritonMatrix:
     Attributes:
         shape: (N, K).
         tensors: "weight" bfloat16 [N, K up to a block], or "codes" int16 [N/64, K/64, 64, 16] and "scales"
-            uint8 [N/64, K/64, 2, 64] (both up to a tile); perhaps "bias" float32 [N].
+            int32 [N/64, K/128, 64] (all rounded up); perhaps "bias" float32 [N].
         is_wide: Whether its results stay in float32.
     """
 
@@ -83,8 +81,8 @@ def pack_mxfp4(weight: Mxfp4, device: torch.device) -> dict[str, Tensor]:
     codes = torch.stack((blocks & 0xF, blocks >> 4), dim=-1).view(n, k)
     codes = pad(codes, (0, -k % BLOCK_K, 0, -n % TILE_N))
     codes = codes.view(-1, TILE_N, codes.shape[1] // BLOCK_K, 4, _WORDS).transpose(1, 2)
-    scales = pad(scales, (0, -scales.shape[1] % (BLOCK_K // BLOCK), 0, -n % TILE_N), value=MAX_SCALE - 1)
-    scales = scales.view(-1, TILE_N, scales.shape[1] // 2, 2).permute(0, 2, 3, 1)
+    scales = pad(scales, (0, -scales.shape[1] % 4, 0, -n % TILE_N), value=MAX_SCALE - 1)
+    scales = scales.contiguous().view(torch.int32).view(-1, TILE_N, scales.shape[1] // 4).transpose(1, 2)
     return {"codes": _words(codes), "scales": scales.contiguous()}
 
 
@@ -99,8 +97,3 @@ def _words(codes: Tensor) -> Tensor:
 def _in_place(codes: Tensor) -> Tensor:
     """Return codes as bfloat16 bits: sign at 15, exponent at 8 and 7, mantissa at 6; 2^-126 times their value."""
     return (codes & 8) << 12 | (codes & 7) << 6
-
-
-def as_matrix(tensors: Mapping[str, Tensor], shape: tuple[int, int], *, is_wide: bool) -> TritonMatrix:
-    """Wrap what was packed."""
-    return TritonMatrix(shape, cast(Mapping[str, Tensor], tensors), is_wide)

@@ -48,5 +48,5 @@ def decode(words, first_factors, second_factors):
 
 @triton.jit
 def factors(scales):
-    """Return 2^(scale - 1) in bfloat16 of scales uint8 up to 128."""
+    """Return 2^(scale - 1) in bfloat16 of scales from 0 to 128."""
     return ((scales.to(tl.int16) + 126) << 7).to(tl.bfloat16, bitcast=True)

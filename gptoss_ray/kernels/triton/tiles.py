@@ -69,7 +69,7 @@ def rows_per_tile(num_rows: int, num_experts: int) -> int:
 
 def expert_tile(rows: int) -> Tile:
     """Return the tile of experts' matmuls that takes so many rows."""
-    return Tile(outputs=64, rows=max(rows, 16), num_warps=4 if rows <= 64 else 8, num_stages=4)
+    return Tile(outputs=64, rows=max(rows, 16), num_warps=4 if rows <= 64 else 8, num_stages=5)
 
 
 def _rows(num_rows: int, most: int) -> int:
