@@ -10,7 +10,7 @@ SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soa
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench wheel test-oracle test-ep test-soak test-chaos \
-        test-fault-soak test-hosts test-browser test-clients test-up test-promtool test-sanitize fuzz \
+        test-fault-soak test-gpu test-hosts test-browser test-clients test-up test-promtool test-sanitize fuzz \
         train-demo clean
 
 help: ## list the targets
@@ -59,6 +59,9 @@ test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations u
 
 test-fault-soak: $(VENV)/.dev-installed ## 50 streams for 20 minutes, a fault every 45 s: no answer wrong or missing
 	$(BIN)/python -m pytest -m fault_soak
+
+test-gpu: $(VENV)/.dev-installed ## the Triton kernels on a card, over true shapes (needs a GPU)
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu tests/gpu
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts

@@ -1,0 +1,165 @@
+"""Dense matmul: rows times a weight, with bias and residual."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters, is_last
+from gptoss_ray.kernels.triton.matrix import BLOCK_K, TritonMatrix
+from gptoss_ray.kernels.triton.tiles import Tile, linear_tile, num_splits
+
+
+@triton.jit
+def _sum_of_split(
+    split,
+    x_ptr,
+    weight_ptr,
+    n,
+    m,
+    num_rows,
+    K: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Return weight[n] · x[m] over the split's blocks of K: float32 [BLOCK_N, BLOCK_M]."""
+    num_blocks: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+    columns = tl.arange(0, BLOCK_K)
+    weights = weight_ptr + n.to(tl.int64)[:, None] * (num_blocks * BLOCK_K) + columns[None, :]
+    rows = x_ptr + m.to(tl.int64)[:, None] * K + columns[None, :]
+    total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
+    for block in range(split * (num_blocks // SPLITS), (split + 1) * (num_blocks // SPLITS)):
+        inside = (m < num_rows)[:, None]
+        if K % BLOCK_K != 0:
+            inside = inside & (block * BLOCK_K + columns < K)[None, :]
+        weight = tl.load(weights + block * BLOCK_K)
+        x = tl.load(rows + block * BLOCK_K, mask=inside, other=0.0)
+        total = tl.dot(weight, tl.trans(x), total)
+    return total
+
+
+@triton.jit
+def _finish(
+    total,
+    bias_ptr,
+    residual_ptr,
+    out_ptr,
+    n,
+    m,
+    num_rows,
+    N: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+):
+    """Add bias and residual to a tile, round once, store."""
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + n, mask=n < N, other=0.0)[:, None]
+    inside = (n < N)[:, None] & (m < num_rows)[None, :]
+    places = m.to(tl.int64)[None, :] * N + n[:, None]
+    if HAS_RESIDUAL:
+        total += tl.load(residual_ptr + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + places, total.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _linear_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    residual_ptr,
+    out_ptr,
+    parts_ptr,
+    counters_ptr,
+    num_rows,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SIDE_BY_SIDE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    # Programs that share a tile of the weight run one after the other: it is read from memory once.
+    num_row_tiles = tl.cdiv(num_rows, BLOCK_M)
+    tile = tl.program_id(0)
+    n = tile // num_row_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tile % num_row_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    # Behind the last output it is computed again, and not stored.
+    near_n = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
+
+    if SIDE_BY_SIDE:
+        split = tl.program_id(1)
+        part = _sum_of_split(
+            split, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+        )
+        SIZE: tl.constexpr = BLOCK_N * BLOCK_M
+        parts = parts_ptr + tile.to(tl.int64) * (SPLITS * SIZE)
+        parts += tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+        tl.store(parts + split * SIZE, part)
+        if is_last(counters_ptr + tile, SPLITS):
+            total = tl.load(parts, cache_modifier=".cg")
+            for other in tl.static_range(1, SPLITS):
+                total += tl.load(parts + other * SIZE, cache_modifier=".cg")
+            _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
+    else:
+        total = _sum_of_split(0, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M)
+        for split in range(1, SPLITS):
+            total += _sum_of_split(
+                split, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+            )
+        _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
+
+
+class Linear:
+    """Dense matmuls on one device and stream.
+
+    Args:
+        counters: Shared with all that works on the same stream.
+    """
+
+    def __init__(self, counters: ArrivalCounters) -> None:
+        self._counters = counters
+
+    def __call__(
+        self, x: Tensor, matrix: TritonMatrix, residual: Tensor | None = None, *, tile: Tile | None = None
+    ) -> Tensor:
+        """Return x [T, K] @ W.T + bias [+ residual [T, N], which is written over]; rounded once unless wide."""
+        num_rows, (n, k) = len(x), matrix.shape
+        dtype = torch.float32 if matrix.is_wide else x.dtype
+        out = x.new_empty((num_rows, n), dtype=dtype) if residual is None else residual
+        if not num_rows:
+            return out
+        tile, splits = tile or linear_tile(num_rows), num_splits(n, k)
+        num_tiles = triton.cdiv(n, tile.outputs) * triton.cdiv(num_rows, tile.rows)
+        side_by_side = splits > 1 and num_rows <= 64
+        num_parts = num_tiles * splits if side_by_side else 0
+        parts = x.new_empty(num_parts * tile.outputs * tile.rows, dtype=torch.float32)
+        _linear_kernel[(num_tiles, splits if side_by_side else 1)](
+            x,
+            matrix.tensors["weight"],
+            matrix.bias,
+            residual,
+            out,
+            parts,
+            self._counters.of(num_tiles if side_by_side else 0),
+            num_rows,
+            N=n,
+            K=k,
+            SPLITS=splits,
+            SIDE_BY_SIDE=side_by_side,
+            HAS_BIAS=matrix.bias is not None,
+            HAS_RESIDUAL=residual is not None,
+            BLOCK_N=tile.outputs,
+            BLOCK_M=tile.rows,
+            BLOCK_K=BLOCK_K,
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+            enable_fp_fusion=False,
+        )
+        return out

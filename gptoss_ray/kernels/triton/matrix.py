@@ -1,0 +1,99 @@
+"""TritonMatrix: weights laid out for the tensor cores of a GPU.
+
+Values stay as they are, in bfloat16, filled up with zeros to a whole number of K blocks. MXFP4 keeps its 4 bits
+a value, but its codes change places: a tile of 64 outputs and 64 inputs is one piece of memory, int16 [64, 16],
+and word w of an output holds the codes of inputs w, 16 + w, 32 + w and 48 + w, their bits where `mxfp4.py`
+wants them. An output's scales of two tiles are one int32, lowest byte first: the smallest piece that is fetched ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gptoss_ray.kernels.kernels import Matrix, Mxfp4
+
+BLOCK_K = 64
+"""Inputs that are multiplied at once, of every matrix."""
+
+TILE_N = 64
+"""Outputs of a tile of MXFP4 codes."""
+
+MAX_SCALE = 128
+"""Largest scale byte: the decoder's factor 2^(scale - 1) is a bfloat16 up to it."""
+
+_WORDS = BLOCK_K // 4
+
+
+@dataclass(frozen=True)
+class TritonMatrix:
+    """Weights [N, K] and a bias.
+
+    Attributes:
+        shape: (N, K).
+        tensors: "weight" bfloat16 [N, K up to a block], or "codes" int16 [N/64, K/64, 64, 16] and "scales"
+            int32 [N/64, K/128, 64] (all rounded up); perhaps "bias" float32 [N].
+        is_wide: Whether its results stay in float32.
+    """
+
+    shape: tuple[int, int]
+    tensors: Mapping[str, Tensor]
+    is_wide: bool = False
+
+    @property
+    def is_mxfp4(self) -> bool:
+        """Whether it is kept in 4 bits."""
+        return "codes" in self.tensors
+
+    @property
+    def bias(self) -> Tensor | None:
+        """float32 [N], or none."""
+        return self.tensors.get("bias")
+
+
+def triton_matrix(name: str, matrix: Matrix) -> TritonMatrix:
+    """Return the matrix as what it is; ValueError if other kernels made it."""
+    if isinstance(matrix, TritonMatrix):
+        return matrix
+    raise ValueError(f"{name} is a {type(matrix).__name__}; it must be one of TritonKernels.matrix")
+
+
+def pack_values(weight: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Lay values [N, K] out on `device`."""
+    values = weight.to(device, torch.bfloat16, copy=True)
+    return {"weight": pad(values, (0, -weight.shape[1] % BLOCK_K)).contiguous()}
+
+
+def pack_mxfp4(weight: Mxfp4, device: torch.device) -> dict[str, Tensor]:
+    """Lay MXFP4 out on `device`.
+
+    Raises:
+        ValueError: A scale is above 2 (which no weights of a network need), or is no number.
+    """
+    n, k = weight.shape
+    blocks, scales = weight.blocks.to(device), weight.scales.to(device)
+    if n and k and int(scales.max()) > MAX_SCALE:
+        raise ValueError(f"an MXFP4 scale is {int(scales.max())}; these kernels take at most {MAX_SCALE}")
+    codes = torch.stack((blocks & 0xF, blocks >> 4), dim=-1).view(n, k)
+    codes = pad(codes, (0, -k % BLOCK_K, 0, -n % TILE_N))
+    codes = codes.view(-1, TILE_N, codes.shape[1] // BLOCK_K, 4, _WORDS).transpose(1, 2)
+    scales = pad(scales, (0, -scales.shape[1] % 4, 0, -n % TILE_N), value=MAX_SCALE - 1)
+    scales = scales.contiguous().view(torch.int32).view(-1, TILE_N, scales.shape[1] // 4).transpose(1, 2)
+    return {"codes": _words(codes), "scales": scales.contiguous()}
+
+
+def _words(codes: Tensor) -> Tensor:
+    """Return words int16 [..., 16] of codes uint8 [..., 4, 16]; sign, exponent and mantissa find their bits."""
+    first, second, third, fourth = codes.to(torch.int32).unbind(-2)
+    words = _in_place(first) | _in_place(second) >> 3 | _in_place(third) >> 6
+    words |= (fourth & 8) << 8 | (fourth & 6) << 12 | (fourth & 1) << 10
+    return words.to(torch.int16).contiguous()
+
+
+def _in_place(codes: Tensor) -> Tensor:
+    """Return codes as bfloat16 bits: sign at 15, exponent at 8 and 7, mantissa at 6; 2^-126 times their value."""
+    return (codes & 8) << 12 | (codes & 7) << 6

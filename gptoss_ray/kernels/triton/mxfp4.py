@@ -1,0 +1,52 @@
+"""Decoding of MXFP4 words in registers: 4 codes a word, by shifts and masks alone.
+
+A code's bits, put where a bfloat16 has its sign, its two lowest exponent bits and its highest mantissa bit, are
+2^-126 times its value, subnormals included; the product with 2^126 · 2^(scale - 127) is exact. Of the four codes of
+a word three are shifted into place whole, the fourth in three parts. `matrix.py` laid the bits out for that. A
+register holds two words, so that each instruction works on two values.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+DECODE = tl.constexpr("""{
+.reg .b32 t, u;
+and.b32 $0, $4, 0x81C081C0;
+mul.rn.bf16x2 $0, $0, $5;
+shl.b32 t, $4, 3;
+and.b32 $1, t, 0x81C081C0;
+mul.rn.bf16x2 $1, $1, $5;
+shl.b32 t, $4, 6;
+and.b32 $2, t, 0x81C081C0;
+mul.rn.bf16x2 $2, $2, $6;
+shr.u32 t, $4, 6;
+and.b32 t, t, 0x01800180;
+shr.u32 u, $4, 4;
+and.b32 u, u, 0x00400040;
+or.b32 t, t, u;
+shl.b32 u, $4, 4;
+and.b32 u, u, 0x80008000;
+or.b32 t, t, u;
+mul.rn.bf16x2 $3, t, $6;
+}""")
+
+
+@triton.jit
+def decode(words, first_factors, second_factors):
+    """Return the four bfloat16 values of each word int16, the first two and the last two by their factors."""
+    return tl.inline_asm_elementwise(
+        DECODE,
+        "=&r,=&r,=&r,=&r,r,r,r",
+        [words, first_factors, second_factors],
+        dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def factors(scales):
+    """Return 2^(scale - 1) in bfloat16 of scales from 0 to 128."""
+    return ((scales.to(tl.int16) + 126) << 7).to(tl.bfloat16, bitcast=True)

@@ -1,0 +1,77 @@
+"""Tiles: how the work of a matmul is cut.
+
+What decides bits depends on the weight's shape alone (law 1): K goes in blocks of `BLOCK_K`, and `num_splits` runs of
+blocks are summed for themselves, then in their order. All else is a matter of speed: a tile's outputs and rows,
+warps, and whether the runs of a tile are summed by programs side by side or by one after the other. Outputs are
+the M of the matrix instruction (64 for wgmma) and rows its N, so that few rows and many meet the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gptoss_ray.kernels.triton.matrix import BLOCK_K
+
+VERSION = 1
+"""Part of the numerics fingerprint: raised whenever `num_splits` or `BLOCK_K` change."""
+
+_MANY_TILES = 512
+_MAX_SPLITS = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The work of one program.
+
+    Attributes:
+        outputs: Of the weight.
+        rows: That it multiplies.
+        num_warps: Of a program.
+        num_stages: Blocks of weights on their way at once.
+    """
+
+    outputs: int
+    rows: int
+    num_warps: int
+    num_stages: int
+
+
+def num_splits(n: int, k: int) -> int:
+    """Return into how many runs of blocks the sums of a weight [n, k] are split.
+
+    The most, up to 4, that divide its blocks evenly, where the weight has too few tiles to fill a GPU.
+    """
+    num_blocks = -(-k // BLOCK_K)
+    if n >= _MANY_TILES * 64:
+        return 1
+    return max(count for count in range(1, _MAX_SPLITS + 1) if num_blocks % count == 0)
+
+
+def linear_tile(num_rows: int) -> Tile:
+    """Return the tile of a dense matmul of so many rows."""
+    if num_rows <= 64:
+        return Tile(outputs=64, rows=_rows(num_rows, 64), num_warps=4, num_stages=5)
+    return Tile(outputs=128, rows=128, num_warps=8, num_stages=4)
+
+
+def groups_rows(num_rows: int, num_experts: int) -> bool:
+    """Whether so many rows of experts are grouped by expert, rather than each computed in its place.
+
+    In place a weight is read anew for every row that wants it (from the L2 cache at best), which few rows share.
+    """
+    return num_rows > num_experts // 2
+
+
+def rows_per_tile(num_rows: int, num_experts: int) -> int:
+    """Return the rows of a tile of experts' matmuls, of so many rows for all of them together."""
+    return _rows(-(-num_rows // num_experts), 128)
+
+
+def expert_tile(rows: int) -> Tile:
+    """Return the tile of experts' matmuls that takes so many rows."""
+    return Tile(outputs=64, rows=max(rows, 16), num_warps=4 if rows <= 64 else 8, num_stages=5)
+
+
+def _rows(num_rows: int, most: int) -> int:
+    """Return the power of two from 16 that holds so many rows, up to `most`."""
+    return min(max(16, 1 << max(0, num_rows - 1).bit_length()), most)

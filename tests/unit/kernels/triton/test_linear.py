@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
+from gptoss_ray.kernels.triton.linear import Linear
+from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_values
+from gptoss_ray.kernels.triton.tiles import Tile
+from tests.support.triton_compile import compile_launches
+
+CPU = torch.device("cpu")
+SMALL, LARGE = Tile(64, 16, 4, 3), Tile(128, 64, 8, 3)
+
+
+def matrix(n: int, k: int, *, bias: bool = True, is_wide: bool = False) -> TritonMatrix:
+    tensors = pack_values(torch.randn(n, k).bfloat16() / k**0.5, CPU)
+    return TritonMatrix((n, k), tensors | ({"bias": torch.randn(n)} if bias else {}), is_wide)
+
+
+def expected(x: torch.Tensor, weights: TritonMatrix, residual: torch.Tensor | float = 0.0) -> torch.Tensor:
+    bias = 0.0 if weights.bias is None else weights.bias
+    product = x.double() @ weights.tensors["weight"][:, : weights.shape[1]].double().T
+    return (product + bias + residual).to(torch.float32 if weights.is_wide else torch.bfloat16)
+
+
+@pytest.fixture
+def linear():
+    return Linear(ArrivalCounters(CPU))
+
+
+@pytest.mark.parametrize(("n", "k"), [(192, 256), (70, 96), (64, 192)])
+@pytest.mark.parametrize("num_rows", [1, 17, 70])
+def test_rows_are_multiplied_and_rounded_once(linear, n, k, num_rows):
+    weights, x = matrix(n, k), torch.randn(num_rows, k).bfloat16()
+    torch.testing.assert_close(linear(x, weights), expected(x, weights), rtol=2**-8, atol=2**-8)
+
+
+def test_a_residual_is_added_before_rounding_and_written_over(linear):
+    weights, x = matrix(128, 256), torch.randn(5, 256).bfloat16()
+    residual = torch.randn(5, 128).bfloat16()
+    wanted = expected(x, weights, residual)
+    out = linear(x, weights, residual)
+    assert out is residual
+    torch.testing.assert_close(out, wanted, rtol=2**-8, atol=2**-8)
+
+
+def test_wide_results_are_not_rounded(linear):
+    weights, x = matrix(64, 256, bias=False, is_wide=True), torch.randn(3, 256).bfloat16()
+    torch.testing.assert_close(linear(x, weights), expected(x, weights), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [256, 192, 96])
+def test_a_row_has_the_same_bits_among_any_others_and_in_any_tile(linear, k):
+    weights, x = matrix(192, k), torch.randn(70, k).bfloat16()
+    all_rows = linear(x, weights, tile=LARGE)
+    for rows, tile in (
+        (slice(3, 4), SMALL),
+        (slice(0, 20), SMALL),
+        (slice(3, 60), LARGE),
+        (slice(0, 70), SMALL),
+    ):
+        assert torch.equal(linear(x[rows], weights, tile=tile), all_rows[rows])
+
+
+def test_no_rows_give_no_rows(linear):
+    assert linear(torch.empty(0, 64).bfloat16(), matrix(64, 64)).shape == (0, 64)
+
+
+def test_matmuls_at_the_published_shapes_use_the_tensor_cores_of_a_hopper_and_spill_nothing():
+    kernels = compile_launches("tests.support.triton_scenarios:linear")
+    assert len(kernels) == 6
+    for kernel in kernels:
+        kernel.assert_fits()
+        assert kernel.has_wgmma and not kernel.has_mma, kernel
