@@ -26,6 +26,7 @@ _KERNELS = {
     "attention layers": ("first norm", "qkv", "rotate, write KV", "attention", "attention output"),
     "experts": (
         "norm, gate, choice",
+        "rows by expert",
         "experts: gate, up, SwiGLU",
         "experts: down",
         "sum of experts, norm",
@@ -81,7 +82,7 @@ def measure_parts(
     times["experts"] = max(times.pop("all layers") - times["attention layers"], 1e-9)
     kernels = {each.name: each for each in decode_step(transformer.config, *_numbers(case)).kernels}
     return [
-        PartTime(name, times[name], StepCost(tuple(kernels[kernel] for kernel in names)))
+        PartTime(name, times[name], StepCost(tuple(kernels[kernel] for kernel in names if kernel in kernels)))
         for name, names in _KERNELS.items()
     ]
 

@@ -100,6 +100,11 @@ class DeviceExecutor:
         ]
 
     @property
+    def num_graphs(self) -> int:
+        """Recorded until now."""
+        return len(self._graphs)
+
+    @property
     def transformer(self) -> Transformer:
         """See `StepExecutor`; graphs hold the addresses of its weights."""
         return self._transformer

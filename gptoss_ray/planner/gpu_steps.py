@@ -133,6 +133,8 @@ def _kernels(
     yield _matmul("attention output", layers, rows, query, hidden)
     gate = model.num_experts * hidden * _FLOAT32 + rows * hidden * 2 * _BF16
     yield KernelCost("norm, gate, choice", layers, layers * gate)
+    if slots > model.num_experts // 2:  # kernels/triton/tiles.py: fewer find their experts in place
+        yield KernelCost("rows by expert", layers + 1, layers * slots * 4 * _INT64)
     yield _experts("experts: gate, up, SwiGLU", layers, slots, touched, (hidden, 2 * width, width))
     yield _experts("experts: down", layers, slots, touched, (width, hidden, hidden))
     yield KernelCost("sum of experts, norm", layers, layers * (slots + 3 * rows) * hidden * _BF16)

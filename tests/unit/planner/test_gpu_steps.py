@@ -74,8 +74,8 @@ def test_what_a_graph_saves_is_most_where_there_is_one_stream():
     assert gain(1) > 1.3 > gain(8) > gain(64) > 1
 
 
-def test_launches_grow_with_layers_and_not_with_rows():
-    launches = {decode_step(SMALL, rows, 1024).num_launches for rows in (1, 8, 256)}
-    assert len(launches) == 1
-    per_layer = (decode_step(LARGE, 1, 1024).num_launches - launches.pop()) / 12
+def test_launches_grow_with_layers_and_many_rows_are_grouped_by_expert_in_one_more():
+    few, more, many = (decode_step(SMALL, rows, 1024).num_launches for rows in (4, 5, 256))
+    assert more == many == few + SMALL.num_layers + 1
+    per_layer = (decode_step(LARGE, 1, 1024).num_launches - few) / 12
     assert per_layer == int(per_layer) < 10
