@@ -20,6 +20,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from gptoss_ray.kernels.triton.last_arrival import is_last
+
 
 @triton.jit
 def _join(best, weight, total, part_best, part_weight, part):
@@ -190,14 +192,10 @@ def attention_kernel(
                 tl.store(part_weights + part_at * 2 + 1, part_weight, mask=is_live)
             best, weight, total = _join(best, weight, total, part_best, part_weight, part)
 
-        is_last = True
+        is_complete = True
         if is_part:
-            tl.debug_barrier()  # all threads' parts are written before one thread says so
-            arrival = arrivals + slot * KV_HEADS + head
-            is_last = tl.atomic_add(arrival, 1, sem="acq_rel") == num_splits - 1
-            tl.debug_barrier()
-            if is_last:
-                tl.store(arrival, 0)
+            is_complete = is_last(arrivals + slot * KV_HEADS + head, num_splits)
+            if is_complete:
                 best, weight = sink, tl.full([LANES], 1.0, tl.float32)
                 total = tl.zeros([LANES, D], tl.float32)
                 for number in range(0, num_splits):
@@ -208,7 +206,7 @@ def attention_kernel(
                     part_best = tl.load(weight_at, is_live, 0.0, cache_modifier=".cg")
                     part_weight = tl.load(weight_at + 1, is_live, 0.0, cache_modifier=".cg")
                     best, weight, total = _join(best, weight, total, part_best, part_weight, part)
-        if is_last:
+        if is_complete:
             out_at = (row + lane_rows).to(tl.int64) * (NUM_HEADS * D) + lane_heads_at * D
             attended = total / weight[:, None] + 0.0  # no negative zeros
             out_at = out_at[:, None] + dims[None, :]

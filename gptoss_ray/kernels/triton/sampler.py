@@ -101,7 +101,6 @@ class TritonSampler:
             **chunks,
             TILE=_TILE,
             MAX_CANDIDATES=_MAX_CANDIDATES,
-            num_warps=8,
         )
         kept_sums_kernel[by_chunk](
             *source,

@@ -105,8 +105,9 @@ def row_best_kernel(
     tl.store(best_of_row + row, best)
     tl.store(drawn + row, tl.where(is_broken, -1, best_id))
     tl.store(num_candidates + row, 0)
-    for place in tl.static_range(4):
-        tl.store(thresholds + row * 4 + place, VOCAB if place % 2 else _LOWEST_KEY)
+    for pair in tl.static_range(2):
+        tl.store(thresholds + row * 4 + 2 * pair, _LOWEST_KEY)
+        tl.store(thresholds + row * 4 + 2 * pair + 1, VOCAB)
 
     wanted = tl.load(top_k + row)
     floor = tl.zeros([], tl.int64)
