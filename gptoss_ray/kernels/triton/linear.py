@@ -110,7 +110,9 @@ def _linear_kernel(
                 total += tl.load(parts + other * SIZE, cache_modifier=".cg")
             _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
     else:
-        total = _sum_of_split(0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M)
+        total = _sum_of_split(
+            0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+        )
         for split in range(1, SPLITS):
             total += _sum_of_split(
                 split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
