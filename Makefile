@@ -6,11 +6,11 @@ CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
 FUZZ_S  ?= 60
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or up
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-fault-soak test-hosts \
-        test-browser test-clients test-sanitize fuzz train-demo clean
+.PHONY: help serve test check lint typecheck native proto bench wheel test-oracle test-ep test-soak test-chaos \
+        test-fault-soak test-hosts test-browser test-clients test-up test-sanitize fuzz train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ bench: $(VENV)/.dev-installed ## measure the server that `make serve` runs: late
 	$(BIN)/gptoss-ray bench serving
 	$(BIN)/gptoss-ray bench demo-quality
 
+wheel: $(VENV)/.serve-installed ## build dist/, which the nodes of a cluster install (cluster/*.yaml)
+	rm -f dist/gptoss_ray-*.whl
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+
 test-oracle: $(VENV)/.dev-installed ## compare with transformers at the 20b width (minutes, ~6 GB)
 	$(BIN)/python -m pytest -m oracle
 
@@ -57,6 +61,9 @@ test-fault-soak: $(VENV)/.dev-installed ## 50 streams for 20 minutes, a fault ev
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts
+
+test-up: $(VENV)/.dev-installed ## a cluster from nothing to an answer by `ray up` over ssh, on hosts in namespaces (root, sshd, rsync; 4 GB)
+	$(BIN)/python -m pytest -m up
 
 # No browser is downloaded: Chromium is Debian's, or that of CHROMIUM. axe-core comes from npm.
 test-browser: $(VENV)/.browser-installed ## the chat page in Chromium (CHROMIUM=..., else the one on the path; node, npm)

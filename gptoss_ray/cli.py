@@ -12,9 +12,12 @@ from gptoss_ray.commands.bench import bench_app
 from gptoss_ray.commands.chat import chat
 from gptoss_ray.commands.checkpoint import checkpoint_app
 from gptoss_ray.commands.doctor import doctor
+from gptoss_ray.commands.down import down
 from gptoss_ray.commands.generate import generate
 from gptoss_ray.commands.keys import keys_app
 from gptoss_ray.commands.plan import plan
+from gptoss_ray.commands.status import status
+from gptoss_ray.commands.up import up
 from gptoss_ray.errors import GptossError
 from gptoss_ray.serving.proxy_choice import ProxyChoice
 
@@ -28,6 +31,9 @@ app.command()(chat)
 app.command()(generate)
 app.command()(doctor)
 app.command()(plan)
+app.command()(up)
+app.command()(down)
+app.command()(status)
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")

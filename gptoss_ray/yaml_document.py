@@ -60,9 +60,6 @@ class YamlDocument:
             ConfigError: The first mistake: an unknown key (with its line and the nearest name), a
                 missing key or a bad value.
         """
-        value: Any = self.data
-        for key in at:
-            value = value[key]
         node = self.node(at)
         for key, key_node, known in _unknown_keys(node, model):
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -70,6 +67,17 @@ class YamlDocument:
                 f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}."
             )
             raise self.error(key_node, f"unknown key {key!r}; {remedy}")
+        return self.validate_known(model, at)
+
+    def validate_known(self, model: type[Model], at: KeyPath = ()) -> Model:
+        """Check only the keys that a pydantic model has, of a file that somebody else reads whole.
+
+        Raises:
+            ConfigError: The first missing key or bad value, with its line.
+        """
+        value: Any = self.data
+        for key in at:
+            value = value[key]
         try:
             return model.model_validate(value)
         except ValidationError as error:

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "http_client": {"errors"},
     "serving": FOUNDATION
     | {"checkpoint", "engine", "ranks", "harmony", "structured", "protos", "http_client"},
+    "cluster": FOUNDATION | {"ranks", "serving"},
 }
 TOPS = {"cli", "commands", "bench", "demo_training"}
 ONLY_IN = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -13,11 +14,12 @@ DEMO = "demo"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def resolve_folder(source: str | Path, *, layout: Layout = "huggingface") -> Path:
+def resolve_folder(source: str | Path, *, layout: Layout = "huggingface", with_weights: bool = True) -> Path:
     """Return the folder of a checkpoint, fetching it if `source` is a hub id like `openai/gpt-oss-20b`.
 
     `demo` is the model that ships with the package; an existing folder is used as it is. `layout` says
-    which of the two layouts of a hub repository to fetch. CheckpointError if there is none.
+    which of the two layouts of a hub repository to fetch; without weights, only its JSON files are: shape and
+    vocabulary. CheckpointError if there is none.
     """
     if source == DEMO:
         return Path(str(resources.files("gptoss_ray.checkpoint") / "demo"))
@@ -25,13 +27,13 @@ def resolve_folder(source: str | Path, *, layout: Layout = "huggingface") -> Pat
     if folder.is_dir():
         return folder
     if _HUB_ID.fullmatch(str(source)):
-        return _fetch(str(source), layout)
+        return _fetch(str(source), layout, ["*.safetensors", "*.json"] if with_weights else ["*.json"])
     raise CheckpointError(
         f"{source}: no such folder; give a checkpoint's folder, a hub id like openai/gpt-oss-20b, or `{DEMO}`"
     )
 
 
-def _fetch(repository: str, layout: Layout) -> Path:
+def _fetch(repository: str, layout: Layout, patterns: Sequence[str]) -> Path:
     # Imported here: local folders must not pay for the client's import (0.3 s).
     import httpx  # noqa: PLC0415
     from huggingface_hub import snapshot_download  # noqa: PLC0415
@@ -47,7 +49,7 @@ def _fetch(repository: str, layout: Layout) -> Path:
     try:
         snapshot = snapshot_download(
             repository,
-            allow_patterns=[f"{prefix}*.safetensors", f"{prefix}*.json"],
+            allow_patterns=[f"{prefix}{pattern}" for pattern in patterns],
             ignore_patterns=ignored,
         )
     except GatedRepoError:

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from gptoss_ray.checkpoint.hub import DEMO, resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.commands.findings import Finding, find, print_findings
 from gptoss_ray.config import ServedModelConfig
-from gptoss_ray.errors import CheckpointError, ConfigError, GptossError, UnavailableError
+from gptoss_ray.errors import CheckpointError, ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from gptoss_ray.ranks.rank_placement import NodeResources
     from gptoss_ray.serving.serve_file import ServeFile
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One row of the table; where something is missing, `detail` says what would mend it."""
-
-    subject: str
-    is_well: bool
-    detail: str
 
 
 def doctor(
@@ -48,12 +37,7 @@ def doctor(
     from gptoss_ray.serving.serve_file import ServeFile  # noqa: PLC0415
 
     findings = list(examine(ServeFile.read(config), address))
-    table = Table("check", "", "found", box=None, padding=(0, 2, 0, 0))
-    for finding in findings:
-        state = "[green]ok[/]" if finding.is_well else "[red]missing[/]"
-        table.add_row(escape(finding.subject), state, escape(finding.detail))
-    console = Console()
-    console.print(table, highlight=False)
+    print_findings(Console(), findings)
     if not all(finding.is_well for finding in findings):
         raise typer.Exit(1)
 
@@ -65,22 +49,14 @@ def examine(file: ServeFile, address: str) -> Iterator[Finding]:
         file: The configuration.
         address: Of a Ray cluster, or `auto`.
     """
-    yield _finding("API keys", partial(_keys, file))
+    yield find("API keys", partial(_keys, file))
     yield from _examine_room(file, address)
     for model in file.serving.models:
-        yield _finding(f"{model.name}: backend", partial(_backend, model))
+        yield find(f"{model.name}: backend", partial(_backend, model))
         if model.parallel.num_ranks > 1:
-            yield _finding(f"{model.name}: wires", partial(_wires, model))
-        yield _finding(f"{model.name}: checkpoint", partial(_checkpoint, model))
-    yield _finding("memory of a rank", partial(_memory, file))
-
-
-def _finding(subject: str, check: Callable[[], str]) -> Finding:
-    """Run a check, which returns what is well or raises what is missing."""
-    try:
-        return Finding(subject, True, check())
-    except GptossError as error:
-        return Finding(subject, False, error.message)
+            yield find(f"{model.name}: wires", partial(_wires, model))
+        yield find(f"{model.name}: checkpoint", partial(_checkpoint, model))
+    yield find("memory of a rank", partial(_memory, file))
 
 
 def _keys(file: ServeFile) -> str:
@@ -101,8 +77,8 @@ def _examine_room(file: ServeFile, address: str) -> Iterator[Finding]:
             nodes, free = cluster_nodes.cluster_nodes(), cluster_nodes.free_cluster_nodes()
         else:
             nodes = free = [cluster_nodes.this_machine()]
-            yield _finding("ports", partial(_ports, file))
-        yield _finding("room for the ranks", partial(_room, file, nodes, free))
+            yield find("ports", partial(_ports, file))
+        yield find("room for the ranks", partial(_room, file, nodes, free))
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class GroupPlacement:
     def __str__(self) -> str:
         where = "one node" if self.num_nodes == 1 else f"each of {self.num_nodes} nodes"
         ranks = "1 rank" if self.num_ranks_per_node == 1 else f"{self.num_ranks_per_node} ranks"
-        return f"{_spelled(self.bundle)} on {where} ({ranks} of {_spelled(self.rank_amounts)} each)"
+        return f"{spell_amounts(self.bundle)} on {where} ({ranks} of {spell_amounts(self.rank_amounts)} each)"
 
 
 def find_shortfall(placements: Iterable[GroupPlacement], nodes: Sequence[NodeResources]) -> str | None:
@@ -109,11 +109,12 @@ def _have(
     named = []
     for index in best[:_MAX_NAMED_NODES]:
         amounts = {name: left[index].get(name, 0.0) for name in placement.bundle}
-        named.append(f"{nodes[index].address} has {_spelled(amounts)}")
+        named.append(f"{nodes[index].address} has {spell_amounts(amounts)}")
     if len(best) > len(named):
         named.append(f"{len(best) - len(named)} other nodes have no more")
     return ", ".join(named)
 
 
-def _spelled(amounts: Mapping[str, float]) -> str:
+def spell_amounts(amounts: Mapping[str, float]) -> str:
+    """Return amounts of resources as a reader says them: `8 CPUs and 1 GPU`."""
     return " and ".join(f"{amount:g} {name}{'' if amount == 1 else 's'}" for name, amount in amounts.items())

@@ -140,7 +140,8 @@ def _deployment(cls: type, **options: Any) -> Deployment:
 def _served_model(
     model: ServedModelConfig, handle: DeploymentHandle[Any], streams: TokenStreams
 ) -> ServedModel:
-    folder = resolve_folder(model.checkpoint)
+    # The ingress may stand on a node without ranks, whose disk has no room for weights.
+    folder = resolve_folder(model.checkpoint, with_weights=False)
     shape = ModelConfig.from_folder(folder)
     return ServedModel(
         name=model.name,

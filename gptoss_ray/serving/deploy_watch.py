@@ -45,7 +45,7 @@ def read_deploy_state(application: str) -> DeployState:
         is_running=overview.status == ApplicationStatus.RUNNING,
         failure=_failure(overview),
         is_placed=all(group["state"] != "PENDING" for group in placement_group_table().values()),
-        progress=_read_progress(),
+        progress=read_progress(),
     )
 
 
@@ -60,8 +60,8 @@ def _failure(overview: ApplicationStatusOverview) -> str | None:
     return None
 
 
-def _read_progress() -> dict[str, LoadProgress]:
-    """Return how far each rank is, by the rank's name; without those that do not answer yet."""
+def read_progress() -> dict[str, LoadProgress]:
+    """Return how far each rank of the cluster is, by its actor's name, unless it does not answer yet."""
     asked = {}
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["namespace"] == RANK_NAMESPACE:

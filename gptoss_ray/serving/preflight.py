@@ -84,18 +84,22 @@ def check_checkpoint(model: ServedModelConfig) -> None:
 
 def check_placement(file: ServeFile, nodes: Sequence[NodeResources]) -> None:
     """Refuse groups that the nodes have no room for: ConfigError with what is missing on which node."""
-    placements = [
-        GroupPlacement.of(model)
-        for model in file.serving.models
-        for _ in range(_num_first_replicas(file, model))
-    ]
-    shortfall = find_shortfall(placements, nodes)
+    shortfall = find_shortfall(first_placements(file), nodes)
     if shortfall is not None:
         raise ConfigError(
             f"{shortfall} Take larger or more nodes, or lower parallel.num_ranks or engine.num_threads "
             f"in {file.path}.",
             param="parallel.num_ranks",
         )
+
+
+def first_placements(file: ServeFile) -> list[GroupPlacement]:
+    """Return what the groups of a file ask for, one of each replica that Serve starts before any load."""
+    return [
+        GroupPlacement.of(model)
+        for model in file.serving.models
+        for _ in range(_num_first_replicas(file, model))
+    ]
 
 
 def check_memory(

@@ -93,12 +93,6 @@ def test_a_file_for_gpus_says_first_that_they_are_not_served_yet(path):
     assert ("GPU BACKEND IS NOT IN THIS RELEASE" in head) == is_gpu
 
 
-def test_a_worker_of_the_aws_cluster_holds_the_bundle_of_every_cpu_group():
-    worker = yaml.safe_load((ROOT / "cluster/aws.yaml").read_text())["available_node_types"]["worker"]
-    cpu_bundles = [bundle for bundles in BUNDLES.values() for bundle in bundles if "CPU" in bundle]
-    assert all(bundle["CPU"] <= worker["resources"]["CPU"] for bundle in cpu_bundles)
-
-
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.name)
 def test_a_cluster_file_passes_rays_own_validation(path):
     assert json.loads(run(PREPARE, path).splitlines()[-1])

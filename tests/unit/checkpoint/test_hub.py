@@ -50,6 +50,14 @@ def test_a_hub_id_fetches_weights_and_json_but_not_the_other_copies(fetched, tmp
     assert set(filter_repo_objects(files, **fetched[0][1][1])) == set(original)
 
 
+def test_who_needs_only_shape_and_vocabulary_fetches_no_weights(fetched, tmp_path):
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = ["config.json", "model-00000-of-00002.safetensors", "tokenizer.json", "original/config.json"]
+    assert resolve_folder("openai/gpt-oss-20b", with_weights=False) == tmp_path
+    assert set(filter_repo_objects(files, **fetched[0][0][1])) == {"config.json", "tokenizer.json"}
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
