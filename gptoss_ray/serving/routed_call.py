@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class RequestQueued:
+    """The first item where the request has to wait for its turn; others begin with `RequestRouted`."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRouted:
-    """The first item: the rank (by its actor's name) whose token stream carries the request."""
+    """The rank (by its actor's name) whose token stream carries the request."""
 
     rank_name: str
 

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from gptoss_ray.ranks.prefix_index import PrefixIndex
+
+
+def test_blocks_that_were_long_unused_are_forgotten_from_their_end():
+    index = PrefixIndex(6)
+    old, new = [b"a1", b"a2", b"a3", b"a4"], [b"b1", b"b2", b"b3", b"b4"]
+    index.add(old)
+    index.add(new)
+    assert index.num_leading(new) == 4
+    assert index.num_leading(old) == 2
+    assert len(index) == 6
+
+
+def test_a_prompt_longer_than_the_memory_leaves_its_beginning():
+    index = PrefixIndex(2)
+    index.add([b"a1", b"a2", b"a3"])
+    assert index.num_leading([b"a1", b"a2", b"a3"]) == 2
