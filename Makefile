@@ -6,11 +6,11 @@ CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
 FUZZ_S  ?= 60
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or clients
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or clients or scale
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench test-oracle test-ep test-soak test-chaos test-hosts \
-        test-browser test-clients test-sanitize fuzz train-demo clean
+        test-browser test-clients test-scale test-sanitize fuzz train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
 
 test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations under load, ranks at every point: every stream stays exact (an hour)
 	$(BIN)/python -m pytest -m chaos
+
+test-scale: $(VENV)/.dev-installed ## a load that grows and ends: replicas of two models come and go, no stream is cut (minutes)
+	$(BIN)/python -m pytest -m scale
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts

@@ -204,7 +204,7 @@ class ScalingConfig(_Frozen):
     )
     max_replicas: int = Field(1, ge=1, le=1024)
     target_running: float = Field(
-        0.75, gt=0, le=1, description="Running sequences, as a share of engine.max_num_sequences."
+        0.75, gt=0, le=1, description="Sequences, waiting ones too, as a share of engine.max_num_sequences."
     )
     target_kv_use: float = Field(0.8, gt=0, le=1, description="KV blocks that running sequences own.")
     target_queued_tokens: int = Field(

@@ -17,13 +17,15 @@ class GroupLoad:
     Attributes:
         num_running: Sequences that ranks work on, or are about to.
         kv_use: Share of the KV blocks that they own, a mean over the ranks, 0 to 1.
-        num_queued_tokens: Of requests that wait for a rank, prompts and expected outputs.
+        num_queued: Requests that wait for a rank.
+        num_queued_tokens: Of them, prompts and expected outputs.
         first_token_s: From a request's arrival to its first token, for nine in ten of late; None where there
             were none.
     """
 
     num_running: float
     kv_use: float
+    num_queued: float
     num_queued_tokens: float
     first_token_s: float | None = None
 
@@ -46,6 +48,7 @@ class GroupLoad:
         return cls(
             num_running=sum(rank.engine.num_running + rank.engine.num_waiting for rank in ranks),
             kv_use=sum(rank.engine.kv_cache_usage for rank in ranks) / len(ranks),
+            num_queued=ranks[0].num_queued,
             num_queued_tokens=num_queued_tokens,
             first_token_s=sum(known_s) if known_s else None,
         )

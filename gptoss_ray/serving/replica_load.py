@@ -12,7 +12,8 @@ MAX_AGE_S = 15.0
 
 _RUNNING = "num_running"
 _KV_USE = "kv_use"
-_QUEUED = "num_queued_tokens"
+_QUEUED = "num_queued"
+_QUEUED_TOKENS = "num_queued_tokens"
 _FIRST_TOKEN = "first_token_s"
 
 ReplicaT = TypeVar("ReplicaT", bound=Hashable)
@@ -30,7 +31,8 @@ def load_figures(load: GroupLoad) -> dict[str, float]:
     figures = {
         _RUNNING: float(load.num_running),
         _KV_USE: float(load.kv_use),
-        _QUEUED: float(load.num_queued_tokens),
+        _QUEUED: float(load.num_queued),
+        _QUEUED_TOKENS: float(load.num_queued_tokens),
     }
     return figures if load.first_token_s is None else figures | {_FIRST_TOKEN: load.first_token_s}
 
@@ -53,7 +55,8 @@ def read_loads(
 
     loads = []
     for replica in replicas:
-        running, kv_use, queued = (latest(name, replica) for name in (_RUNNING, _KV_USE, _QUEUED))
-        if running is not None and kv_use is not None and queued is not None:
-            loads.append(GroupLoad(running, kv_use, queued, latest(_FIRST_TOKEN, replica)))
+        told = [latest(name, replica) for name in (_RUNNING, _KV_USE, _QUEUED, _QUEUED_TOKENS)]
+        known = [value for value in told if value is not None]
+        if len(known) == len(told):
+            loads.append(GroupLoad(*known, first_token_s=latest(_FIRST_TOKEN, replica)))
     return loads

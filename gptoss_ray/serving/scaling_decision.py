@@ -102,17 +102,17 @@ def decide(
 def replicas_needed(loads: Sequence[GroupLoad], config: ScalingConfig, num_seats: int) -> float:
     """Return how many replicas these loads would fill to their targets.
 
-    What runs fills seats and KV blocks, and what waits wants room beside that. A first token that is late
-    counts only where requests are in each other's way: more replicas make no long prompt faster.
+    Each wants a seat, and room for its tokens: whichever is scarcer counts. A first token that is late counts
+    only where requests are in each other's way: more replicas make no long prompt faster.
     """
-    running = sum(load.num_running for load in loads) / (num_seats * config.target_running)
+    seats = sum(load.num_running + load.num_queued for load in loads) / (num_seats * config.target_running)
     kv = sum(load.kv_use for load in loads) / config.target_kv_use
     queued = sum(load.num_queued_tokens for load in loads) / config.target_queued_tokens
-    return max(max(running, kv) + queued, sum(_lateness(load, config) for load in loads))
+    return max(seats, kv + queued, sum(_lateness(load, config) for load in loads))
 
 
 def _lateness(load: GroupLoad, config: ScalingConfig) -> float:
-    is_alone = load.num_running <= 1 and load.num_queued_tokens == 0
+    is_alone = load.num_running + load.num_queued <= 1
     if config.target_first_token_s is None or load.first_token_s is None or is_alone:
         return 0.0
     return min(MAX_LATE_LOAD, load.first_token_s / config.target_first_token_s)

@@ -70,10 +70,10 @@ class Controller:
 def test_serve_decides_as_the_policy_says_from_what_replicas_tell(monkeypatch):
     controller = Controller(model(target_running=0.5), monkeypatch)
     assert controller.wanted == 1
-    controller.tell(a=GroupLoad(8.0, 0.0, 0.0))
+    controller.tell(a=GroupLoad(8.0, 0.0, 0.0, 0.0))
     assert controller.decide() == 2
     assert controller.decide() == 2
-    controller.tell(a=GroupLoad(8.0, 0.0, 0.0), b=GroupLoad(8.0, 0.0, 0.0))
+    controller.tell(a=GroupLoad(8.0, 0.0, 0.0, 0.0), b=GroupLoad(8.0, 0.0, 0.0, 0.0))
     assert controller.decide() == 4
 
 
@@ -81,7 +81,7 @@ def test_serve_hands_back_what_the_last_decision_left(monkeypatch):
     controller = Controller(model(up_delay_s=3), monkeypatch)
     decisions = []
     for _ in range(6):
-        controller.tell(a=GroupLoad(8.0, 0.0, 0.0))
+        controller.tell(a=GroupLoad(8.0, 0.0, 0.0, 0.0))
         decisions.append(controller.decide())
     assert decisions == [1, 1, 1, 2, 2, 2]
 
@@ -90,7 +90,7 @@ def test_serve_takes_the_last_replica_away_without_a_delay_of_its_own(monkeypatc
     controller = Controller(model(min_replicas=0, zero_delay_s=3), monkeypatch)
     decisions = []
     for _ in range(5):
-        controller.tell(a=GroupLoad(0.0, 0.0, 0.0))
+        controller.tell(a=GroupLoad(0.0, 0.0, 0.0, 0.0))
         decisions.append(controller.decide())
     assert decisions == [1, 1, 1, 0, 0]
 

@@ -37,6 +37,7 @@ load_values = st.builds(
     GroupLoad,
     num_running=st.integers(0, 2 * NUM_SEATS),
     kv_use=st.floats(0, 1),
+    num_queued=st.integers(0, 50),
     num_queued_tokens=st.floats(0, 20_000),
     first_token_s=st.none() | st.floats(0, 20),
 )
@@ -75,7 +76,7 @@ class Fleet:
             self.now_s += TICK_S
             num_speaking = max(0, self.num_replicas - silent)
             share = num_running / max(1, num_speaking)
-            loads = [GroupLoad(share, 0.0, 0.0)] * num_speaking
+            loads = [GroupLoad(share, 0.0, 0.0, 0.0)] * num_speaking
             seen = Observation(self.now_s, self.num_replicas, loads, held, self.last_up_s)
             wanted, self.memory = decide(seen, self.memory, self.config, NUM_SEATS)
             if wanted > self.num_replicas:
@@ -119,6 +120,7 @@ def test_more_load_anywhere_never_means_fewer_replicas(config, seen, memory, dat
     heavier = GroupLoad(
         load.num_running + running,
         min(1.0, load.kv_use + kv),
+        load.num_queued + (queued > 0),
         load.num_queued_tokens + queued,
         None if load.first_token_s is None else load.first_token_s + late,
     )
@@ -132,9 +134,9 @@ def test_more_load_anywhere_never_means_fewer_replicas(config, seen, memory, dat
 def test_a_replica_that_falls_silent_neither_adds_replicas_nor_takes_any(config, seen, memory, data):
     index = data.draw(st.integers(0, len(seen.loads) - 1))
     idle = [*seen.loads]
-    idle[index] = GroupLoad(0.0, 0.0, 0.0)
+    idle[index] = GroupLoad(0.0, 0.0, 0.0, 0.0)
     full = [*seen.loads]
-    full[index] = GroupLoad(NUM_SEATS * config.target_running, 0.0, config.target_queued_tokens, 1e9)
+    full[index] = GroupLoad(NUM_SEATS * config.target_running, 1.0, 100.0, config.target_queued_tokens, 1e9)
     silent = [*seen.loads[:index], *seen.loads[index + 1 :]]
     (low, _), (wanted, _), (high, _) = (
         decide(replace(seen, loads=loads), memory, config, NUM_SEATS) for loads in (idle, silent, full)
@@ -212,14 +214,15 @@ def test_after_a_gap_nothing_that_was_seen_before_counts():
 @pytest.mark.parametrize(
     ("load", "needed"),
     [
-        (GroupLoad(8.0, 0.1, 0.0), 1.0),
-        (GroupLoad(0.0, 0.8, 0.0), 1.0),
-        (GroupLoad(8.0, 0.8, 0.0), 1.0),
-        (GroupLoad(8.0, 0.8, 32_768.0), 3.0),
-        (GroupLoad(4.0, 0.1, 0.0, 3.0), 1.5),
-        (GroupLoad(4.0, 0.1, 0.0, 300.0), 2.0),
-        (GroupLoad(1.0, 0.1, 0.0, 300.0), 0.125),
-        (GroupLoad(4.0, 0.1, 0.0, None), 0.5),
+        (GroupLoad(8.0, 0.1, 0.0, 0.0), 1.0),
+        (GroupLoad(8.0, 0.1, 16.0, 320.0), 3.0),
+        (GroupLoad(0.0, 0.8, 0.0, 0.0), 1.0),
+        (GroupLoad(8.0, 0.8, 0.0, 0.0), 1.0),
+        (GroupLoad(2.0, 0.8, 1.0, 32_768.0), 3.0),
+        (GroupLoad(4.0, 0.1, 0.0, 0.0, 3.0), 1.5),
+        (GroupLoad(4.0, 0.1, 0.0, 0.0, 300.0), 2.0),
+        (GroupLoad(1.0, 0.1, 0.0, 0.0, 300.0), 0.125),
+        (GroupLoad(4.0, 0.1, 0.0, 0.0, None), 0.5),
     ],
 )
 def test_a_replica_counts_as_what_it_is_fullest_of(load, needed):
