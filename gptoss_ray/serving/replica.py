@@ -52,8 +52,8 @@ class EngineReplica:
         bind_replica_to_node_address()
         placement_group = get_current_placement_group()
         assert placement_group is not None, "app.build gives every EngineReplica a placement group"
-        owner = serve.get_replica_context().replica_id.unique_id
-        self._group = RankGroup(model, placement_group, owner, load)
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._group = RankGroup(model, placement_group, self._name, load)
         await self._group.load(await asyncio.to_thread(_reserved_token_ids, model))
 
     async def generate(
@@ -69,7 +69,7 @@ class EngineReplica:
         try:
             async with self._group.visit(request) as visit:
                 if not visit.turn.done():
-                    yield RequestQueued()
+                    yield RequestQueued(self._name)
                 async with aclosing(self._work(request, visit)) as words:
                     async for word in words:
                         yield word

@@ -12,6 +12,7 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.kvcache.prefix_cache import BlockHashes
 from gptoss_ray.ranks.rank_selector import MAX_INDEXED_BLOCKS
+from gptoss_ray.serving.replica_directory import replica_directory
 from gptoss_ray.serving.replica_selector import ReplicaSelector
 
 STATS_PERIOD_S = 2.0
@@ -39,6 +40,8 @@ class ReplicaRouter(RequestRouter):
         """Take the options of `router_config`; see `ReplicaSelector`."""
         self._block_size = block_size
         self._selector = ReplicaSelector(block_size, num_seats, max_blocks)
+        self._num_seats = num_seats
+        self._directory = replica_directory(self._deployment_id.name)
         self._num_live: defaultdict[ReplicaID, int] = defaultdict(int)
         self._unrouted: OrderedDict[str, tuple[str, list[bytes]]] = OrderedDict()
 
@@ -72,6 +75,7 @@ class ReplicaRouter(RequestRouter):
         """Count a request that was sent to a replica."""
         super().on_send_request(replica_id)
         self._num_live[replica_id] += 1
+        self._publish()
 
     def on_request_completed(self, replica_id: ReplicaID, _internal_request_id: str) -> None:
         """Count one that has ended there, however it did."""
@@ -79,6 +83,7 @@ class ReplicaRouter(RequestRouter):
             self._num_live[replica_id] -= 1
         else:
             del self._num_live[replica_id]
+        self._publish()
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take what Serve knows of the replicas that run; others are forgotten."""
@@ -86,15 +91,22 @@ class ReplicaRouter(RequestRouter):
         self._selector.keep_only({replica.replica_id.unique_id for replica in replicas})
         for replica in replicas:
             self._selector.learn(replica.replica_id.unique_id, replica.routing_stats)
+        self._publish()
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Forget a replica that was found dead."""
         super().on_replica_actor_died(replica_id)
         self._selector.keep_only({replica.unique_id for replica in self.curr_replicas})
+        self._publish()
 
     def _num_live_on(self, replica_id: ReplicaID) -> int:
         """Return how many requests a replica has: as it last said, and at least those from here."""
         return max(self._num_live.get(replica_id, 0), self.replica_queue_len_cache.get(replica_id) or 0)
+
+    def _publish(self) -> None:
+        """Let requests that wait know how busy the replicas are."""
+        num_live = {replica.unique_id: self._num_live_on(replica) for replica in self.curr_replicas}
+        self._directory.note(num_live, self._num_seats)
 
     def _hashes(self, request: GenerationRequest) -> list[bytes]:
         token_ids = request.prompt_token_ids + request.emitted_token_ids

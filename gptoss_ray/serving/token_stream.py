@@ -22,14 +22,18 @@ from gptoss_ray.errors import GptossError, InternalError, OverloadedError, Reque
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.ranks.engine_rank import RankStats
 from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
+from gptoss_ray.serving.replica_directory import replica_directory
 from gptoss_ray.serving.routed_call import RequestQueued, RequestRouted
-from gptoss_ray.serving.token_source import SequencePausedError
+from gptoss_ray.serving.token_source import RequestMovesError, SequencePausedError
 
 logger = logging.getLogger(__name__)
 
 MAX_UNREAD_MESSAGES = 16
 """Messages in flight on one stream. A rank that is so far ahead merges what follows into one message,
 and learns there whether this process still lives."""
+
+LOOK_AROUND_S = 0.5
+"""How often a request that waits at a replica looks whether another has room."""
 
 READY_TIMEOUT_S = 2.0
 ABORT_TIMEOUT_S = 10.0
@@ -132,6 +136,13 @@ class TokenStreams:
                     route.put(_lost())
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Where a request waits for its turn, once it does."""
+
+    replica_name: str | None = None
+
+
 class RoutedTokenSource:
     """The `TokenSource` of one model: Serve picks a replica, the replica a rank, the rank streams back.
 
@@ -149,21 +160,25 @@ class RoutedTokenSource:
         self._model = model
         self._may_have_none = model.scaling is not None and model.scaling.min_replicas == 0
         self._came_in_vain = False
+        self._replicas = replica_directory(handle.deployment_name)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`; where there is no replica, the request is held until one is there.
 
         Raises:
             UnavailableError: None was there within `hold_timeout_s`.
+            RequestMovesError: It waited at a full replica, and now another has room.
         """
         route = self._streams.open_route(request.request_id)
         # Held to the end: Serve counts the request as long as the call is open.
         call = self._call(request)
         # A task of its own: a request that is cancelled before a rank has it is aborted once one has.
-        routing = asyncio.ensure_future(self._rank_name(call))
+        waiting = _Waiting()
+        routing = asyncio.ensure_future(self._rank_name(call, waiting))
         has_ended = False
         try:
-            self._streams.follow(route, await asyncio.shield(routing))
+            await self._until_routed(routing, waiting)
+            self._streams.follow(route, routing.result())
             while not has_ended:
                 output = await route.queue.get()
                 if isinstance(output, SequencePausedError):
@@ -237,7 +252,16 @@ class RoutedTokenSource:
                 return answer
         raise answers[0]
 
-    async def _rank_name(self, call: DeploymentResponseGenerator[Any]) -> str:
+    async def _until_routed(self, routing: asyncio.Future[str], waiting: _Waiting) -> None:
+        """Wait until a rank has taken a request; raise RequestMovesError where another would sooner.
+
+        New replicas come where others have queues, and would stay idle beside these.
+        """
+        while not (await asyncio.wait((routing,), timeout=LOOK_AROUND_S))[0]:
+            if waiting.replica_name is not None and self._replicas.has_room_beside(waiting.replica_name):
+                raise RequestMovesError
+
+    async def _rank_name(self, call: DeploymentResponseGenerator[Any], waiting: _Waiting) -> str:
         """Return the rank that took the request; raise the GptossError with which it was refused."""
         hold_s = self._model.hold_timeout_s
         try:
@@ -250,6 +274,8 @@ class RoutedTokenSource:
                 "starting, or find no room. Try again later."
             ) from None
         self._came_in_vain = False
+        if isinstance(first, RequestQueued):
+            waiting.replica_name = first.replica_name
         word = await _next_word(call) if isinstance(first, RequestQueued) else first
         if isinstance(word, GptossError):
             raise word

@@ -136,7 +136,7 @@ async def test_a_model_without_replicas_starts_no_sooner_than_it_is_asked_and_ho
             await asyncio.sleep(0.5)
         assert (await asyncio.to_thread(served.ask, "replicas"))[LARGE] == {}
         begin_s = time.monotonic()
-        held = await asyncio.gather(*(stream(http, "large", number, 3) for number in range(4)))
+        held = await asyncio.gather(*(stream(http, "large", number, 12) for number in range(4)))
         assert held == [None] * 4
         print(f"\nheld for {time.monotonic() - begin_s:.1f} s")
         states = await asyncio.to_thread(served.ask, "replicas")

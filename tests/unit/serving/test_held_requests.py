@@ -10,6 +10,8 @@ import pytest
 from gptoss_ray.config import ScalingConfig, ServedModelConfig
 from gptoss_ray.errors import OverloadedError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, SamplingParams, TokenOutput
+from gptoss_ray.serving.replica_directory import ReplicaDirectory, replica_directory
+from gptoss_ray.serving.token_source import RequestMovesError
 
 with warnings.catch_warnings():
     # Importing Serve warns of how Serve uses pydantic.
@@ -17,6 +19,7 @@ with warnings.catch_warnings():
     from ray.exceptions import RayError
     from ray.serve.exceptions import DeploymentUnavailableError
 
+    from gptoss_ray.serving import token_stream
     from gptoss_ray.serving.routed_call import RequestQueued, RequestRouted
     from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
@@ -51,6 +54,8 @@ class Answers:
 
 class Handle:
     """Of a deployment whose replicas give these answers."""
+
+    deployment_name = "EngineReplica-m"
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
@@ -94,7 +99,7 @@ async def test_a_request_for_which_none_comes_in_time_is_refused_and_given_up(mo
 
 async def test_a_request_that_waits_in_a_replica_is_not_held_to_that_time(monkeypatch):
     model = Model(monkeypatch, hold_timeout_s=0.01)
-    model.call.words.put_nowait(RequestQueued())
+    model.call.words.put_nowait(RequestQueued("a"))
     first = asyncio.create_task(anext(model.source.generate(REQUEST)))
     await asyncio.sleep(0.05)
     assert not first.done()
@@ -127,3 +132,45 @@ async def test_one_lost_replica_does_not_speak_for_those_that_live(monkeypatch):
     assert await model.source.ready()
     model.handle.answers = [RayError("lost")]
     assert not await model.source.ready()
+
+
+async def test_a_request_that_waits_at_a_full_replica_moves_once_another_has_room(monkeypatch):
+    model = Model(monkeypatch)
+    replicas = replica_directory(Handle.deployment_name)
+    replicas.note({"a": 12, "b": 4}, num_seats=4)
+    monkeypatch.setattr(token_stream, "LOOK_AROUND_S", 0.01)
+    model.call.words.put_nowait(RequestQueued("a"))
+    first = asyncio.create_task(anext(model.source.generate(REQUEST)))
+    await asyncio.sleep(0.05)
+    assert not first.done()
+    replicas.note({"a": 12, "b": 3}, num_seats=4)
+    with pytest.raises(RequestMovesError):
+        await first
+    assert model.call.is_cancelled
+
+
+async def test_whoever_does_not_wait_at_a_replica_moves_nowhere(monkeypatch):
+    model = Model(monkeypatch)
+    replica_directory(Handle.deployment_name).note({"a": 12, "b": 0}, num_seats=4)
+    monkeypatch.setattr(token_stream, "LOOK_AROUND_S", 0.01)
+    first = asyncio.create_task(anext(model.source.generate(REQUEST)))
+    await asyncio.sleep(0.05)
+    assert not first.done()
+    first.cancel()
+
+
+@pytest.mark.parametrize(
+    ("num_live", "has_room"),
+    [
+        ({"a": 9, "b": 4}, False),
+        ({"a": 9, "b": 3}, True),
+        ({"a": 2, "b": 3}, False),
+        ({"a": 3, "b": 3}, False),
+        ({"a": 9}, False),
+        ({}, False),
+    ],
+)
+def test_room_is_a_free_seat_at_a_replica_that_is_less_busy(num_live, has_room):
+    directory = ReplicaDirectory()
+    directory.note(num_live, num_seats=4)
+    assert directory.has_room_beside("a") == has_room

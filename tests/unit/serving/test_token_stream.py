@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,14 +47,16 @@ def streams():
 
 @pytest.fixture
 def source(streams, monkeypatch):
-    routed = RoutedTokenSource(None, streams, ServedModelConfig(name="m", checkpoint="demo"))
+    routed = RoutedTokenSource(
+        SimpleNamespace(deployment_name="m"), streams, ServedModelConfig(name="m", checkpoint="demo")
+    )
     source = JournaledTokenSource(routed, LimitsConfig())
     source.rank = Rank(streams)
     monkeypatch.setattr(routed, "_call", lambda request: request)
     monkeypatch.setattr(streams, "follow", lambda route, rank_name: None)
     monkeypatch.setattr(streams, "abort", lambda request_id, rank: source.rank.aborted.append(request_id))
 
-    async def rank_name(request):
+    async def rank_name(request, waiting):
         source.rank.take(request)
         return "rank"
 
