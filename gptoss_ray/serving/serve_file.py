@@ -10,10 +10,9 @@ from ray.serve.schema import ServeDeploySchema
 
 from gptoss_ray.config import ServingConfig
 from gptoss_ray.serving.app import deployment_names, replica_name
+from gptoss_ray.serving.loopback_schema import IMPORT_PATH
 from gptoss_ray.serving.tls import trusting
 from gptoss_ray.yaml_document import YamlDocument
-
-IMPORT_PATH = "gptoss_ray.serving.app:build"
 
 
 @dataclass(frozen=True)
