@@ -19,6 +19,9 @@ from gptoss_ray.ranks.rank_selector import REQUEST_WORTH_TOKENS
 WAITING_WORTH_TOKENS = 4096
 """A request beyond a replica's seats weighs so much more: whoever comes next waits for its whole output."""
 
+STATS_PERIOD_S = 2.0
+"""How often replicas tell which prompts they have seen."""
+
 _ENDS = "prompt_ends"
 _END_BYTES = 8
 """Of a hash: enough to keep prompts apart, and where they are not, only the route is wrong."""

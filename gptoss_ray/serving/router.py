@@ -13,10 +13,7 @@ from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.kvcache.prefix_cache import BlockHashes
 from gptoss_ray.ranks.rank_selector import MAX_INDEXED_BLOCKS
 from gptoss_ray.serving.replica_directory import replica_directory
-from gptoss_ray.serving.replica_selector import ReplicaSelector
-
-STATS_PERIOD_S = 2.0
-"""How often replicas tell which prompts they have seen."""
+from gptoss_ray.serving.replica_selector import STATS_PERIOD_S, ReplicaSelector
 
 MAX_HASHED_BLOCKS = 4096
 """Of a prompt: two that are equal so far rarely differ in where they should go."""

@@ -11,8 +11,7 @@ import pytest
 from gptoss_ray.bench.multi_turn_trace import MultiTurnTrace
 from gptoss_ray.bench.routing_report import MIN_RATIO, RoutedTrace, RoutingReport
 from gptoss_ray.ranks.prefix_index import PrefixIndex
-from gptoss_ray.serving.replica_selector import ReplicaSelector, routing_stats
-from gptoss_ray.serving.router import STATS_PERIOD_S
+from gptoss_ray.serving.replica_selector import STATS_PERIOD_S, ReplicaSelector, routing_stats
 from tests.support.routing_simulation import BLOCK, Choose, SimulatedReplica, replay, two_choices
 
 NAMES = ("a", "b", "c")
