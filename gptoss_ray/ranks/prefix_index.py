@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from gptoss_ray.generation import GenerationRequest
+from gptoss_ray.kvcache.prefix_cache import BlockHashes
+
 
 class PrefixIndex:
     """Hashes of blocks (`BlockHashes`); the ones unused for longest are forgotten.
@@ -34,3 +37,16 @@ class PrefixIndex:
             self._blocks.move_to_end(block_hash)
         while len(self._blocks) > self._max_blocks:
             self._blocks.popitem(last=False)
+
+
+def request_hashes(request: GenerationRequest, block_size: int, max_blocks: int) -> list[bytes]:
+    """Return the hashes of a request's complete blocks, its output so far included, or of the first ones.
+
+    Args:
+        request: Its salt keeps tenants apart.
+        block_size: Tokens in one block.
+        max_blocks: No more than so many hashes.
+    """
+    token_ids = request.prompt_token_ids + request.emitted_token_ids
+    num_hashed = min(len(token_ids), max_blocks * block_size)
+    return BlockHashes(request.cache_salt, block_size).of_complete_blocks(token_ids, num_hashed)

@@ -10,7 +10,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.generation import GenerationRequest
-from gptoss_ray.kvcache.prefix_cache import BlockHashes
+from gptoss_ray.ranks.prefix_index import request_hashes
 from gptoss_ray.ranks.rank_selector import MAX_INDEXED_BLOCKS
 from gptoss_ray.serving.replica_directory import replica_directory
 from gptoss_ray.serving.replica_selector import STATS_PERIOD_S, ReplicaSelector
@@ -47,7 +47,7 @@ class ReplicaRouter(RequestRouter):
     ) -> list[list[RunningReplica]]:
         """Return the replicas one by one, best first: Serve takes the first that is not full."""
         request = None if pending_request is None else _generation_request(pending_request)
-        hashes = [] if request is None else self._hashes(request)
+        hashes = [] if request is None else request_hashes(request, self._block_size, MAX_HASHED_BLOCKS)
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         num_live = {name: self._num_live_on(replica.replica_id) for name, replica in by_name.items()}
         names = self._selector.order(hashes, _num_tokens(request), num_live)
@@ -104,11 +104,6 @@ class ReplicaRouter(RequestRouter):
         """Let requests that wait know how busy the replicas are."""
         num_live = {replica.unique_id: self._num_live_on(replica) for replica in self.curr_replicas}
         self._directory.note(num_live, self._num_seats)
-
-    def _hashes(self, request: GenerationRequest) -> list[bytes]:
-        token_ids = request.prompt_token_ids + request.emitted_token_ids
-        num_hashed = min(len(token_ids), MAX_HASHED_BLOCKS * self._block_size)
-        return BlockHashes(request.cache_salt, self._block_size).of_complete_blocks(token_ids, num_hashed)
 
     def _remember(self, internal_request_id: str, name: str, hashes: list[bytes]) -> None:
         self._unrouted[internal_request_id] = name, hashes
