@@ -21,6 +21,7 @@ from gptoss_ray.ranks.rank_facts import RankFacts, read_facts
 from gptoss_ray.ranks.rank_member import RankMember, RankPulse
 from gptoss_ray.ranks.sink_outbox import SinkOutbox
 from gptoss_ray.ranks.step_loop import Batches, StepLoop, SteppedEngine
+from gptoss_ray.ranks.wait_times import WaitTimes
 
 if TYPE_CHECKING:
     from gptoss_ray.model.transformer import Transformer
@@ -42,7 +43,8 @@ _FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 class RankStats:
     """What a rank reports of itself; `engine` is the engine's own `EngineStats`.
 
-    `num_queued` is of the whole replica: requests that wait for any of its ranks.
+    `num_queued` is of the whole replica: requests that wait for any of its ranks. `first_token_s` is how long
+    nine requests in ten waited for their first token here of late; None where none did.
     """
 
     rank: int
@@ -52,6 +54,7 @@ class RankStats:
     num_messages: int
     """Batches handed to token streams so far."""
     num_queued: int = 0
+    first_token_s: float | None = None
 
 
 class EngineRank:
@@ -77,6 +80,7 @@ class EngineRank:
         self._ended: dict[str, asyncio.Future[TokenOutput]] = {}
         self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
         self._abort_keys = AbortKeys()
+        self._first_tokens = WaitTimes()
         self._num_messages = 0
         self._prepared: Transformer | None = None
         self._member: RankMember | None = None
@@ -210,11 +214,13 @@ class EngineRank:
             constraint = await asyncio.to_thread(engine.prepare, request) if has_grammar else None
             self._ended[request_id] = asyncio.get_running_loop().create_future()
             self._outbox.open_request(request.sink_id, request_id)
+            self._first_tokens.begin(request_id)
             is_open = True
             await asyncio.wrap_future(loop.submit(request, constraint))
         except Exception as error:
             if is_open:
                 del self._ended[request_id]
+                self._first_tokens.drop(request_id)
                 self._outbox.close_request(request.sink_id, request_id)
             if isinstance(error, GptossError):
                 return error
@@ -270,6 +276,7 @@ class EngineRank:
             num_live_requests=len(self._ended),
             num_failed_steps=self._loop.num_failed_steps,
             num_messages=self._num_messages,
+            first_token_s=self._first_tokens.recent_s(),
         )
 
     async def take_expert_load(self) -> list[list[int]]:
@@ -382,7 +389,10 @@ class EngineRank:
         self._outbox.deliver(batches)
         for outputs in batches.values():
             for output in outputs:
+                if output.token_ids:
+                    self._first_tokens.end(output.request_id)
                 if output.finish_reason is not None:
+                    self._first_tokens.drop(output.request_id)
                     self._ended.pop(output.request_id).set_result(output)
                     self._abort_keys.discard(output.request_id)
 
