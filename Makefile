@@ -6,11 +6,12 @@ CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
 FUZZ_S  ?= 60
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or up or scale
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or up or scale or promtool
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench wheel test-oracle test-ep test-soak test-chaos \
-        test-fault-soak test-hosts test-browser test-clients test-up test-scale test-sanitize fuzz train-demo clean
+        test-fault-soak test-hosts test-browser test-clients test-up test-scale test-promtool test-sanitize fuzz \
+        train-demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -69,11 +70,14 @@ test-up: $(VENV)/.dev-installed ## a cluster from nothing to an answer by `ray u
 	$(BIN)/python -m pytest -m up
 
 # No browser is downloaded: Chromium is Debian's, or that of CHROMIUM. axe-core comes from npm.
-test-browser: $(VENV)/.browser-installed ## the chat page in Chromium (CHROMIUM=..., else the one on the path; node, npm)
+test-browser: $(VENV)/.browser-installed ## the pages in Chromium (CHROMIUM=..., else the one on the path; node, npm)
 	$(BIN)/python -m pytest -m browser
 
 test-clients: $(VENV)/.dev-installed ## other people's clients, installed (PyPI, npm; 5 GB) and run; writes docs/clients.md
 	$(BIN)/python -m pytest -m clients tests/clients/installed -p tests.support.clients_table --table docs/clients.md
+
+test-promtool: $(VENV)/.dev-installed ## Prometheus evaluates the Grafana dashboard's queries (PROMTOOL=..., else the one on the path)
+	$(BIN)/python -m pytest -m promtool
 
 # The sanitizers go first, and C++ with them: Python has no C++ of its own for them to find.
 test-sanitize: $(VENV)/.dev-installed ## the C++ kernels' tests under gcc's sanitizers of memory and undefined behaviour (minutes)

@@ -286,7 +286,11 @@ class ServingConfig(_Frozen):
     allow_unauthenticated: bool = Field(
         False, description="Serve other hosts without any key; else that is a failed start."
     )
-    page: bool = Field(True, description="The chat page at `/`, whose files need no key.")
+    page: bool = Field(True, description="The chat page at `/` and the dashboard, whose files need no key.")
+    tracing: bool = Field(False, description="Spans for OpenTelemetry, exported as the variables OTEL_* say.")
+    json_logs: bool = Field(
+        False, description="Ingress, replicas and ranks write what they log from INFO on as JSON lines."
+    )
     limits: LimitsConfig = LimitsConfig()
 
     @field_validator("api_keys")

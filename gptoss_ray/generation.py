@@ -122,6 +122,7 @@ class GenerationRequest:
         share: Of a full replica, beside the other tenants whose requests wait.
         sink_id: The ingress replica whose token stream carries the output.
         abort_key: Requests of one key are aborted together; empty: by their own ids alone.
+        traceparent: W3C's, of the span that the request belongs to; empty: it is not traced.
     """
 
     request_id: str
@@ -132,6 +133,7 @@ class GenerationRequest:
     share: float = 1.0
     sink_id: str = ""
     abort_key: str = ""
+    traceparent: str = ""
 
 
 class TokenLogprobs(NamedTuple):

@@ -7,11 +7,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gptoss_ray"
 
-FOUNDATION = {"config", "errors", "generation", "huge_memory", "yaml_document"}
+FOUNDATION = {"config", "errors", "generation", "huge_memory", "json_logs", "tracing", "yaml_document"}
 MAY_IMPORT = {
     "errors": set(),
     "generation": {"errors"},
     "huge_memory": set(),
+    "json_logs": {"tracing"},
+    "tracing": {"errors"},
     "yaml_document": {"errors"},
     "config": {"errors"},
     "protos": set(),
@@ -39,6 +41,7 @@ ONLY_IN = {
     "starlette": {"serving"},
     "uvicorn": {"serving"},
     "prometheus_client": {"serving"},
+    "opentelemetry": {"tracing"},
     "grpc": {"serving", "client", "protos", "bench", "commands"},
     "deepspeed": {"parallel"},
     "torch.distributed": {"parallel"},

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.engine_stats import EngineStats
+from gptoss_ray.engine.expert_counts import expert_load, expert_traffic
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
@@ -252,6 +253,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Load and totals as of now."""
+        traffic = expert_traffic(self.transformer)
         return EngineStats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,
@@ -263,6 +265,10 @@ class Engine:
             num_generation_tokens=self._num_generation_tokens,
             num_preemptions=self._scheduler.num_preemptions,
             placement=self._placement,
+            num_kv_blocks=self._pool.num_blocks,
+            expert_load=expert_load(self.transformer),
+            num_expert_rows=traffic.num_rows,
+            all_to_all_s=traffic.all_to_all_s,
         )
 
     def close(self) -> None:

@@ -20,6 +20,10 @@ class EngineStats:
         num_generation_tokens: Tokens drawn.
         num_preemptions: Times a sequence lost its blocks to an earlier one.
         placement: Version of the experts in use, 0 at first.
+        num_kv_blocks: KV blocks, in use or not.
+        expert_load: How often tokens of this rank chose each expert [layers][E]; none of a rank alone.
+        num_expert_rows: Rows that the experts of this rank worked on; 0 of a rank alone.
+        all_to_all_s: Seconds in all-to-alls.
     """
 
     num_running: int
@@ -32,3 +36,7 @@ class EngineStats:
     num_generation_tokens: int
     num_preemptions: int
     placement: int
+    num_kv_blocks: int = 0
+    expert_load: tuple[tuple[int, ...], ...] = ()
+    num_expert_rows: int = 0
+    all_to_all_s: float = 0.0

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from gptoss_ray.config import ParallelConfig
-from gptoss_ray.parallel.collectives import Collectives
+from gptoss_ray.parallel.collectives import AllToAll
 from gptoss_ray.parallel.exact_exchange import ExactExchange
 from gptoss_ray.parallel.expert_routes import ExpertRoutes
 from gptoss_ray.parallel.padded_exchange import PaddedExchange
+from gptoss_ray.parallel.timed_all_to_all import ExpertTraffic, TimedAllToAll
 from gptoss_ray.parallel.token_dispatcher import DispatchHandle, GroupedRows
 from gptoss_ray.parallel.token_rows import TokenRowFormat
 
@@ -34,7 +35,7 @@ class CollectivesLink(Protocol):
         """Number of ranks."""
 
     @property
-    def collectives(self) -> Collectives:
+    def collectives(self) -> AllToAll:
         """Those of the present epoch.
 
         Raises:
@@ -53,10 +54,10 @@ class _Exchange(Protocol):
     """One way for tokens to travel."""
 
     def dispatch(
-        self, collectives: Collectives, x: Tensor, expert_ids: Tensor, routes: ExpertRoutes
+        self, collectives: AllToAll, x: Tensor, expert_ids: Tensor, routes: ExpertRoutes
     ) -> tuple[GroupedRows, DispatchHandle]: ...
 
-    def combine(self, collectives: Collectives, expert_out: Tensor, handle: DispatchHandle) -> Tensor: ...
+    def combine(self, collectives: AllToAll, expert_out: Tensor, handle: DispatchHandle) -> Tensor: ...
 
 
 class TokenExchange:
@@ -72,10 +73,12 @@ class TokenExchange:
         device: Of the tokens.
         rank: Of this process in the epoch that the exchange is for; None: in the link's.
         world_size: Ranks of that epoch; None: of the link's.
+        traffic: Counts what travels; None: from zero.
 
     Attributes:
         rank: See above.
         world_size: See above.
+        traffic: See above.
     """
 
     def __init__(
@@ -90,8 +93,10 @@ class TokenExchange:
         device: torch.device,
         rank: int | None = None,
         world_size: int | None = None,
+        traffic: ExpertTraffic | None = None,
     ) -> None:
         self.link = link
+        self.traffic = traffic or ExpertTraffic()
         self.rank = link.rank if rank is None else rank
         self.world_size = link.world_size if world_size is None else world_size
         self.num_experts = num_experts
@@ -114,6 +119,7 @@ class TokenExchange:
             device=self.device,
             rank=rank,
             world_size=world_size,
+            traffic=self.traffic,
         )
 
     def begin_step(self, max_num_tokens: int) -> None:
@@ -122,6 +128,10 @@ class TokenExchange:
             return
         self.max_num_tokens = max_num_tokens
         self.way = self._padded(max_num_tokens) if self._pads(max_num_tokens) else self._exact
+
+    def collectives(self) -> AllToAll:
+        """Return those of the present epoch, timed; GroupBrokenError outside of a group."""
+        return TimedAllToAll(self.link.collectives, self.traffic)
 
     def _pads(self, max_num_tokens: int) -> bool:
         """Decide from what is equal on all ranks, so that all go the same way."""
@@ -155,17 +165,24 @@ class AllToAllTokenDispatcher:
         exchange: Shared with the other layers.
         destinations: destinations[home][expert] is the rank that serves the expert to home's tokens.
         local_experts: Ids of the experts on this rank, in the order of its `ExpertShard`.
+        expert_load: Of the layer's dispatcher before this one, which counts on in it.
 
     Attributes:
         exchange: As given.
         local_experts: As given.
-        expert_load: int64 [E], how often each expert was chosen by this rank's tokens; zero it at will.
+        expert_load: int64 [E], how often each expert was chosen by this rank's tokens.
     """
 
     def __init__(
-        self, exchange: TokenExchange, destinations: Sequence[Sequence[int]], local_experts: Sequence[int]
+        self,
+        exchange: TokenExchange,
+        destinations: Sequence[Sequence[int]],
+        local_experts: Sequence[int],
+        expert_load: Tensor | None = None,
     ) -> None:
-        self.expert_load = torch.zeros(exchange.num_experts, dtype=torch.int64, device=exchange.device)
+        if expert_load is None:
+            expert_load = torch.zeros(exchange.num_experts, dtype=torch.int64, device=exchange.device)
+        self.expert_load = expert_load
         self._one = torch.ones(1, dtype=torch.int64, device=exchange.device)
         self.exchange = exchange
         self.local_experts = tuple(local_experts)
@@ -187,7 +204,9 @@ class AllToAllTokenDispatcher:
         assert len(x) <= exchange.max_num_tokens, "more tokens than the ranks agreed on for this step"
         chosen = expert_ids.flatten()
         self.expert_load.scatter_add_(0, chosen, self._one.expand_as(chosen))
-        return exchange.way.dispatch(exchange.link.collectives, x, expert_ids, self._routes)
+        grouped, handle = exchange.way.dispatch(exchange.collectives(), x, expert_ids, self._routes)
+        exchange.traffic.num_rows += len(grouped.rows)
+        return grouped, handle
 
     def combine(self, expert_out: Tensor, handle: DispatchHandle) -> Tensor:
         """Bring the local experts' outputs [N, d] home; returns what its tokens' experts made [T, k, d].
@@ -195,4 +214,4 @@ class AllToAllTokenDispatcher:
         Raises:
             GroupBrokenError: A rank is lost or late.
         """
-        return self.exchange.way.combine(self.exchange.link.collectives, expert_out, handle)
+        return self.exchange.way.combine(self.exchange.collectives(), expert_out, handle)

@@ -13,18 +13,8 @@ if TYPE_CHECKING:  # the replica's process knows the protocol, and must not pay 
     from torch import Tensor
 
 
-class Collectives(Protocol):
-    """One rank's side of a group's collectives.
-
-    Attributes:
-        rank: Of this process, from 0.
-        world_size: Number of ranks.
-        timeout_s: A rank later than this is late; may be set anew before each collective.
-    """
-
-    rank: int
-    world_size: int
-    timeout_s: float
+class AllToAll(Protocol):
+    """The collective by which tokens travel."""
 
     def all_to_all(
         self,
@@ -42,6 +32,20 @@ class Collectives(Protocol):
         Raises:
             GroupBrokenError: A rank is lost or later than the deadline.
         """
+
+
+class Collectives(AllToAll, Protocol):
+    """One rank's side of a group's collectives.
+
+    Attributes:
+        rank: Of this process, from 0.
+        world_size: Number of ranks.
+        timeout_s: A rank later than this is late; may be set anew before each collective.
+    """
+
+    rank: int
+    world_size: int
+    timeout_s: float
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """Return the largest of all ranks' values (64-bit integers), place by place.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_ray.parallel.collectives import Collectives
+from gptoss_ray.parallel.collectives import AllToAll
 from gptoss_ray.parallel.expert_routes import ExpertRoutes
 from gptoss_ray.parallel.token_dispatcher import DispatchHandle, GroupedRows
 from gptoss_ray.parallel.token_rows import TokenRowFormat
@@ -50,7 +50,7 @@ class ExactExchange:
         self._ranks = torch.arange(world_size, device=device)
 
     def dispatch(
-        self, collectives: Collectives, x: Tensor, expert_ids: Tensor, routes: ExpertRoutes
+        self, collectives: AllToAll, x: Tensor, expert_ids: Tensor, routes: ExpertRoutes
     ) -> tuple[GroupedRows, ExactHandle]:
         """Send x [T, d] with expert_ids int64 [T, k] to the ranks of its experts; returns what came."""
         destinations = routes.destinations[expert_ids]
@@ -72,7 +72,7 @@ class ExactExchange:
         grouped, slots = routes.group(self._rows.activations(arrived), local_indices)
         return grouped, ExactHandle(slots, destinations.flatten(), results_sent, results_received)
 
-    def combine(self, collectives: Collectives, expert_out: Tensor, handle: DispatchHandle) -> Tensor:
+    def combine(self, collectives: AllToAll, expert_out: Tensor, handle: DispatchHandle) -> Tensor:
         """Return every rank's results [N, d] to the homes; this one's are [T, k, d]."""
         assert isinstance(handle, ExactHandle)
         results = expert_out.index_select(0, handle.slots.argsort())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_ray.parallel.collectives import Collectives
+from gptoss_ray.parallel.collectives import AllToAll
 from gptoss_ray.parallel.expert_routes import ExpertRoutes
 from gptoss_ray.parallel.token_dispatcher import DispatchHandle, GroupedRows
 from gptoss_ray.parallel.token_rows import TokenRowFormat
@@ -72,7 +72,7 @@ class PaddedExchange:
         self._result_shape = (k, d)
 
     def dispatch(
-        self, collectives: Collectives, x: Tensor, expert_ids: Tensor, routes: ExpertRoutes
+        self, collectives: AllToAll, x: Tensor, expert_ids: Tensor, routes: ExpertRoutes
     ) -> tuple[GroupedRows, PaddedHandle]:
         """Send x [T, d] with expert_ids int64 [T, k] to every rank; returns what concerns this one."""
         num_tokens = len(x)
@@ -86,7 +86,7 @@ class PaddedExchange:
         sources.mul_(self._slots_per_rank).add_(self._slot_positions[: expert_ids.numel()])
         return grouped, PaddedHandle(slots, sources)
 
-    def combine(self, collectives: Collectives, expert_out: Tensor, handle: DispatchHandle) -> Tensor:
+    def combine(self, collectives: AllToAll, expert_out: Tensor, handle: DispatchHandle) -> Tensor:
         """Return every rank's results [N, d] to the homes; this one's are [T, k, d]."""
         assert isinstance(handle, PaddedHandle)
         self._sent_slots.index_copy_(0, handle.slots, expert_out)

@@ -92,9 +92,9 @@ class Admission:
         return len(self._queue)
 
     @property
-    def num_queued_tokens(self) -> float:
+    def num_queued_tokens(self) -> int:
         """What they are thought to come to, prompts and outputs."""
-        return self._queue.cost
+        return round(self._queue.cost)
 
     @property
     def latest_ends(self) -> list[bytes]:

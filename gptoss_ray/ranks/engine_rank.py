@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, InternalError, InvalidRequestError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
+from gptoss_ray.json_logs import log_as_json
 from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.ranks.abort_keys import AbortKeys
 from gptoss_ray.ranks.epoch_change import EpochChange
@@ -19,6 +20,7 @@ from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.load_progress import LoadProgress
 from gptoss_ray.ranks.rank_facts import RankFacts, read_facts
 from gptoss_ray.ranks.rank_member import RankMember, RankPulse
+from gptoss_ray.ranks.request_traces import RequestTraces
 from gptoss_ray.ranks.sink_outbox import SinkOutbox
 from gptoss_ray.ranks.step_loop import Batches, StepLoop, SteppedEngine
 from gptoss_ray.ranks.wait_times import WaitTimes
@@ -41,10 +43,10 @@ _FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 
 @dataclass(frozen=True, slots=True)
 class RankStats:
-    """What a rank reports of itself; `engine` is the engine's own `EngineStats`.
+    """What a rank reports of itself; `engine` is its `EngineStats`, `step_s` the seconds spent in steps.
 
-    `num_queued` is of the whole replica: requests that wait for any of its ranks. `first_token_s` is how long
-    nine requests in ten waited for their first token here of late; None where none did.
+    `first_token_s` is how long nine requests in ten waited for their first token here of late; None where none
+    did.
     """
 
     rank: int
@@ -53,7 +55,7 @@ class RankStats:
     num_failed_steps: int
     num_messages: int
     """Batches handed to token streams so far."""
-    num_queued: int = 0
+    step_s: float = 0.0
     first_token_s: float | None = None
 
 
@@ -66,9 +68,19 @@ class EngineRank:
         config: The model to serve.
         rank: Number of this rank in its group, from 0.
         load: Makes the engine; the default reads the checkpoint.
+        json_logs: Whether this process logs as JSON.
     """
 
-    def __init__(self, config: ServedModelConfig, rank: int = 0, load: LoadEngine | None = None) -> None:
+    def __init__(
+        self,
+        config: ServedModelConfig,
+        rank: int = 0,
+        load: LoadEngine | None = None,
+        *,
+        json_logs: bool = False,
+    ) -> None:
+        if json_logs:
+            log_as_json()
         self._config = config
         self._rank = rank
         self._load_engine = load
@@ -81,8 +93,10 @@ class EngineRank:
         self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
         self._abort_keys = AbortKeys()
         self._first_tokens = WaitTimes()
+        self._traces = RequestTraces(config.name, rank)
         self._num_messages = 0
         self._prepared: Transformer | None = None
+        self._taken_load: tuple[tuple[int, ...], ...] = ()
         self._member: RankMember | None = None
 
     async def facts(self) -> RankFacts:
@@ -216,12 +230,15 @@ class EngineRank:
             self._outbox.open_request(request.sink_id, request_id)
             self._first_tokens.begin(request_id)
             is_open = True
+            if request.traceparent:
+                await self._traces.begin(request)
             await asyncio.wrap_future(loop.submit(request, constraint))
         except Exception as error:
             if is_open:
                 del self._ended[request_id]
                 self._first_tokens.drop(request_id)
                 self._outbox.close_request(request.sink_id, request_id)
+            self._traces.drop(request_id, error)
             if isinstance(error, GptossError):
                 return error
             logger.exception("submit_failed request_id=%s", request_id)
@@ -276,15 +293,18 @@ class EngineRank:
             num_live_requests=len(self._ended),
             num_failed_steps=self._loop.num_failed_steps,
             num_messages=self._num_messages,
+            step_s=self._loop.step_s,
             first_token_s=self._first_tokens.recent_s(),
         )
 
     async def take_expert_load(self) -> list[list[int]]:
         """Return how often this rank's tokens chose each expert [layers][E] since the last call."""
-        from gptoss_ray.ranks.rank_experts import take_expert_load  # noqa: PLC0415
-
-        engine, loop = self._running()
-        return await asyncio.wrap_future(loop.call(lambda: take_expert_load(engine.transformer)))
+        _, loop = self._running()
+        taken, self._taken_load = self._taken_load, (await asyncio.wrap_future(loop.stats())).expert_load
+        if not taken:
+            return [list(layer) for layer in self._taken_load]
+        layers = zip(self._taken_load, taken, strict=True)
+        return [[now - before for now, before in zip(*layer, strict=True)] for layer in layers]
 
     async def prepare_swap(self, swap: LayerSwap) -> None:
         """Read the experts that a layer is to have here, while steps go on; one swap is prepared at a time.
@@ -391,6 +411,8 @@ class EngineRank:
             for output in outputs:
                 if output.token_ids:
                     self._first_tokens.end(output.request_id)
+                if self._traces:
+                    self._traces.take(output)
                 if output.finish_reason is not None:
                     self._first_tokens.drop(output.request_id)
                     self._ended.pop(output.request_id).set_result(output)

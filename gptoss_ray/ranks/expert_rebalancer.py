@@ -35,6 +35,7 @@ class ExpertRebalancer:
         hosts: Host of every rank.
         placements: Where the experts of every layer are; contiguous where not given.
         version: Of these.
+        note_swap: Called with layer and version when a swap was made.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class ExpertRebalancer:
         *,
         placements: Sequence[LayerPlacement] | None = None,
         version: int = 0,
+        note_swap: Callable[[int, int], None] = lambda _layer, _version: None,
     ) -> None:
+        self._note_swap = note_swap
         self._ask = ask
         self._config = config
         self._hosts = tuple(hosts)
@@ -106,6 +109,7 @@ class ExpertRebalancer:
         await self._ask_all("make_swap", swap.version)
         self._version = swap.version
         self._placements[layer] = placement
+        self._note_swap(layer, swap.version)
         logger.info("experts_swapped version=%d layer=%d", swap.version, layer)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from gptoss_ray.errors import RankDiedError
 from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.ranks.epoch_change import EpochChange
 from gptoss_ray.ranks.expert_rebalancer import ExpertRebalancer
+from gptoss_ray.ranks.group_events import EventKind, GroupEvents
 from gptoss_ray.ranks.group_layout import GroupLayout
 from gptoss_ray.ranks.lease_renewal import LeaseRenewal
 from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints
@@ -75,6 +77,7 @@ class GroupKeeper:
     Attributes:
         open_ranks: Those that may be given requests: they have completed a step, and are not lost.
         failure: Why the group was given up; None while it serves or heals.
+        events: What has happened to it.
     """
 
     def __init__(
@@ -106,6 +109,9 @@ class GroupKeeper:
         self.failure: str | None = None
         self._told_open = self.open_ranks
         self._num_failed_starts: dict[int, int] = {}
+        self.events = GroupEvents()
+        self._healed_s = 0.0
+        self._stopped_at: float | None = None
 
     @property
     def is_serving(self) -> bool:
@@ -116,6 +122,26 @@ class GroupKeeper:
     def epoch(self) -> int:
         """The newest that was issued."""
         return self._recovery.epoch
+
+    @property
+    def stage(self) -> Stage:
+        """What the group is doing."""
+        return self._recovery.stage
+
+    @property
+    def members(self) -> list[RankId]:
+        """Of the newest epoch, in order."""
+        return sorted(self._recovery.members)
+
+    @property
+    def hosts(self) -> dict[int, str]:
+        """Address of the node of each rank, by its number."""
+        return {rank.number: self._facts[rank].address for rank in sorted(self._facts)}
+
+    @property
+    def healing_s(self) -> float:
+        """Seconds in which no epoch was granted, so that the group made nothing."""
+        return self._healed_s + (0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at)
 
     @property
     def open_ranks(self) -> list[RankId]:
@@ -158,6 +184,9 @@ class GroupKeeper:
             self._watch_stage(after)
         if before.granted and not after.granted:
             self._leases.grant(0, frozenset())
+            self._stopped_at = time.monotonic()
+            if after.stage is not Stage.JOINING:
+                self.events.note(EventKind.EPOCH_BROKE, before.granted, type(event).__name__)
         if after.stage is not Stage.SERVING:
             self._stop_rebalancing()
         for order in orders:
@@ -176,6 +205,7 @@ class GroupKeeper:
             self._start(self._grant(order))
         elif isinstance(order, Replace):
             self._warm.discard(order.rank)
+            self.events.note(EventKind.RANK_LOST, self.epoch, f"rank {order.rank}")
             self._ranks.end(order.rank)
             self._start(self._replace(order.rank.next()))
         else:
@@ -240,7 +270,10 @@ class GroupKeeper:
             if rank not in self._warm:
                 self._start(self._warm_up(rank))
         self._start_rebalancing()
-        logger.info("epoch_granted epoch=%d members=%s", epoch, ",".join(map(str, sorted(members))))
+        names = ",".join(map(str, sorted(members)))
+        self._healed_s, self._stopped_at = self.healing_s, None
+        self.events.note(EventKind.EPOCH_GRANTED, epoch, f"members {names}")
+        logger.info("epoch_granted epoch=%d members=%s", epoch, names)
 
     async def _warm_up(self, rank: RankId) -> None:
         """Let a newcomer complete a first request; only then it may be given others."""
@@ -251,6 +284,7 @@ class GroupKeeper:
             self._ranks.end(rank)
         else:
             self._warm.add(rank)
+            self.events.note(EventKind.RANK_REPLACED, self.epoch, f"rank {rank}")
             self._tell_open()
             self._num_failed_starts.pop(rank.number, None)
 
@@ -263,6 +297,7 @@ class GroupKeeper:
             facts = await self._ranks.start(rank)
             check_fingerprints([self._facts[self._layout.members[0]], facts])
         except Exception as error:
+            self.events.note(EventKind.REPLACEMENT_FAILED, self.epoch, f"rank {rank}")
             logger.error("replacement_failed rank=%s error=%r", rank, error)
             self._hear(RankLost(rank))
         else:
@@ -271,6 +306,7 @@ class GroupKeeper:
 
     def _give_up(self, order: GiveUp) -> None:
         """End all ranks: their streams break, which tells whoever reads them to send the requests again."""
+        self.events.note(EventKind.GIVEN_UP, self.epoch, order.reason)
         logger.error("group_given_up epoch=%d reason=%s", self._recovery.epoch, order.reason)
         self.failure = order.reason
         for rank in self._facts:
@@ -330,6 +366,7 @@ class GroupKeeper:
             self._hosts(layout),
             placements=layout.placements,
             version=layout.version,
+            note_swap=self._note_swap,
         )
         self._rebalancing = asyncio.create_task(self._rebalancer.run())
 
@@ -341,6 +378,9 @@ class GroupKeeper:
                 self._layout.members, self._rebalancer.placements, self._rebalancer.version
             )
         self._rebalancer = self._rebalancing = None
+
+    def _note_swap(self, layer: int, version: int) -> None:
+        self.events.note(EventKind.EXPERTS_SWAPPED, self.epoch, f"layer {layer}, placement {version}")
 
     async def _ask_number(self, index: int, method: str, *args: object) -> Any:
         return await self._ranks.ask(self._layout.members[index], method, *args)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gptoss_ray.ranks.engine_rank import RankStats
+    from gptoss_ray.ranks.group_stats import GroupStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +29,14 @@ class GroupLoad:
     first_token_s: float | None = None
 
     @classmethod
-    def of(
-        cls, ranks: Sequence[RankStats], num_queued_tokens: float, turn_s: float | None
-    ) -> GroupLoad | None:
+    def of(cls, stats: GroupStats, turn_s: float | None) -> GroupLoad | None:
         """Put together what the ranks say and what waits before them; None where no rank says anything.
 
         Args:
-            ranks: Those that answered.
-            num_queued_tokens: Of requests that wait for a rank.
-            turn_s: How long they waited of late.
+            stats: Of the group.
+            turn_s: How long requests waited for a rank of late.
         """
+        ranks = stats.ranks
         if not ranks:
             return None
         at_ranks_s = [rank.first_token_s for rank in ranks if rank.first_token_s is not None]
@@ -48,7 +45,7 @@ class GroupLoad:
         return cls(
             num_running=sum(rank.engine.num_running + rank.engine.num_waiting for rank in ranks),
             kv_use=sum(rank.engine.kv_cache_usage for rank in ranks) / len(ranks),
-            num_queued=ranks[0].num_queued,
-            num_queued_tokens=num_queued_tokens,
+            num_queued=stats.num_queued,
+            num_queued_tokens=stats.num_queued_tokens,
             first_token_s=sum(known_s) if known_s else None,
         )

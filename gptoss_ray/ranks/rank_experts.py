@@ -1,12 +1,14 @@
-"""The experts of a rank in service: how often each was chosen, and other ones in a layer. Imports torch."""
+"""The experts of a rank in service: other ones in a layer, or in all. Imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from gptoss_ray.checkpoint.reader import CheckpointReader
-from gptoss_ray.model.moe import DispatchedMoE
+from gptoss_ray.engine.expert_counts import dispatchers
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.parallel.all_to_all import AllToAllTokenDispatcher, TokenExchange
 from gptoss_ray.parallel.expert_placement import LayerPlacement, copy_table
@@ -14,7 +16,10 @@ from gptoss_ray.ranks.layer_swap import LayerSwap
 
 
 def make_dispatcher(
-    exchange: TokenExchange, placement: LayerPlacement, hosts: Sequence[str]
+    exchange: TokenExchange,
+    placement: LayerPlacement,
+    hosts: Sequence[str],
+    expert_load: Tensor | None = None,
 ) -> AllToAllTokenDispatcher:
     """Return the dispatcher of a layer for this rank.
 
@@ -22,21 +27,14 @@ def make_dispatcher(
         exchange: What the layers share; knows the rank.
         placement: Of the layer.
         hosts: Host of every rank; copies of an expert are preferred on the same one.
+        expert_load: Of the dispatcher that this one follows.
     """
     return AllToAllTokenDispatcher(
         exchange,
         [copy_table(placement, home, hosts) for home in range(len(hosts))],
         placement.local_slots(exchange.rank),
+        expert_load,
     )
-
-
-def take_expert_load(transformer: Transformer) -> list[list[int]]:
-    """Return how often this rank's tokens chose each expert [layers][E], and count from zero again."""
-    loads = []
-    for dispatcher in _dispatchers(transformer):
-        loads.append(dispatcher.expert_load.tolist())
-        dispatcher.expert_load.zero_()
-    return loads
 
 
 def with_swap(transformer: Transformer, checkpoint: str, swap: LayerSwap) -> Transformer:
@@ -45,8 +43,8 @@ def with_swap(transformer: Transformer, checkpoint: str, swap: LayerSwap) -> Tra
     Raises:
         CheckpointError: The checkpoint is no longer what was loaded.
     """
-    present = list(_dispatchers(transformer))[swap.layer]
-    dispatcher = make_dispatcher(present.exchange, swap.placement, swap.hosts)
+    present = list(dispatchers(transformer))[swap.layer]
+    dispatcher = make_dispatcher(present.exchange, swap.placement, swap.hosts, present.expert_load)
     loader = replace(transformer.loader, reader=CheckpointReader.open(checkpoint))
     experts = transformer.layers[swap.layer].moe.experts.with_experts(
         loader, swap.layer, present.local_experts, dispatcher.local_experts
@@ -74,19 +72,12 @@ def with_placements(
         CheckpointError: The checkpoint is no longer what was loaded.
     """
     loader = replace(transformer.loader, reader=CheckpointReader.open(checkpoint))
-    present = list(_dispatchers(transformer))
+    present = list(dispatchers(transformer))
     exchange = present[0].exchange.of_epoch(rank, len(hosts))
     for layer, (before, placement) in enumerate(zip(present, placements, strict=True)):
-        dispatcher = make_dispatcher(exchange, placement, hosts)
+        dispatcher = make_dispatcher(exchange, placement, hosts, before.expert_load)
         experts = transformer.layers[layer].moe.experts.with_experts(
             loader, layer, before.local_experts, dispatcher.local_experts
         )
         transformer = transformer.with_layer(layer, experts, dispatcher)
     return transformer
-
-
-def _dispatchers(transformer: Transformer) -> Iterator[AllToAllTokenDispatcher]:
-    for layer in transformer.layers:
-        assert isinstance(layer.moe, DispatchedMoE), "a rank alone has nothing to swap"
-        assert isinstance(layer.moe.dispatcher, AllToAllTokenDispatcher)
-        yield layer.moe.dispatcher

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -23,15 +23,19 @@ from gptoss_ray.ranks.admission import Admission, QueueLimits
 from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
 from gptoss_ray.ranks.group_keeper import GroupKeeper
 from gptoss_ray.ranks.group_load import GroupLoad
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints, read_shape
 from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory
 from gptoss_ray.ranks.rank_room import RankRoom
 from gptoss_ray.ranks.rank_selector import RankSelector
 from gptoss_ray.ranks.ray_ranks import RayRanks
-from gptoss_ray.ranks.recovery import FIRST_EPOCH, RankId
+from gptoss_ray.ranks.recovery import FIRST_EPOCH, RankId, Stage
 from gptoss_ray.ranks.wait_times import WaitTimes
 
 logger = logging.getLogger(__name__)
+
+GROUP_PREFIX = "gptoss-"
+STATS_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class RankGroup:
         placement_group: The bundles of `GroupPlacement.of(config)`.
         owner: Unique name of the replica that owns the group, of letters, digits, `-` and `_`.
         load: Makes each rank's engine; see `EngineRank`.
+        json_logs: Whether the ranks log as JSON.
     """
 
     def __init__(
@@ -73,13 +78,16 @@ class RankGroup:
         placement_group: PlacementGroup,
         owner: str,
         load: LoadEngine | None = None,
+        *,
+        json_logs: bool = False,
     ) -> None:
         self._config = config
-        self._group_id = f"gptoss-{owner}"
-        self._ranks = RayRanks(config, placement_group, owner, load)
+        self._group_id = f"{GROUP_PREFIX}{owner}"
+        self._ranks = RayRanks(config, placement_group, owner, load, json_logs=json_logs)
         self._first = tuple(map(RankId, range(config.parallel.num_ranks)))
         self._keeper: GroupKeeper | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._hosts: dict[int, str] = {}
         self._has_failed = False
         self._selector: RankSelector | None = None
         self._admission: Admission | None = None
@@ -107,6 +115,7 @@ class RankGroup:
     async def _load(self, suppressed_token_ids: Sequence[int]) -> None:
         facts: list[RankFacts] = await self._ask_all("facts")
         check_fingerprints(facts)
+        self._hosts = {number: fact.address for number, fact in enumerate(facts)}
         model = await asyncio.to_thread(read_shape, self._config)
         plan = check_group_memory(self._config, model, facts)
         logger.info("memory_plan %s", describe_memory(self._config, plan))
@@ -254,12 +263,33 @@ class RankGroup:
         is_kept = self._keeper is not None  # who is lost, the keeper finds out
         return all(is_kept if isinstance(answer, RayError) else answer is True for answer in answers)
 
-    async def stats(self) -> list[RankStats]:
-        """Return the counters of each rank that answers."""
-        ranks = [self._ranks.actor(rank).stats.remote() for rank in self._open_ranks]
-        answers = await asyncio.gather(*ranks, return_exceptions=True)
-        num_queued = 0 if self._admission is None else self._admission.num_queued
-        return [replace(answer, num_queued=num_queued) for answer in answers if isinstance(answer, RankStats)]
+    async def stats(self) -> GroupStats:
+        """Return what there is to tell, and the counters of each rank that answers in time."""
+        keeper, admission = self._keeper, self._admission
+        return GroupStats(
+            replica=self._group_id.removeprefix(GROUP_PREFIX),
+            stage=Stage.SERVING.name.lower() if keeper is None else keeper.stage.name.lower(),
+            epoch=FIRST_EPOCH if keeper is None else keeper.epoch,
+            members=tuple(map(str, self._first if keeper is None else keeper.members)),
+            hosts=self._hosts if keeper is None else keeper.hosts,
+            ranks=tuple(await self._rank_stats()),
+            num_queued=0 if admission is None else admission.num_queued,
+            num_queued_tokens=0 if admission is None else admission.num_queued_tokens,
+            healing_s=0.0 if keeper is None else keeper.healing_s,
+            num_events={} if keeper is None else keeper.events.counts,
+            events=() if keeper is None else keeper.events.latest,
+        )
+
+    async def _rank_stats(self) -> list[RankStats]:
+        """Ask all ranks at once; one that is stopped must not hide the others."""
+        asked = [asyncio.ensure_future(self._ranks.ask(rank, "stats")) for rank in self._open_ranks]
+        if not asked:
+            return []
+        await asyncio.wait(asked, timeout=STATS_TIMEOUT_S)
+        for call in asked:
+            call.cancel()
+        done = [call for call in asked if call.done() and not call.cancelled() and call.exception() is None]
+        return [call.result() for call in done]
 
     def latest_ends(self) -> list[bytes]:
         """See `Admission.latest_ends`."""
@@ -267,8 +297,7 @@ class RankGroup:
 
     async def current_load(self) -> GroupLoad | None:
         """Return how much there is to do; None where no rank answers."""
-        num_queued_tokens = 0.0 if self._admission is None else self._admission.num_queued_tokens
-        return GroupLoad.of(await self.stats(), num_queued_tokens, self._turns.recent_s())
+        return GroupLoad.of(await self.stats(), self._turns.recent_s())
 
     def shutdown(self) -> None:
         """Kill the ranks, from any thread."""

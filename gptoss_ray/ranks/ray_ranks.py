@@ -34,6 +34,7 @@ class RayRanks:
         placement_group: The bundles of `GroupPlacement.of(config)`.
         owner: Unique name of the replica that owns the group.
         load: Makes each rank's engine; see `EngineRank`.
+        json_logs: Whether the ranks log as JSON.
     """
 
     def __init__(
@@ -42,11 +43,14 @@ class RayRanks:
         placement_group: PlacementGroup,
         owner: str,
         load: LoadEngine | None,
+        *,
+        json_logs: bool = False,
     ) -> None:
         self._config = config
         self._placement_group = placement_group
         self._owner = owner
         self._load = load
+        self._json_logs = json_logs
         self._suppressed_token_ids: Sequence[int] = ()
         self._actors = {
             rank: self._start_actor(rank) for rank in map(RankId, range(config.parallel.num_ranks))
@@ -117,5 +121,5 @@ class RayRanks:
                 placement_group=self._placement_group,
                 placement_group_bundle_index=placement.bundle_index(rank.number),
             ),
-        ).remote(self._config, rank.number, self._load)
+        ).remote(self._config, rank.number, self._load, json_logs=self._json_logs)
         return actor

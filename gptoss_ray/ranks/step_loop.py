@@ -153,6 +153,7 @@ class StepLoop:
         self._step_started_at: float | None = None
         self._longest_step_s = 0.0
         self.num_steps = 0
+        self.step_s = 0.0
         self.num_failed_steps = 0
 
     def start(self) -> None:
@@ -287,7 +288,9 @@ class StepLoop:
             return
         finally:
             self._step_started_at = None
-        self._longest_step_s = max(self._longest_step_s, time.monotonic() - started_at)
+        took_s = time.monotonic() - started_at
+        self._longest_step_s = max(self._longest_step_s, took_s)
+        self.step_s += took_s
         self._last_step_failed = False
         self.num_steps += 1
         self._emit(outputs)

@@ -123,7 +123,7 @@ async def stream_choice(
     Raises:
         GptossError: The request was refused, failed, or was lost.
     """
-    with metrics.watch(model.name) as watch:
+    with metrics.watch(model.name, len(request.prompt_token_ids)) as watch:
         async with aclosing(model.token_source.generate(request)) as outputs:
             is_first = True
             async for output in outputs:

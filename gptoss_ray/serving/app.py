@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import re
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client.metrics_core import Metric
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application, Deployment
@@ -18,18 +20,22 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import ServedModelConfig, ServingConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.harmony.encoding import HarmonyEncoding
+from gptoss_ray.json_logs import log_as_json
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.autoscaling import autoscaling_config
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.exposure import check_exposure, deployed_hosts
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
+from gptoss_ray.serving.ingress_peers import IngressPeers, Measured
+from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
 from gptoss_ray.serving.response_store_actor import ActorStore, shared_store
 from gptoss_ray.serving.router import router_config
 from gptoss_ray.serving.stream_pacing import pace_replica_streams
 from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
+from gptoss_ray.tracing import Tracer, process_tracer
 
 INGRESS = "Ingress"
 ENGINE_REPLICA = "EngineReplica"
@@ -49,11 +55,18 @@ class IngressDeployment(Ingress):
     """The ingress as Serve runs it: it knows the models by their handles."""
 
     def __init__(self, config: ServingConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
+        if config.json_logs:
+            log_as_json()
         bind_replica_to_node_address()
         check_exposure(deployed_hosts(), config)
         pace_replica_streams()
         streams = TokenStreams(config.limits.max_unread_tokens)
-        models = [_served_model(model, handles[model.name], streams) for model in config.models]
+        metrics = IngressMetrics()
+        tracer = process_tracer() if config.tracing else None
+        models = [
+            _served_model(model, handles[model.name], streams, metrics, tracer) for model in config.models
+        ]
+        self._peers = IngressPeers()
         self._store = shared_store(serve.get_replica_context().app_name, config.limits)
         super().__init__(
             models,
@@ -62,6 +75,8 @@ class IngressDeployment(Ingress):
             limits=config.limits,
             page=config.page,
             store=self._store,
+            metrics=metrics,
+            tracer=tracer,
         )
         # What is loaded now stays: to walk through it, modules and vocabulary, each time that garbage is
         # collected would hold up every stream for 75 ms.
@@ -72,6 +87,14 @@ class IngressDeployment(Ingress):
         """Keep the store of responses alive; Serve asks every few seconds, and is told of no lost store."""
         if isinstance(self._store, ActorStore):
             await self._store.touch()
+
+    def own_measured(self) -> Measured:
+        """Return what this replica has measured; the others ask for it."""
+        return Measured(serve.get_replica_context().replica_id.unique_id, self.metrics.families())
+
+    async def measured(self) -> Mapping[str, Sequence[Metric]]:
+        """See `Ingress.measured`."""
+        return await self._peers.measured(self.own_measured())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP side; Serve asks for it once the instance is made."""
@@ -131,7 +154,7 @@ def _engine_replica(config: ServingConfig, model: ServedModelConfig, load: LoadE
         ray_actor_options={"num_cpus": 0},
         placement_group_bundles=placement.bundles,
         placement_group_strategy=placement.strategy,
-    ).bind(model, load)
+    ).bind(model, load, config.json_logs)
 
 
 def _deployment(cls: type, **options: Any) -> Deployment:
@@ -142,7 +165,11 @@ def _deployment(cls: type, **options: Any) -> Deployment:
 
 
 def _served_model(
-    model: ServedModelConfig, handle: DeploymentHandle[Any], streams: TokenStreams
+    model: ServedModelConfig,
+    handle: DeploymentHandle[Any],
+    streams: TokenStreams,
+    metrics: IngressMetrics,
+    tracer: Tracer | None,
 ) -> ServedModel:
     # The ingress may stand on a node without ranks, whose disk has no room for weights.
     folder = resolve_folder(model.checkpoint, with_weights=False)
@@ -152,7 +179,7 @@ def _served_model(
         encoding=HarmonyEncoding.load(folder),
         max_context=model.engine.max_context or shape.max_context,
         vocab_size=shape.vocab_size,
-        token_source=RoutedTokenSource(handle, streams, model),
+        token_source=RoutedTokenSource(handle, streams, model, metrics.phases(model.name), tracer),
         aliases=model.aliases,
         created=int(time.time()),
     )

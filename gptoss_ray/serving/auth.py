@@ -1,6 +1,6 @@
 """Who may ask: API keys, demanded everywhere but where `PUBLIC_PATHS` and `PUBLIC_RPCS` say otherwise.
 
-The chat page's own files are public too (`ChatPage.paths`): they hold no secret, and a browser has to load
+The chat page's own files are public too (`Pages.paths`): they hold no secret, and a browser has to load
 them before anyone can type a key. What the page asks for is the API's, and needs one.
 """
 

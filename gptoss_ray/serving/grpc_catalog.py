@@ -13,6 +13,7 @@ from gptoss_ray.serving.grpc_requests import detokenize_request, parsed, tokeniz
 from gptoss_ray.serving.grpc_rpc import Caller, unary
 from gptoss_ray.serving.models import ModelCatalog, ServedModel
 from gptoss_ray.serving.tokenization import detokenize, tokenize, tokenizer_info
+from gptoss_ray.tracing import Tracer
 
 
 class CatalogMethods(ABC):
@@ -21,6 +22,7 @@ class CatalogMethods(ABC):
     catalog: ModelCatalog
     api_keys: ApiKeys
     limits: LimitsConfig
+    tracer: Tracer | None
 
     @abstractmethod
     def now(self) -> int:

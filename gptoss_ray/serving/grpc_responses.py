@@ -20,6 +20,7 @@ from gptoss_ray.serving.grpc_response_requests import (
 )
 from gptoss_ray.serving.grpc_rpc import Caller, streaming, unary
 from gptoss_ray.serving.responses.api import ResponsesApi
+from gptoss_ray.tracing import Tracer
 
 
 class ResponseMethods(ABC):
@@ -27,6 +28,7 @@ class ResponseMethods(ABC):
 
     api_keys: ApiKeys
     limits: LimitsConfig
+    tracer: Tracer | None
     responses: ResponsesApi
 
     @unary

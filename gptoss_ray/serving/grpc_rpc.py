@@ -17,14 +17,25 @@ import grpc
 from google.protobuf.message import Message
 
 from gptoss_ray.config import LimitsConfig
+from gptoss_ray.json_logs import set_client_request_id
 from gptoss_ray.serving.auth import PUBLIC_RPCS, ApiKeys
 from gptoss_ray.serving.grpc_status import STATUS_DETAILS_KEY, status_details
 from gptoss_ray.serving.limits import body_too_large
 from gptoss_ray.serving.request_id import REQUEST_ID_HEADER, request_id
 from gptoss_ray.serving.status_codes import as_client_error, grpc_details, status_of
 from gptoss_ray.serving.stream_pacing import wait_for_reader
+from gptoss_ray.tracing import TRACEPARENT, Span, Tracer, set_current_traceparent
 
 logger = logging.getLogger(__name__)
+
+_FAULTS = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+)
+"""Ends of a call that are an error of its span."""
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -54,6 +65,7 @@ class GuardedService(Protocol):
 
     api_keys: ApiKeys
     limits: LimitsConfig
+    tracer: Tracer | None
 
 
 class RpcFailedError(Exception):
@@ -123,7 +135,9 @@ def _guarded(service: GuardedService, name: str, request: Message, context: Grpc
     """Let a call in, log it and turn what fails in it into a status; yields who calls."""
     metadata = dict(context.invocation_metadata())
     id_ = request_id(metadata.get(REQUEST_ID_HEADER))
+    set_client_request_id(id_)
     start_s = time.monotonic()
+    span = None if name in PUBLIC_RPCS else _start_span(service.tracer, name, metadata, id_)
     code = grpc.StatusCode.CANCELLED
     context.set_trailing_metadata([(REQUEST_ID_HEADER, id_)])
     try:
@@ -138,10 +152,23 @@ def _guarded(service: GuardedService, name: str, request: Message, context: Grpc
         details = status_details(shown, id_, type(request))
         raise RpcFailedError(text, ((REQUEST_ID_HEADER, id_), (STATUS_DETAILS_KEY, details))) from None
     finally:
+        if span is not None:
+            is_fault = code in _FAULTS
+            span.end({"rpc.grpc.status_code": code.value[0]}, error=code.name if is_fault else "")
         logger.info(
             "event=grpc_request request_id=%s method=%s code=%s duration_s=%.3f",
             *(id_, name, code.name, time.monotonic() - start_s),
         )
+
+
+def _start_span(tracer: Tracer | None, name: str, metadata: dict[str, str], id_: str) -> Span | None:
+    """Begin the call's span, below that of the caller; what this task does belongs to it."""
+    if tracer is None:
+        return None
+    attributes = {"rpc.system": "grpc", "rpc.method": name, "gptoss.request_id": id_}
+    span = tracer.start(name, metadata.get(TRACEPARENT, ""), attributes, is_server=True)
+    set_current_traceparent(span.traceparent)
+    return span
 
 
 @contextmanager

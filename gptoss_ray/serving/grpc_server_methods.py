@@ -24,6 +24,7 @@ from gptoss_ray.protos.gptoss.v1 import (
 from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.grpc_rpc import Caller, streaming, unary
 from gptoss_ray.serving.models import ModelCatalog
+from gptoss_ray.tracing import Tracer
 
 HEALTH_POLL_S = 1.0
 SERVICES = tuple(
@@ -43,6 +44,7 @@ class ServerMethods(ABC):
     catalog: ModelCatalog
     api_keys: ApiKeys
     limits: LimitsConfig
+    tracer: Tracer | None
 
     @abstractmethod
     async def abort(self, request_id: str, *, tenant: str) -> int:

@@ -1,8 +1,9 @@
-"""The HTTP routes: OpenAI's chat, completions and models, health, and the chat page."""
+"""The HTTP routes: OpenAI's chat, completions and models, health, metrics, and the pages."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from importlib.metadata import version
@@ -15,10 +16,11 @@ from starlette.exceptions import HTTPException
 from gptoss_ray.errors import GptossError, InvalidRequestError, NotFoundError, UnavailableError
 from gptoss_ray.serving.answer import Answer, Usage
 from gptoss_ray.serving.auth import PUBLIC_PATHS
-from gptoss_ray.serving.chat_page import ChatPage
+from gptoss_ray.serving.dashboard_state import DashboardState, dashboard_state
+from gptoss_ray.serving.exposition import CONTENT_TYPE, IngressFamilies, exposition
+from gptoss_ray.serving.group_metrics import Replicas, group_families
 from gptoss_ray.serving.http_body import parse_body
 from gptoss_ray.serving.http_gate import HttpGate
-from gptoss_ray.serving.metrics import CONTENT_TYPE
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.openai_answers import (
     AbortedRequest,
@@ -46,6 +48,7 @@ from gptoss_ray.serving.openai_types import (
     SamplingFields,
 )
 from gptoss_ray.serving.openapi import Route, openapi_document
+from gptoss_ray.serving.pages import Pages
 from gptoss_ray.serving.responses.http_routes import ResponseRoutes
 from gptoss_ray.serving.sse import EventStreamResponse, cancel_on_disconnect
 from gptoss_ray.serving.status_codes import error_object
@@ -69,12 +72,13 @@ DeltaT = TypeVar("DeltaT")
 def build_fastapi_app(ingress: Ingress, *, echo_request_id: bool = True) -> FastAPI:
     """Return the HTTP side of an ingress; without the echo where a proxy in front does it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    page = ChatPage.load() if ingress.has_page else ChatPage(())
+    page = Pages.load() if ingress.has_page else Pages(())
     app.add_middleware(
         HttpGate,
         api_keys=ingress.api_keys,
         public_paths=PUBLIC_PATHS | page.paths,
         echo_request_id=echo_request_id,
+        tracer=ingress.tracer,
     )
     app.add_exception_handler(HTTPException, _route_error)
     handlers = _Handlers(ingress)
@@ -118,6 +122,7 @@ class _Handlers:
             Route(("GET",), "/health", self.ready, Health),
             Route(("GET", "POST"), "/ping", self.ready, Health),
             Route(("GET",), "/metrics", self.metrics),
+            Route(("GET",), "/dashboard/state", self.dashboard_state, DashboardState),
             Route(("GET",), "/version", self.version, Version),
             Route(("GET",), "/openapi.json", self.openapi, dict[str, Any]),
         )
@@ -196,12 +201,17 @@ class _Handlers:
         return JSONResponse(tokenizer_info(self._ingress.catalog.find(None)))
 
     async def metrics(self) -> Response:
-        """Tell what this ingress replica has measured and the ranks report, in Prometheus's text format."""
-        models = list(self._ingress.catalog)
-        stats = await asyncio.gather(*(model.token_source.stats() for model in models))
-        names = [model.name for model in models]
-        self._ingress.metrics.note_ranks(dict(zip(names, stats, strict=True)))
-        return Response(self._ingress.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+        """Tell what the ingress replicas have measured and the ranks report, in Prometheus's text format."""
+        measured, replicas = await self._observe()
+        text = exposition(measured, group_families(replicas))
+        return Response(text, headers={"content-type": CONTENT_TYPE})
+
+    async def dashboard_state(self) -> Response:
+        """Tell what the dashboard shows: models, replicas, ranks, experts and events."""
+        return JSONResponse(dashboard_state(*await self._observe(), time.time()))
+
+    async def _observe(self) -> tuple[IngressFamilies, Replicas]:
+        return await asyncio.gather(self._ingress.measured(), self._ingress.replicas())
 
 
 def _route_error(request: Request, error: Exception) -> Response:

@@ -24,11 +24,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+
+from prometheus_client.metrics_core import Metric
 
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InvalidRequestError
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.serving.answer import Answer
 from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.chat import start_chat
@@ -47,6 +50,7 @@ from gptoss_ray.serving.request_id import abort_key
 from gptoss_ray.serving.responses.preparation import Preparation
 from gptoss_ray.serving.responses.service import ResponseService
 from gptoss_ray.serving.responses.shared_store import LocalStore, SharedStore, bounded_store
+from gptoss_ray.tracing import Tracer
 
 __all__ = ["GRPC_SERVICER_FUNCTIONS", "Ingress", "build_fastapi_app"]
 
@@ -63,15 +67,19 @@ class Ingress(GrpcMethods):
         limits: LimitsConfig | None = None,
         page: bool = True,
         store: SharedStore | None = None,
+        metrics: IngressMetrics | None = None,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Serve `models`, and the chat page; `clock` returns Unix time in seconds.
 
-        Responses are kept in `store`, without one in this process.
+        Responses are kept in `store`, without one in this process. What is measured goes into `metrics`.
+        Without a `tracer` no request is traced.
         """
         self.limits = limits or LimitsConfig()
         self.has_page = page
-        self.metrics = IngressMetrics()
+        self.metrics = metrics or IngressMetrics()
+        self.tracer = tracer
         self.api_keys = ApiKeys(api_keys, file=api_keys_file)
         self.catalog = ModelCatalog(map(self._guarded, models))
         self._reasoning = ReasoningCache(
@@ -91,12 +99,22 @@ class Ingress(GrpcMethods):
 
     def _guarded(self, model: ServedModel) -> ServedModel:
         migrations = self.metrics.migrations.labels(model.name)
-        source = JournaledTokenSource(model.token_source, self.limits, migrations.inc)
+        source = JournaledTokenSource(model.token_source, self.limits, migrations.inc, tracer=self.tracer)
         return replace(model, token_source=MeteredTokenSource(source, self.api_keys))
 
     def now(self) -> int:
         """Unix time in seconds."""
         return int(self._clock())
+
+    async def measured(self) -> Mapping[str, Sequence[Metric]]:
+        """Return what each ingress replica has measured, by its id; "" where it is the only one."""
+        return {"": self.metrics.families()}
+
+    async def replicas(self) -> dict[str, Sequence[GroupStats]]:
+        """Return what the replicas of each model tell of themselves."""
+        models = list(self.catalog)
+        stats = await asyncio.gather(*(model.token_source.stats() for model in models))
+        return {model.name: groups for model, groups in zip(models, stats, strict=True)}
 
     async def chat(
         self, request: ChatCompletionRequest, *, tenant: str, request_id: str = ""

@@ -20,9 +20,10 @@ from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.serving.token_source import RequestMovesError, SequencePausedError, TokenSource
+from gptoss_ray.tracing import Span, Tracer
 
 if TYPE_CHECKING:
-    from gptoss_ray.ranks.engine_rank import RankStats
+    from gptoss_ray.ranks.group_stats import GroupStats
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Journal:
     Attributes:
         num_attempts: How often the request was lost, paused or moved, and sent again.
         num_migrations: How often because it was lost.
+        migration: Span of the migration that is under way, of a traced request.
     """
 
     def __init__(self, request: GenerationRequest) -> None:
@@ -43,6 +45,7 @@ class Journal:
         self._delivered = list(request.emitted_token_ids)
         self.num_attempts = 0
         self.num_migrations = 0
+        self.migration: Span | None = None
 
     @property
     def position(self) -> int:
@@ -74,9 +77,16 @@ class Journal:
                 f"Token {self.position} of the answer was to come next, and token {output.position} came."
             )
         self._delivered += output.token_ids
+        self.end_migration()
         if not self.num_attempts:
             return output
         return output._replace(request_id=self._request.request_id)
+
+    def end_migration(self, error: str = "") -> None:
+        """End the span of the migration that is under way, if any: its request goes on, or has failed."""
+        if self.migration is not None:
+            self.migration.end(error=error)
+            self.migration = None
 
 
 class JournaledTokenSource:
@@ -87,6 +97,7 @@ class JournaledTokenSource:
         limits: How often a request may be lost, and how long it may look for a rank that takes it.
         note_migration: Called at each migration.
         clock: Seconds that never go back.
+        tracer: Makes the spans of traced requests.
     """
 
     def __init__(
@@ -95,7 +106,9 @@ class JournaledTokenSource:
         limits: LimitsConfig,
         note_migration: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._source = source
         self._limits = limits
         self._note_migration = note_migration
@@ -109,7 +122,7 @@ class JournaledTokenSource:
         """See `TokenSource.abort`."""
         return await self._source.abort(abort_key)
 
-    async def stats(self) -> Sequence[RankStats]:
+    async def stats(self) -> Sequence[GroupStats]:
         """See `TokenSource.stats`."""
         return await self._source.stats()
 
@@ -125,33 +138,39 @@ class JournaledTokenSource:
         """
         journal = Journal(request)
         pauses, gives_up_at = _pauses(), 0.0
-        while True:
-            try:
-                async with aclosing(self._source.generate(journal.attempt())) as outputs:
-                    async for output in outputs:
-                        if isinstance(output.error, RequestLostError):
-                            raise output.error
-                        yield journal.take(output)
-                        if output.finish_reason is not None:
-                            return
-                raise RequestLostError("What worked on this request has gone; send it again.")
-            except (SequencePausedError, RequestMovesError):
-                logger.info("request_goes_on request_id=%s position=%d", request.request_id, journal.position)
-                journal.num_attempts += 1
-                pauses, gives_up_at = _pauses(), self._clock() + self._limits.recovery_timeout_s
-            except RequestLostError as error:
-                self._note_loss(request, journal, error)
-                pauses, gives_up_at = _pauses(), self._clock() + self._limits.recovery_timeout_s
-            except (UnavailableError, OverloadedError):
-                if not journal.num_attempts or self._clock() > gives_up_at:
-                    raise
-            await asyncio.sleep(next(pauses))
+        try:
+            while True:
+                try:
+                    async with aclosing(self._source.generate(journal.attempt())) as outputs:
+                        async for output in outputs:
+                            if isinstance(output.error, RequestLostError):
+                                raise output.error
+                            yield journal.take(output)
+                            if output.finish_reason is not None:
+                                return
+                    raise RequestLostError("What worked on this request has gone; send it again.")
+                except (SequencePausedError, RequestMovesError):
+                    logger.info(
+                        "request_goes_on request_id=%s position=%d", request.request_id, journal.position
+                    )
+                    journal.num_attempts += 1
+                    pauses, gives_up_at = _pauses(), self._clock() + self._limits.recovery_timeout_s
+                except RequestLostError as error:
+                    self._note_loss(request, journal, error)
+                    pauses, gives_up_at = _pauses(), self._clock() + self._limits.recovery_timeout_s
+                except (UnavailableError, OverloadedError):
+                    if not journal.num_attempts or self._clock() > gives_up_at:
+                        raise
+                await asyncio.sleep(next(pauses))
+        finally:
+            journal.end_migration("request_lost")
 
     def _note_loss(self, request: GenerationRequest, journal: Journal, error: RequestLostError) -> None:
         """Count a loss; raise it where the request was lost too often.
 
         A request that takes down every rank that works on it thus fails alone.
         """
+        journal.end_migration("request_lost")
         if journal.num_migrations >= self._limits.max_migrations:
             times = journal.num_migrations + 1
             logger.error("request_lost request_id=%s times=%d", request.request_id, times)
@@ -161,6 +180,12 @@ class JournaledTokenSource:
         journal.num_migrations += 1
         journal.num_attempts += 1
         self._note_migration()
+        if self._tracer is not None and request.traceparent:
+            journal.migration = self._tracer.start(
+                "migration",
+                request.traceparent,
+                {"gptoss.migration": journal.num_migrations, "gptoss.position": journal.position},
+            )
         logger.warning(
             "request_migrates request_id=%s migration=%d position=%d",
             request.request_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,9 +13,13 @@ from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.serving.auth import ApiKeys
 from gptoss_ray.serving.deadline import before_deadline
 from gptoss_ray.serving.token_source import TokenSource
+from gptoss_ray.tracing import current_traceparent
 
 if TYPE_CHECKING:
-    from gptoss_ray.ranks.engine_rank import RankStats
+    from gptoss_ray.ranks.group_stats import GroupStats
+
+
+logger = logging.getLogger(__name__)
 
 
 class MeteredTokenSource:
@@ -34,7 +39,12 @@ class MeteredTokenSource:
         quota = self._keys.quota(request.cache_salt)
         self._keys.quotas.check_tokens(request.cache_salt, quota)
         # Most requests have neither: nothing stands between them and their tokens then.
-        outputs = before_deadline(self._source.generate(replace(request, share=quota.share)))
+        logger.info(
+            "request_admitted request_id=%s num_prompt_tokens=%d max_tokens=%d",
+            *(request.request_id, len(request.prompt_token_ids), request.params.max_tokens),
+        )
+        admitted = replace(request, share=quota.share, traceparent=current_traceparent())
+        outputs = before_deadline(self._source.generate(admitted))
         return outputs if quota.tokens_per_minute is None else self._charged(request, quota, outputs)
 
     async def _charged(
@@ -58,6 +68,6 @@ class MeteredTokenSource:
         """See `TokenSource.ready`."""
         return await self._source.ready()
 
-    async def stats(self) -> Sequence[RankStats]:
+    async def stats(self) -> Sequence[GroupStats]:
         """See `TokenSource.stats`."""
         return await self._source.stats()

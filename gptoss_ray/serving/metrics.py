@@ -1,44 +1,37 @@
-"""What an ingress measures, as Prometheus reads it; one registry for each ingress replica."""
+"""What an ingress measures of its requests; one registry for each ingress replica."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
 
 from gptoss_ray.errors import GptossError, InternalError
 from gptoss_ray.generation import TokenOutput
 
-if TYPE_CHECKING:
-    from gptoss_ray.ranks.engine_rank import RankStats
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _NEXT_TOKEN_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5)
+_NUM_TOKENS = tuple(1 << exponent for exponent in range(18))
 _WHOLE_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
 class ChoiceWatch:
     """Measures one choice from its request to its end."""
 
-    def __init__(self, metrics: IngressMetrics, model: str) -> None:
+    def __init__(self, metrics: IngressMetrics, model: str, num_prompt_tokens: int) -> None:
         self._metrics = metrics
         self._model = model
         self._start_s = self._last_s = time.monotonic()
         self._generation_tokens = metrics.generation_tokens.labels(model)
         self._first_token = metrics.time_to_first_token.labels(model)
         self._inter_token = metrics.inter_token.labels(model)
-        self._has_tokens = False
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_tokens = 0
+        self._first_s = self._start_s
 
     def took_prompt(self, num_tokens: int, num_cached_tokens: int) -> None:
         """Count a prompt, once however many choices it has."""
@@ -50,10 +43,12 @@ class ChoiceWatch:
         if not output.token_ids:
             return
         now_s = time.monotonic()
-        histogram = self._inter_token if self._has_tokens else self._first_token
+        histogram = self._inter_token if self._num_tokens else self._first_token
         histogram.observe(now_s - self._last_s)
+        if not self._num_tokens:
+            self._first_s = now_s
         self._last_s = now_s
-        self._has_tokens = True
+        self._num_tokens += len(output.token_ids)
         self._generation_tokens.inc(len(output.token_ids))
 
     def ended(self, reason: str, repairs: Mapping[str, int], num_reasoning_tokens: int) -> None:
@@ -62,12 +57,22 @@ class ChoiceWatch:
         metrics.choices.labels(self._model, reason).inc()
         metrics.reasoning_tokens.labels(self._model).inc(num_reasoning_tokens)
         metrics.duration.labels(self._model).observe(time.monotonic() - self._start_s)
+        metrics.decode_time.labels(self._model).observe(self._last_s - self._first_s)
+        metrics.choice_prompt_tokens.labels(self._model).observe(self._num_prompt_tokens)
+        metrics.choice_generation_tokens.labels(self._model).observe(self._num_tokens)
         for kind, count in repairs.items():
             metrics.harmony_repairs.labels(self._model, kind).inc(count)
 
 
+class PhaseWatch(NamedTuple):
+    """Told how long each request took, in seconds, to get to a rank, and from there to its first token."""
+
+    note_queue: Callable[[float], None] = lambda _: None
+    note_prefill: Callable[[float], None] = lambda _: None
+
+
 class IngressMetrics:
-    """The counters, gauges and histograms; `docs/api.md` has the names that vLLM's dashboards expect."""
+    """The counters, gauges and histograms; `docs/monitoring.md` has the names that vLLM's users know."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -90,25 +95,32 @@ class IngressMetrics:
         self.inter_token = self._histogram(
             "inter_token_latency_seconds", "From one output of a choice to the next.", _NEXT_TOKEN_S
         )
-        self.sequences_running = self._gauge(
-            "sequences_running", "Sequences that own KV blocks, by rank of one replica.", "rank"
+        self.queue_time = self._histogram(
+            "queue_time_seconds", "From the request to its rank, each time that it is sent.", _FIRST_TOKEN_S
         )
-        self.sequences_waiting = self._gauge(
-            "sequences_waiting", "Sequences that wait for a seat or for KV blocks.", "rank"
+        self.prefill_time = self._histogram(
+            "prefill_time_seconds", "From the rank to the first token that it makes.", _FIRST_TOKEN_S
         )
-        self.requests_queued = self._gauge("requests_queued", "Requests that wait for a rank of one replica.")
-        self.kv_cache_usage = self._gauge("kv_cache_usage_ratio", "Share of KV blocks in use.", "rank")
+        self.decode_time = self._histogram(
+            "decode_time_seconds", "From the first token of a choice to its last.", _WHOLE_S
+        )
+        self.choice_prompt_tokens = self._histogram(
+            "choice_prompt_tokens", "Tokens of the prompt of a choice that ended.", _NUM_TOKENS
+        )
+        self.choice_generation_tokens = self._histogram(
+            "choice_generation_tokens", "Tokens drawn for a choice that ended.", _NUM_TOKENS
+        )
         self.duration = self._histogram(
             "choice_duration_seconds", "From the request to the end of a choice.", _WHOLE_S
         )
 
     @contextmanager
-    def watch(self, model: str) -> Iterator[ChoiceWatch]:
+    def watch(self, model: str, num_prompt_tokens: int) -> Iterator[ChoiceWatch]:
         """Measure a choice; what is raised inside, but not a reader's leaving, is a failure."""
         gauge = self.in_progress.labels(model)
         gauge.inc()
         try:
-            yield ChoiceWatch(self, model)
+            yield ChoiceWatch(self, model, num_prompt_tokens)
         except Exception as error:
             code = error.code if isinstance(error, GptossError) else InternalError.code
             self.failures.labels(model, code or "invalid_request").inc()
@@ -116,26 +128,13 @@ class IngressMetrics:
         finally:
             gauge.dec()
 
-    def note_ranks(self, ranks: Mapping[str, Sequence[RankStats]]) -> None:
-        """Take what the ranks of each model report now in place of what they reported before."""
-        gauges = {
-            "num_running": self.sequences_running,
-            "num_waiting": self.sequences_waiting,
-            "kv_cache_usage": self.kv_cache_usage,
-        }
-        self.requests_queued.clear()
-        for model, stats in ranks.items():
-            if stats:
-                self.requests_queued.labels(model).set(stats[0].num_queued)
-        for field, gauge in gauges.items():
-            gauge.clear()
-            for model, stats in ranks.items():
-                for rank in stats:
-                    gauge.labels(model, str(rank.rank)).set(getattr(rank.engine, field))
+    def families(self) -> list[Metric]:
+        """Return all of them as they are now."""
+        return list(self._registry.collect())
 
-    def exposition(self) -> bytes:
-        """Return all of them in Prometheus's text format."""
-        return generate_latest(self._registry)
+    def phases(self, model: str) -> PhaseWatch:
+        """Return what times a model's requests on their way through a rank."""
+        return PhaseWatch(self.queue_time.labels(model).observe, self.prefill_time.labels(model).observe)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gptoss_{name}", text, ("model", *labels), registry=self._registry)

@@ -17,7 +17,9 @@ from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, RequestAbortedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.harmony.encoding import HarmonyEncoding
-from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
+from gptoss_ray.json_logs import log_as_json
+from gptoss_ray.ranks.engine_rank import LoadEngine
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.rank_group import RankGroup, Visit
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.replica_load import load_figures
@@ -38,22 +40,25 @@ class EngineReplica:
     _group: RankGroup | None = None
 
     async def __init__(  # type: ignore[misc]
-        self, model: ServedModelConfig, load: LoadEngine | None = None
+        self, model: ServedModelConfig, load: LoadEngine | None = None, json_logs: bool = False
     ) -> None:
         """Load the model; Serve sends no request before this returns.
 
         Args:
             model: What to serve.
             load: Makes each rank's engine, called in the rank; None: from the checkpoint.
+            json_logs: Whether replica and ranks log as JSON.
 
         Raises:
             GptossError: The checkpoint is wrong or loading took too long.
         """
+        if json_logs:
+            log_as_json()
         bind_replica_to_node_address()
         placement_group = get_current_placement_group()
         assert placement_group is not None, "app.build gives every EngineReplica a placement group"
         self._name = serve.get_replica_context().replica_id.unique_id
-        self._group = RankGroup(model, placement_group, self._name, load)
+        self._group = RankGroup(model, placement_group, self._name, load, json_logs=json_logs)
         await self._group.load(await asyncio.to_thread(_reserved_token_ids, model))
 
     async def generate(
@@ -112,8 +117,8 @@ class EngineReplica:
         """Return whether the ranks complete their steps."""
         return self._group is not None and await self._group.ready()
 
-    async def stats(self) -> list[RankStats]:
-        """Return the counters of each rank."""
+    async def stats(self) -> GroupStats:
+        """Return what there is to tell of the group and its ranks."""
         assert self._group is not None
         return await self._group.stats()
 

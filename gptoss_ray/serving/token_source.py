@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 
 if TYPE_CHECKING:
-    from gptoss_ray.ranks.engine_rank import RankStats
+    from gptoss_ray.ranks.group_stats import GroupStats
 
 
 class SequencePausedError(Exception):
@@ -47,6 +47,6 @@ class TokenSource(Protocol):
         """Return whether a request sent now would be served; never raises."""
         ...
 
-    async def stats(self) -> Sequence[RankStats]:
-        """Return the counters of one replica's ranks, none where it does not answer; never raises."""
+    async def stats(self) -> Sequence[GroupStats]:
+        """Return what each replica tells of itself, nothing where one does not answer; never raises."""
         ...

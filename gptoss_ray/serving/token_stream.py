@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,11 +21,13 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
-from gptoss_ray.ranks.engine_rank import RankStats
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
+from gptoss_ray.serving.metrics import PhaseWatch
 from gptoss_ray.serving.replica_directory import replica_directory
 from gptoss_ray.serving.routed_call import RequestQueued, RequestRouted
 from gptoss_ray.serving.token_source import RequestMovesError, SequencePausedError
+from gptoss_ray.tracing import Tracer, span
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ LOOK_AROUND_S = 0.5
 
 READY_TIMEOUT_S = 2.0
 ABORT_TIMEOUT_S = 10.0
+UNWATCHED = PhaseWatch()
+STATS_TIMEOUT_S = 5.0
 
 
 @dataclass
@@ -150,14 +155,23 @@ class RoutedTokenSource:
         handle: Of the model's replicas.
         streams: Of this ingress replica.
         model: Whose replicas they are.
+        phases: Told the times of each request on its way.
+        tracer: Makes the spans of traced requests.
     """
 
     def __init__(
-        self, handle: DeploymentHandle[Any], streams: TokenStreams, model: ServedModelConfig
+        self,
+        handle: DeploymentHandle[Any],
+        streams: TokenStreams,
+        model: ServedModelConfig,
+        phases: PhaseWatch = UNWATCHED,
+        tracer: Tracer | None = None,
     ) -> None:
         self._handle = handle
         self._streams = streams
         self._model = model
+        self._phases = phases
+        self._tracer = tracer
         self._may_have_none = model.scaling is not None and model.scaling.min_replicas == 0
         self._came_in_vain = False
         self._replicas = replica_directory(handle.deployment_name)
@@ -176,9 +190,13 @@ class RoutedTokenSource:
         waiting = _Waiting()
         routing = asyncio.ensure_future(self._rank_name(call, waiting))
         has_ended = False
+        is_first, since_s = True, time.monotonic()
         try:
-            await self._until_routed(routing, waiting)
-            self._streams.follow(route, routing.result())
+            with span(self._tracer, "queue", request.traceparent) as attributes:
+                await self._until_routed(routing, waiting)
+                attributes["gptoss.rank_name"] = routing.result()
+                self._streams.follow(route, routing.result())
+            since_s = _note(self._phases.note_queue, since_s)
             while not has_ended:
                 output = await route.queue.get()
                 if isinstance(output, SequencePausedError):
@@ -188,6 +206,9 @@ class RoutedTokenSource:
                 has_ended = output.finish_reason is not None
                 if output.error is not None:
                     raise output.error
+                if is_first:
+                    is_first = False
+                    _note(self._phases.note_prefill, since_s)
                 yield output
         finally:
             self._streams.close_route(route)
@@ -223,29 +244,32 @@ class RoutedTokenSource:
     async def ready(self) -> bool:
         """See `TokenSource.ready`; where no replica is wanted while nobody asks, one that comes will do."""
         try:
-            return bool(await self._ask("ready"))
+            return bool(await self._ask_ready())
         except DeploymentUnavailableError:
             return self._may_have_none and not self._came_in_vain
         except (RayError, RayServeException, asyncio.TimeoutError, TimeoutError):
             return False
 
-    async def stats(self) -> list[RankStats]:
+    async def stats(self) -> list[GroupStats]:
         """See `TokenSource.stats`."""
         try:
-            return list(await self._ask("stats"))
-        except (RayError, RayServeException, asyncio.TimeoutError, TimeoutError):
+            asked = self._handle.broadcast("stats")
+            answers = await asked.results_async(timeout_s=STATS_TIMEOUT_S, return_exceptions=True)
+        except (RayError, RayServeException, TimeoutError) as error:
+            logger.info("stats_failed error=%s", type(error).__name__)
             return []
+        return [answer for answer in answers if isinstance(answer, GroupStats)]
 
-    async def _ask(self, method: str) -> Any:
+    async def _ask_ready(self) -> object:
         """Return what a replica answers.
 
         Raises:
             DeploymentUnavailableError: There is none.
         """
         if not self._may_have_none:
-            return await asyncio.wait_for(getattr(self._handle, method).remote(), READY_TIMEOUT_S)
+            return await asyncio.wait_for(self._handle.ready.remote(), READY_TIMEOUT_S)
         # A call would wait for a replica, and thereby start one.
-        asked = self._handle.broadcast(method)
+        asked = self._handle.broadcast("ready")
         answers = await asked.results_async(timeout_s=READY_TIMEOUT_S, return_exceptions=True)
         for answer in answers:
             if not isinstance(answer, Exception):
@@ -296,6 +320,13 @@ async def _next_word(call: DeploymentResponseGenerator[Any]) -> object:
     except StopAsyncIteration:
         raise _lost() from None
     return word
+
+
+def _note(note: Callable[[float], None], since_s: float) -> float:
+    """Tell how long it is since a moment; return the present one."""
+    now_s = time.monotonic()
+    note(now_s - since_s)
+    return now_s
 
 
 def _find_rank(rank_name: str) -> ActorHandle[Any]:

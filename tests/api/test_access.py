@@ -12,9 +12,9 @@ from starlette.routing import Route
 from gptoss_ray.client import AsyncClient, chat_request
 from gptoss_ray.protos.gptoss.v1 import chat_pb2, chat_pb2_grpc
 from gptoss_ray.serving.auth import PUBLIC_PATHS, PUBLIC_RPCS, ApiKeys
-from gptoss_ray.serving.chat_page import ChatPage
 from gptoss_ray.serving.grpc_service import GRPC_SERVICER_FUNCTIONS
 from gptoss_ray.serving.ingress import build_fastapi_app
+from gptoss_ray.serving.pages import Pages
 from tests.support.ingresses import ANSWER, MODEL, grpc_server, http_client, make_ingress, tokens
 from tests.support.scripted_source import Endless, Pause, ScriptedSource
 from tests.unit.serving.test_key_file import line
@@ -48,15 +48,15 @@ async def test_every_http_route_but_the_public_ones_asks_for_a_key(key_file):
     ingress = make_ingress(ScriptedSource(tokens(ANSWER)), api_keys_file=key_file())
     routes = list(open_paths(build_fastapi_app(ingress)))
     assert len(routes) > 20
-    public = PUBLIC_PATHS | ChatPage.load().paths
+    public = PUBLIC_PATHS | Pages.load().paths
     async with http_client(ingress) as client:
         for method, path in routes:
             for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}):
                 response = await client.request(method, path, headers=headers)
                 assert (response.status_code != 401) == (path in public), (method, path)
     assert {"/health", "/live", "/ping", "/ready"} == PUBLIC_PATHS, "each addition is a decision"
-    files = {"/", *(path for path in public if path.startswith("/page/"))}
-    assert public == PUBLIC_PATHS | files, "of the chat page only its own files"
+    files = {"/", "/dashboard", *(path for path in public if path.startswith("/page/"))}
+    assert public == PUBLIC_PATHS | files, "of the pages only their own files"
 
 
 class _Recorder:

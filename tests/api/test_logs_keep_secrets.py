@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from gptoss_ray.errors import InternalError, OverloadedError, RequestAbortedError, UnavailableError
+from gptoss_ray.json_logs import JsonFormatter
 from tests.support.ingresses import ANSWER, MODEL, http_client, make_ingress, tokens
 from tests.support.marked_requests import PROMPT_MARK, find_marks, marked_requests
 from tests.support.scripted_source import Endless, ScriptedSource
@@ -17,14 +18,17 @@ def script(request):
     return [Endless(token_id=None)] if request.params.max_tokens > 100 else tokens(ANSWER)
 
 
-async def test_no_log_has_a_prompt_or_a_key_at_any_status(caplog):
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_no_log_has_a_prompt_or_a_key_at_any_status(caplog, monkeypatch, as_json):
     caplog.set_level(logging.DEBUG)
+    if as_json:
+        monkeypatch.setattr(caplog.handler, "formatter", JsonFormatter())
     async with http_client(make_ingress(ScriptedSource(script), api_keys=[KEY])) as client:
         for status, path, fields, headers in marked_requests(MODEL, KEY):
             sent = {"content-type": "application/json", **headers}
             response = await client.post(path, content=json.dumps(fields), headers=sent)
             assert response.status_code == status, (path, fields, response.text[:200])
-    assert "event=http_request" in caplog.text
+    assert ('"event": "http_request"' if as_json else "event=http_request") in caplog.text
     assert find_marks(caplog.text, KEY) == []
 
 

@@ -4,6 +4,7 @@ from gptoss_ray.engine.scripted_engine import ScriptedEngine
 from gptoss_ray.errors import UnavailableError
 from gptoss_ray.generation import GenerationRequest
 from gptoss_ray.ranks.engine_rank import RankStats
+from gptoss_ray.ranks.group_stats import GroupStats
 from tests.support.ingresses import ANSWER, CALL, MODEL, http_client, make_ingress, tokens
 from tests.support.scripted_source import ScriptedSource
 
@@ -38,6 +39,9 @@ async def test_tokens_choices_and_times_are_counted():
     assert samples["gptoss_time_to_first_token_seconds_count",] == 6
     assert samples["gptoss_inter_token_latency_seconds_count",] == num_tokens - 6
     assert samples["gptoss_choice_duration_seconds_count",] == 6
+    assert samples["gptoss_decode_time_seconds_count",] == 6
+    assert samples["gptoss_choice_generation_tokens_sum",] == num_tokens
+    assert samples["gptoss_choice_prompt_tokens_sum",] == 2 * samples["gptoss_prompt_tokens_total",]
 
 
 async def test_why_choices_ended_is_told_apart():
@@ -64,12 +68,19 @@ async def test_a_failure_is_counted_by_its_code():
 async def test_the_load_of_the_ranks_is_that_of_the_moment():
     engine = ScriptedEngine(lambda request: range(5))
     engine.submit(GenerationRequest("r", (1,)))
-    source = ScriptedSource([], rank_stats=[RankStats(1, engine.stats(), 1, 0, 0)])
+    ranks = (RankStats(1, engine.stats(), 1, 0, 0),)
+    group = GroupStats("r0", "serving", 3, ("0", "1.1"), {0: "a", 1: "b"}, ranks, num_queued=2)
+    source = ScriptedSource([], group_stats=[group])
     async with http_client(make_ingress(source)) as client:
         busy = (await client.get("/metrics")).text
-        source.rank_stats = []
+        source.group_stats = []
         silent = (await client.get("/metrics")).text
-    assert f'gptoss_sequences_running{{model="{MODEL}",rank="1"}} 1.0' in busy
-    assert f'gptoss_sequences_waiting{{model="{MODEL}",rank="1"}} 0.0' in busy
-    assert f'gptoss_kv_cache_usage_ratio{{model="{MODEL}",rank="1"}} 0.0' in busy
+    of_rank, of_group = f'{{model="{MODEL}",rank="1",replica="r0"}}', f'{{model="{MODEL}",replica="r0"}}'
+    assert f"gptoss_sequences_running{of_rank} 1.0" in busy
+    assert f"gptoss_sequences_waiting{of_rank} 0.0" in busy
+    assert f"gptoss_kv_cache_usage_ratio{of_rank} 0.0" in busy
+    assert f"gptoss_requests_queued{of_group} 2.0" in busy
+    assert f"gptoss_group_epoch{of_group} 3.0" in busy
+    assert f'gptoss_replicas{{model="{MODEL}"}} 1.0' in busy
     assert "gptoss_sequences_running{" not in silent
+    assert f'gptoss_replicas{{model="{MODEL}"}} 0.0' in silent

@@ -8,8 +8,10 @@ import pytest
 from gptoss_ray.serving.http_app import build_fastapi_app
 from gptoss_ray.serving.openai_types import ChatCompletionRequest, CompletionRequest
 from gptoss_ray.serving.responses.request import ResponseRequest
+from tests.support.group_stats import healed_group
 from tests.support.ingresses import ANSWER, CALL, MODEL, http_client, make_ingress, tokens
 from tests.support.responses import read_events
+from tests.support.scripted_source import ScriptedSource
 
 CHAT = "/v1/chat/completions"
 HI = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -77,6 +79,7 @@ EXCHANGES = [
     ("GET", "/health", "", None),
     ("GET", "/ping", "", None),
     ("POST", "/ping", "", None),
+    ("GET", "/dashboard/state", "", None),
     ("GET", "/version", "", None),
     ("GET", "/openapi.json", "", None),
 ]
@@ -102,7 +105,8 @@ def check(value, schema, document):
 async def test_requests_and_answers_are_as_described(method, path, script, body):
     document = await described()
     operation = document["paths"][path][method.lower()]
-    async with http_client(make_ingress(tokens(script))) as client:
+    source = ScriptedSource(tokens(script), group_stats=[healed_group()])
+    async with http_client(make_ingress(source)) as client:
         response = await client.request(method, path.replace("{name}", MODEL), json=body)
     assert response.status_code == 200, response.text
     check(response.json(), operation["responses"]["200"]["content"]["application/json"]["schema"], document)

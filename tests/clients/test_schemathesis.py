@@ -29,6 +29,7 @@ CALLS = [
     ("GET", "/ping"),
     ("POST", "/ping"),
     ("GET", "/metrics"),
+    ("GET", "/dashboard/state"),
     ("GET", "/version"),
 ]
 # Most random choices of so many fields contradict each other: all that are generated may be refused.

@@ -97,6 +97,12 @@ async def test_experts_swapped_under_running_requests_change_no_answer(group, ex
             assert len(layer.moe.experts.experts) == len(placement.local_slots(number))
     is_over.set()
     assert await serving >= NUM_RANKS
+    for rank in group.ranks:
+        stats = (await rank.stats()).engine
+        # Each token chooses equally many experts in each layer: what swapped layers had counted is not lost.
+        assert len({sum(layer) for layer in stats.expert_load}) == 1
+        assert stats.num_expert_rows > 0
+        assert stats.all_to_all_s > 0
     assert [(await rank.stats()).num_failed_steps for rank in group.ranks] == [0, 0]
 
 

@@ -31,6 +31,7 @@ class FakeTransformer:
     """Quacks like `Transformer`; counts forward passes; those in `failing`, or that see `poison`, fail."""
 
     dtype = torch.float32
+    layers = ()
 
     def __init__(self, config: FakeConfig | None = None) -> None:
         self.config = config or FakeConfig()

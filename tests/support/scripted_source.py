@@ -10,7 +10,7 @@ from itertools import repeat
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.errors import GptossError
 from gptoss_ray.generation import FinishReason, GenerationRequest, TokenOutput
-from gptoss_ray.ranks.engine_rank import RankStats
+from gptoss_ray.ranks.group_stats import GroupStats
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class ScriptedSource:
         closed_ids: Requests that came to an end in any way, in order.
         aborted_keys: Requests of these keys end before their next step.
         is_ready: What `ready` answers.
-        rank_stats: What `stats` answers.
+        group_stats: What `stats` answers.
     """
 
     script: Script
     is_ready: bool = True
-    rank_stats: Sequence[RankStats] = ()
+    group_stats: Sequence[GroupStats] = ()
     requests: list[GenerationRequest] = field(default_factory=list)
     open_ids: set[str] = field(default_factory=set)
     closed_ids: list[str] = field(default_factory=list)
@@ -58,8 +58,8 @@ class ScriptedSource:
     async def ready(self) -> bool:
         return self.is_ready
 
-    async def stats(self) -> Sequence[RankStats]:
-        return self.rank_stats
+    async def stats(self) -> Sequence[GroupStats]:
+        return self.group_stats
 
     async def abort(self, abort_key: str) -> int:
         self.aborted_keys.add(abort_key)

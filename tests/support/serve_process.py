@@ -56,7 +56,7 @@ def _answer(command: str) -> Any:
         return _replicas()
     handle = serve.get_deployment_handle("EngineReplica", "gptoss")
     if command == "stats":
-        return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30)]
+        return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30).ranks]
     if command.startswith("deploy "):
         _redeploy(command.removeprefix("deploy "))
         return "done"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from gptoss_ray.serving.chat_page import FOLDER
+from gptoss_ray.serving.pages import FOLDER
 
 
 def check_chat_page(base_url: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from gptoss_ray.errors import GptossError, RequestLostError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
-from gptoss_ray.ranks.engine_rank import RankStats
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.serving.token_source import TokenSource
 
 
@@ -34,7 +34,7 @@ class UnreliableSource:
     async def abort(self, abort_key: str) -> int:
         return await self._source.abort(abort_key)
 
-    async def stats(self) -> Sequence[RankStats]:
+    async def stats(self) -> Sequence[GroupStats]:
         return await self._source.stats()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:

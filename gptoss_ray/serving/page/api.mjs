@@ -22,6 +22,11 @@ export class Api {
     return data.filter((model) => model.root === model.id).map((model) => model.id);
   }
 
+  /** Return what the dashboard shows. */
+  async dashboard() {
+    return (await this.request("dashboard/state")).json();
+  }
+
   /** Yield the chunks of a streamed chat; aborting `signal` ends it here and in the server. */
   async *chat(body, signal) {
     const response = await this.request("v1/chat/completions", {

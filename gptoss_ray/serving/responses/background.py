@@ -15,6 +15,7 @@ from gptoss_ray.serving.responses.events import ResponseEvent
 from gptoss_ray.serving.responses.run import ResponseRun
 from gptoss_ray.serving.responses.shared_store import SharedStore
 from gptoss_ray.serving.responses.stored_response import Progress
+from gptoss_ray.tracing import current_traceparent, set_current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +117,14 @@ class BackgroundRuns:
 
 
 def _start_apart(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Start work that has nothing of the request which began it.
+    """Start work that has nothing of the request which began it, but for the span that it belongs to.
 
     Ray finds in a task's context which request it belongs to; when Serve cancels that, because its client
     left, all that Ray was asked for in the same context is cancelled, too.
     """
-    return Context().run(asyncio.create_task, work)
+    context = Context()
+    context.run(set_current_traceparent, current_traceparent())
+    return context.run(asyncio.create_task, work)
 
 
 async def _read(run: ResponseRun, news: asyncio.Queue[ResponseEvent | None]) -> None:

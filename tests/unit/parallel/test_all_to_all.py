@@ -299,6 +299,30 @@ def test_expert_load_counts_the_choices_of_the_tokens_at_home():
     assert run_ranks(2, work) == [[2, 4, 2, 4, 2, 0, 2, 0], [0, 0, 0, 2, 0, 2, 2, 2]]
 
 
+def test_rows_of_local_experts_and_the_time_in_all_to_alls_count_on_through_epochs():
+    expert_ids = [torch.tensor([[0, 1, 2, 3], [3, 4, 1, 6]]), torch.tensor([[7, 6, 5, 3]])]
+
+    def work(collectives: ThreadCollectives) -> tuple[int, list[int]]:
+        exchange = make_exchange(ThreadLink(collectives), "exact")
+        load = None
+        for _ in range(2):
+            placement = contiguous(E, 2)
+            tables = [copy_table(placement, home, ["host"] * 2) for home in range(2)]
+            dispatcher = AllToAllTokenDispatcher(exchange, tables, placement.local_slots(exchange.rank), load)
+            mine = expert_ids[collectives.rank]
+            dispatcher.begin_step(2)
+            grouped, handle = dispatcher.dispatch(torch.zeros(len(mine), D).bfloat16(), mine)
+            dispatcher.combine(grouped.rows, handle)
+            assert exchange.traffic.all_to_all_s > 0
+            load = dispatcher.expert_load
+            exchange = exchange.of_epoch(collectives.rank, 2)
+        return exchange.traffic.num_rows, load.tolist()
+
+    first, second = run_ranks(2, work)
+    assert first == (2 * 7, [2, 4, 2, 4, 2, 0, 2, 0])  # experts 0 to 3 were chosen six and one times
+    assert second == (2 * 5, [0, 0, 0, 2, 0, 2, 2, 2])
+
+
 def test_a_lost_rank_breaks_dispatch():
     x, expert_ids = random_tokens(torch.Generator().manual_seed(7), 2)
 

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from gptoss_ray.config import ParallelConfig, ServedModelConfig
+from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.errors import CheckpointError, GroupBrokenError, InvalidRequestError, UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
 from gptoss_ray.parallel.group_link import GroupLink
@@ -50,6 +51,16 @@ async def read(rank: EngineRank, request_id: str) -> list[TokenOutput]:
             break
     await stream.aclose()
     return outputs
+
+
+async def test_expert_load_is_taken_once_and_told_whole(rank, engine, monkeypatch):
+    total = [((1, 2), (0, 3)), ((5, 2), (1, 6))]
+    monkeypatch.setattr(engine, "stats", lambda: EngineStats(*[0] * 10, expert_load=total[0]))
+    assert await rank.take_expert_load() == [[1, 2], [0, 3]]
+    total.pop(0)
+    assert await rank.take_expert_load() == [[4, 0], [1, 3]]
+    assert await rank.take_expert_load() == [[0, 0], [0, 0]]
+    assert (await rank.stats()).engine.expert_load == ((5, 2), (1, 6))
 
 
 async def test_it_is_ready_once_a_step_has_completed(engine):

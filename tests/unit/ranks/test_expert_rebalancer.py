@@ -60,6 +60,15 @@ async def test_only_the_layer_that_gains_is_swapped_and_every_rank_prepares_befo
     assert swap.placement == group.placements[1]
 
 
+async def test_a_swap_that_was_made_is_told():
+    swaps = []
+    told = ExpertRebalancer(
+        Ranks(HOT, EVEN).ask, MODEL, CONFIG, ("a", "a"), note_swap=lambda *swap: swaps.append(swap)
+    )
+    await told.rebalance()
+    assert swaps == [(0, 1)]
+
+
 async def test_layers_are_swapped_one_by_one_under_growing_versions_and_then_stay():
     ranks = Ranks(HOT, HOT)
     group = rebalancer(ranks)

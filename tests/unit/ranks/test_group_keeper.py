@@ -140,6 +140,21 @@ async def test_a_dead_rank_is_left_out_at_once_and_replaced(keep):
     assert whole[FIRST].version > healed[FIRST].version > 0
     assert (newcomer, "warm_up", ()) in ranks.asked
     assert ranks.ended == [SECOND]
+    told = [(event.kind, event.epoch, event.detail) for event in ranks.keeper.events.latest]
+    assert told == [
+        ("epoch_granted", 1, "members 0,1,2"),
+        ("epoch_broke", 1, "RankLost"),
+        ("rank_lost", 2, "rank 1"),
+        ("epoch_granted", 2, "members 0,2"),
+        ("epoch_granted", 3, "members 0,1.1,2"),
+        ("rank_replaced", 3, "rank 1.1"),
+    ]
+    assert ranks.keeper.events.counts["rank_lost"] == 1
+    assert ranks.keeper.members == [FIRST, newcomer, THIRD]
+    healing_s = ranks.keeper.healing_s
+    assert healing_s > 0
+    await asyncio.sleep(0.01)
+    assert ranks.keeper.healing_s == healing_s
 
 
 async def test_an_epoch_that_breaks_without_a_loss_is_formed_again_by_all(keep):

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.ranks.group_load import GroupLoad
+from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.serving.replica_load import MAX_AGE_S, load_figures, read_loads
+from tests.support.group_stats import healed_group, rank_stats
 
 NOW_S = 1_000_000.0
 
@@ -15,13 +16,6 @@ NOW_S = 1_000_000.0
 class Point:
     timestamp: float
     value: float
-
-
-@dataclass
-class Rank:
-    engine: EngineStats
-    first_token_s: float | None
-    num_queued: int = 4
 
 
 def reported(**loads: tuple[float, GroupLoad]) -> dict[str, dict[str, list[Point]]]:
@@ -46,13 +40,20 @@ def test_a_replica_that_starts_or_was_not_heard_of_for_long_says_nothing():
     assert read_loads({}, ["starting"], NOW_S) == []
 
 
-def rank(num_running: int, kv_use: float, first_token_s: float | None) -> Rank:
-    return Rank(EngineStats(num_running, 1, kv_use, 0, 0, 0, 0, 0, 0, 0), first_token_s)
+def group(*ranks: tuple[int, float, float | None]) -> GroupStats:
+    """Ranks by running sequences, share of KV blocks and time to the first token; 4 requests wait for them."""
+    stats = tuple(
+        replace(
+            rank_stats(0, num_running=num_running, num_waiting=1, kv_cache_usage=kv_use),
+            first_token_s=first_s,
+        )
+        for num_running, kv_use, first_s in ranks
+    )
+    return replace(healed_group(), ranks=stats, num_queued=4, num_queued_tokens=640)
 
 
 def test_the_load_of_a_group_is_that_of_its_ranks_and_of_what_waits_before_them():
-    ranks = [rank(3, 0.2, 0.5), rank(5, 0.4, 2.0)]
-    load = GroupLoad.of(ranks, 640.0, 1.5)
-    assert load == GroupLoad(10, pytest.approx(0.3), 4, 640.0, 3.5)
-    assert GroupLoad.of([rank(3, 0.2, None)], 0.0, None).first_token_s is None
-    assert GroupLoad.of([], 640.0, 1.5) is None
+    load = GroupLoad.of(group((3, 0.2, 0.5), (5, 0.4, 2.0)), 1.5)
+    assert load == GroupLoad(10, pytest.approx(0.3), 4, 640, 3.5)
+    assert GroupLoad.of(group((3, 0.2, None)), None).first_token_s is None
+    assert GroupLoad.of(group(), 1.5) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from gptoss_ray.config import LimitsConfig, ServedModelConfig
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.errors import UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
+from tests.support.traces import TRACEPARENT, MemoryTracer
 
 with warnings.catch_warnings():
     # Importing Serve warns of how Serve uses pydantic.
@@ -66,6 +68,17 @@ def source(streams, monkeypatch):
 
 def request(**params):
     return GenerationRequest("r", (1,), SamplingParams(max_tokens=len(TOKENS), **params))
+
+
+async def test_a_traced_request_has_a_span_until_a_rank_has_it(streams, source):
+    tracer = MemoryTracer()
+    source._source._tracer = tracer
+    async for _ in source.generate(replace(request(), traceparent=TRACEPARENT)):
+        pass
+    spans = tracer.exporter.get_finished_spans() if tracer.flush() is None else ()
+    assert {span.name for span in spans} == {"queue"}
+    assert spans[0].attributes["gptoss.rank_name"] == "rank"
+    tracer.close()
 
 
 async def test_what_is_read_is_whole_and_little_of_it_ever_waits(source, streams):

@@ -1,4 +1,4 @@
-"""The chat page at `/`: files of the package, read once at start, that a browser may load without a key."""
+"""The chat page and the dashboard: files read once at start, which a browser may load without a key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FOLDER = Path(__file__).parent / "page"
-INDEX = "index.html"
+DOCUMENTS = {"index.html": "/", "dashboard.html": "/dashboard"}
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -61,18 +61,18 @@ class PageFile:
         return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
 
 
-class ChatPage:
+class Pages:
     """A fixed table of files: no path of a request ever reaches the disk."""
 
     def __init__(self, files: Iterable[PageFile]) -> None:
         self._files = tuple(files)
 
     @classmethod
-    def load(cls, folder: Path = FOLDER) -> ChatPage:
-        """Read all files; `index.html` is `/`, every other `name` is `/page/name`."""
+    def load(cls, folder: Path = FOLDER) -> Pages:
+        """Read all files; a document has a path of its own, every other `name` is `/page/name`."""
         return cls(
             PageFile(
-                path="/" if path.name == INDEX else f"/page/{path.name}",
+                path=DOCUMENTS.get(path.name, f"/page/{path.name}"),
                 body=path.read_bytes(),
                 content_type=CONTENT_TYPES[path.suffix],
             )

@@ -1,4 +1,4 @@
-"""The chat page: a fixed table of files, open to all, that loads nothing from elsewhere."""
+"""The pages: a fixed table of files, open to all, that load nothing from elsewhere."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -8,15 +8,17 @@ import pytest
 import tomllib
 
 from gptoss_ray.config import ServingConfig
-from gptoss_ray.serving.chat_page import CONTENT_TYPES, FOLDER, ChatPage
+from gptoss_ray.serving import pages
 from gptoss_ray.serving.http_app import build_fastapi_app
+from gptoss_ray.serving.pages import CONTENT_TYPES, FOLDER, Pages
 from tests.support.ingresses import http_client, http_server, make_ingress
 from tests.support.served_app import ROOT
 
 FILES = sorted(FOLDER.iterdir())
 MODULES = [path for path in FILES if path.suffix == ".mjs"]
-PATHS = sorted(ChatPage.load().paths)
+PATHS = sorted(Pages.load().paths)
 INDEX = (FOLDER / "index.html").read_text(encoding="utf-8")
+DOCUMENTS = {name: (FOLDER / name).read_text(encoding="utf-8") for name in pages.DOCUMENTS}
 KEY = {"authorization": "Bearer key"}
 
 
@@ -37,7 +39,8 @@ async def test_every_file_comes_as_what_it_is_with_strict_headers(path):
     async with http_client(keyed()) as client:
         response = await client.get(path)
     assert response.status_code == 200
-    name = PurePosixPath(path).name or "index.html"
+    names = {document_path: name for name, document_path in pages.DOCUMENTS.items()}
+    name = names.get(path) or PurePosixPath(path).name
     assert response.content == (FOLDER / name).read_bytes()
     headers = response.headers
     assert headers["content-type"] == CONTENT_TYPES[Path(name).suffix]
@@ -87,7 +90,7 @@ def test_head_tells_the_size_alone():
         "/page/index.html",
         "/page/../../config.py",
         "/page/..%2f..%2fconfig.py",
-        "/page/%2e%2e/chat_page.py",
+        "/page/%2e%2e/pages.py",
         "/page//main.mjs",
         "/page/main.mjs/",
         "/PAGE/main.mjs",
@@ -104,7 +107,7 @@ async def test_nothing_but_the_table_is_open_or_exists(path):
 
 async def test_a_page_that_is_read_is_read_once(tmp_path):
     (tmp_path / "index.html").write_text("one")
-    (route,) = ChatPage.load(tmp_path).routes
+    (route,) = Pages.load(tmp_path).routes
     (tmp_path / "index.html").unlink()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=route.app), base_url="http://t") as client:
         response = await client.get("/")
@@ -166,15 +169,36 @@ def test_no_text_becomes_markup_or_code(path):
     )
 
 
-def test_the_document_has_no_script_and_no_style_of_its_own():
-    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", INDEX)
-    assert all(re.search(r'\bsrc="page/', tag) for tag in re.findall(r"<script[^>]*>", INDEX))
+@pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_has_no_script_and_no_style_of_its_own(document):
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", document)
+    assert all(re.search(r'\bsrc="page/', tag) for tag in re.findall(r"<script[^>]*>", document))
 
 
-def test_every_module_and_style_is_loaded_and_every_address_is_relative():
-    addresses = set(re.findall(r'(?:href|src)="([^"#]+)"', INDEX))
-    assert addresses == {f"page/{path.name}" for path in FILES if path.name != "index.html"}
-    for path in MODULES:
-        imported = re.findall(r'from "([^"]+)"', path.read_text(encoding="utf-8"))
-        assert all(name.startswith("./") for name in imported)
-        assert all((FOLDER / name).is_file() for name in imported)
+@pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_loads_all_that_its_modules_need_and_nothing_else(document):
+    scripts = set(re.findall(r'<script[^>]+src="page/([^"]+)"', document))
+    loaded = set(re.findall(r'(?:href|src)="page/([^"]+)"', document))
+    needed = set()
+    while fresh := {name for name in scripts if name.endswith(".mjs")} - needed:
+        needed |= fresh
+        scripts |= {name for path in fresh for name in imports(FOLDER / path)}
+    assert {name for name in loaded if name.endswith(".mjs")} == needed
+    assert all((FOLDER / name).is_file() for name in loaded)
+    addresses = set(re.findall(r'(?:href|src)="([^"#]+)"', document))
+    assert {address for address in addresses if not address.startswith("page/")} <= {"./", "dashboard"}
+
+
+def test_every_file_is_loaded_by_some_document():
+    loaded = {
+        name
+        for document in DOCUMENTS.values()
+        for name in re.findall(r'(?:href|src)="page/([^"]+)"', document)
+    }
+    assert loaded | set(DOCUMENTS) == {path.name for path in FILES}
+
+
+def imports(module):
+    names = re.findall(r'from "([^"]+)"', module.read_text(encoding="utf-8"))
+    assert all(name.startswith("./") for name in names)
+    return [name.removeprefix("./") for name in names]
