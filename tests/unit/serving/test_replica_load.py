@@ -41,7 +41,7 @@ def test_a_replica_that_starts_or_was_not_heard_of_for_long_says_nothing():
 
 
 def group(*ranks: tuple[int, float, float | None]) -> GroupStats:
-    """Ranks by running sequences, share of KV blocks and time to the first token; 4 requests wait for them."""
+    """Ranks by running sequences, share of KV blocks and time to the first token; 4 requests wait."""
     stats = tuple(
         replace(
             rank_stats(0, num_running=num_running, num_waiting=1, kv_cache_usage=kv_use),
