@@ -35,6 +35,7 @@ DEPLOYED_CONFIG = "~/gptoss-ray.yaml"
 """Where the head node has the configuration."""
 
 _POLL_S = 5.0
+_DEPLOY_ATTEMPTS = 3
 
 
 def up(
@@ -65,7 +66,7 @@ def up(
     if config is None:
         return
     ray.put(Path(config), DEPLOYED_CONFIG)
-    ray.do(f"serve deploy {DEPLOYED_CONFIG}")
+    _deploy(ray)
     print_status(console, _wait(console, ray, time.monotonic() + wait_s))
 
 
@@ -86,6 +87,22 @@ def _serve_file(config: str) -> ServeFile:
     from gptoss_ray.serving.serve_file import ServeFile  # noqa: PLC0415
 
     return ServeFile.read(config)
+
+
+def _deploy(ray: RayCommands) -> None:
+    """Hand the configuration to Serve, which may not come up at once on a cluster that has just started.
+
+    Raises:
+        UnavailableError: It never took it.
+    """
+    for attempt in range(1, _DEPLOY_ATTEMPTS + 1):
+        try:
+            ray.do(f"serve deploy {DEPLOYED_CONFIG}")
+            return
+        except UnavailableError:
+            if attempt == _DEPLOY_ATTEMPTS:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _wait(console: Console, ray: RayCommands, deadline_s: float) -> ClusterStatus:

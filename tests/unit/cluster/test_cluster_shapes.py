@@ -143,7 +143,7 @@ def test_a_lost_node_is_noticed_within_seconds_and_only_known_ports_are_used(pat
     head, worker = content["head_start_ray_commands"][-1], content["worker_start_ray_commands"][-1]
     number = {name: int(value) for name, value in re.findall(r"RAY_health_check_(\w+?)=(\d+)", head)}
     noticed_s = (number["period_ms"] + number["timeout_ms"]) * number["failure_threshold"] / 1000
-    assert noticed_s <= 12
+    assert 15 <= noticed_s <= 21, "a busy node has time to answer"
     for option in ("--node-manager-port", "--object-manager-port", "--min-worker-port", "--max-worker-port"):
         assert option in head
         assert option in worker

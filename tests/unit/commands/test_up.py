@@ -149,6 +149,25 @@ def test_up_with_check_starts_nothing(tmp_path, ran):
     assert not (tmp_path / "token").exists()
 
 
+@pytest.mark.parametrize(("num_failures", "is_up"), [(2, True), (3, False)])
+def test_up_asks_serve_again_which_may_come_up_late(tmp_path, ran, told, monkeypatch, num_failures, is_up):
+    told(HEALTHY)
+
+    def do(self: RayCommands, command: str) -> str:
+        ran.append(("do", command))
+        if len(ran) <= 2 + num_failures:
+            raise UnavailableError("Serve did not come up")
+        return ""
+
+    monkeypatch.setattr(RayCommands, "do", do)
+    if is_up:
+        assert run("up", cloud_file(tmp_path), config(tmp_path)).exit_code == 0
+    else:
+        with pytest.raises(UnavailableError, match="Serve did not come up"):
+            run("up", cloud_file(tmp_path), config(tmp_path))
+    assert ran.count(("do", "serve deploy ~/gptoss-ray.yaml")) == 3
+
+
 def test_up_ends_at_once_where_serve_has_given_up(tmp_path, ran, told):
     told(STARTING, FAILED)
     with pytest.raises(UnavailableError, match="did not start: the application is DEPLOY_FAILED: no room"):
