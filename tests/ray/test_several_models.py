@@ -62,7 +62,7 @@ def test_the_model_field_chooses_by_name_or_alias_and_without_it_the_first_answe
         texts[name] = answer["choices"][0]["text"]
         assert complete(http, model=name.removeprefix("openai/"))["choices"][0]["text"] == texts[name]
     assert texts[NAMES[0]] != texts[NAMES[1]]
-    assert [model["id"] for model in http.get("/v1/models").json()["data"]] == list(NAMES)
+    assert {model["id"] for model in http.get("/v1/models").json()["data"]} >= set(NAMES)
     unknown = http.post("/v1/completions", json={"model": "gpt-oss-2b", "prompt": "x"})
     assert unknown.status_code == 404
     assert unknown.json()["error"]["code"] == "model_not_found"
