@@ -232,6 +232,11 @@ class ScalingConfig(_Frozen):
             )
         return self
 
+    @property
+    def num_first_replicas(self) -> int:
+        """At the start: one at least, so that what is wrong with it shows there."""
+        return max(1, self.min_replicas)
+
 
 class ServedModelConfig(_Frozen):
     """One model behind the ingress."""

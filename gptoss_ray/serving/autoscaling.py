@@ -46,11 +46,7 @@ class ReplicaScaling:
 
 
 def autoscaling_config(model: ServedModelConfig) -> AutoscalingConfig | None:
-    """Return what Serve is told of a model's scaling; None where its own options hold.
-
-    The first replica is loaded at the start even where none is kept without work: what is wrong with it
-    shows there.
-    """
+    """Return what Serve is told of a model's scaling; None where its own options hold."""
     scaling = model.scaling
     if scaling is None:
         return None
@@ -60,7 +56,7 @@ def autoscaling_config(model: ServedModelConfig) -> AutoscalingConfig | None:
         warnings.filterwarnings("ignore", "The `metrics_interval_s` field", DeprecationWarning)
         return AutoscalingConfig(
             min_replicas=scaling.min_replicas,
-            initial_replicas=max(1, scaling.min_replicas),
+            initial_replicas=scaling.num_first_replicas,
             max_replicas=scaling.max_replicas,
             metrics_interval_s=REPORT_INTERVAL_S,
             look_back_period_s=_LOOK_BACK_S,

@@ -127,7 +127,7 @@ class EngineReplica:
         load = None if self._group is None else await self._group.current_load()
         return {} if load is None else load_figures(load)
 
-    def record_routing_stats(self) -> dict[str, bytes]:
+    async def record_routing_stats(self) -> dict[str, bytes]:
         """Return what routers are to know of this replica; Serve asks and hands it to all of them."""
         return {} if self._group is None else routing_stats(self._group.latest_ends())
 

@@ -58,5 +58,7 @@ def read_loads(
         told = [latest(name, replica) for name in (_RUNNING, _KV_USE, _QUEUED, _QUEUED_TOKENS)]
         known = [value for value in told if value is not None]
         if len(known) == len(told):
-            loads.append(GroupLoad(*known, first_token_s=latest(_FIRST_TOKEN, replica)))
+            running, kv_use, queued, queued_tokens = known
+            first_token_s = latest(_FIRST_TOKEN, replica)
+            loads.append(GroupLoad(running, kv_use, queued, queued_tokens, first_token_s))
     return loads

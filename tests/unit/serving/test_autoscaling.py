@@ -41,7 +41,8 @@ class Controller:
         self.now_s = 1_000_000.0
         monkeypatch.setattr("ray.serve._private.autoscaling_state.time.time", lambda: self.now_s)
         config = DeploymentConfig(autoscaling_config=autoscaling_config(served))
-        # As it crosses processes: the policy comes back from its pickle.
+        # As options of a file are put over it, and as it crosses processes: the policy comes from its pickle.
+        config = DeploymentConfig(**config.model_dump())
         config = DeploymentConfig.from_proto_bytes(config.to_proto_bytes())
         info = DeploymentInfo.__new__(DeploymentInfo)
         info.deployment_config = config

@@ -48,8 +48,9 @@ class Router:
     """A router, and what Serve does with it for each request."""
 
     def __init__(self, *names: str) -> None:
-        # As it crosses processes: the class comes back from its pickle.
+        # As options of a file are put over it, and as it crosses processes: the class comes from its pickle.
         config = DeploymentConfig(request_router_config=router_config(MODEL))
+        config = DeploymentConfig(**config.model_dump())
         config = DeploymentConfig.from_proto_bytes(config.to_proto_bytes())
         router_class: Any = config.request_router_config.get_request_router_class()
         assert router_class.__name__ == ReplicaRouter.__name__
