@@ -90,10 +90,12 @@ def test_ingress_replica_and_ranks_log_as_json_with_the_ids_of_a_request(traced)
     headers = traced.headers | {"x-request-id": "find-me"}
     url = f"{traced.base_url}/v1/completions"
     httpx.post(url, json=body, headers=headers, timeout=120).raise_for_status()
+    lines = json_lines(traced)
     deadline_s = time.monotonic() + 60  # the request is logged once its answer is sent
-    while "http_request" not in {line["event"] for line in (lines := json_lines(traced)) if is_mine(line)}:
+    while "http_request" not in {line["event"] for line in lines if is_mine(line)}:
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
+        lines = json_lines(traced)
     assert {"rank_ready", "engine_ready"} <= {line["event"] for line in lines}
     assert any(str(line.get("message")).startswith("memory_plan ") for line in lines)
     mine = [line for line in lines if is_mine(line)]
