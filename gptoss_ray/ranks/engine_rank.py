@@ -45,8 +45,8 @@ _FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 class RankStats:
     """What a rank reports of itself; `engine` is its `EngineStats`, `step_s` the seconds spent in steps.
 
-    `first_token_s` is how long nine requests in ten waited for their first token here of late; None where none
-    did.
+    `first_token_s` is how long nine requests in ten waited for their first token here of late; None where
+    none did.
     """
 
     rank: int

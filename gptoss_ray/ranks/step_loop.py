@@ -72,7 +72,7 @@ class SteppedEngine(Protocol):
         ...
 
     def blame(self) -> tuple[str, ...]:
-        """Return whose requests are to fail for the step that failed last; none: find out by further steps."""
+        """Return whose requests are to fail for the step that failed; none: find out by further steps."""
         ...
 
     def stats(self) -> Any:
@@ -115,9 +115,9 @@ class StepLoop:
     """Owns an engine and its thread. Its public methods may be called from any thread.
 
     A step that fails is tried once more, in a group in its next epoch; then the request that is to blame
-    fails, once it is known which (`Engine.blame`). A group that loses a rank, or on which a step fails, is broken. Its requests wait for the next epoch, and
-    new ones with them, up to a time; then they end with an error that says they can be sent again, and no
-    others are taken.
+    fails, once it is known which (`Engine.blame`). A group that loses a rank, or on which a step fails, is
+    broken. Its requests wait for the next epoch, and new ones with them, up to a time; then they end with an
+    error that says they can be sent again, and no others are taken.
 
     Args:
         engine: Touched by the loop's thread alone.
