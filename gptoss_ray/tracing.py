@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from gptoss_ray.errors import ConfigError, GptossError
@@ -160,7 +160,17 @@ def _process_tracer() -> Tracer:
     return Tracer(_exporter())
 
 
+def check_exporter() -> None:
+    """Raise ConfigError where the exporter that the environment asks for is not installed."""
+    _exporter_entry()
+
+
 def _exporter() -> SpanExporter:
+    exporter: SpanExporter = _exporter_entry().load()()
+    return exporter
+
+
+def _exporter_entry() -> EntryPoint:
     name = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip()
     if name == "otlp":
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
@@ -174,8 +184,7 @@ def _exporter() -> SpanExporter:
             "on every node, or set OTEL_TRACES_EXPORTER and OTEL_EXPORTER_OTLP_PROTOCOL to one that is.",
             param="tracing",
         )
-    exporter: SpanExporter = next(iter(found)).load()()
-    return exporter
+    return next(iter(found))
 
 
 def _resource() -> Any:

@@ -24,6 +24,7 @@ from gptoss_ray.serving.haproxy import is_haproxy_on
 from gptoss_ray.serving.key_file import read_key_file
 from gptoss_ray.serving.serve_file import ServeFile
 from gptoss_ray.serving.tls import grpc_credentials
+from gptoss_ray.tracing import check_exporter
 
 
 def check_ports(file: ServeFile) -> None:
@@ -59,6 +60,12 @@ def check_hosts(file: ServeFile) -> None:
     # Unset, gRPC is on the node's own address; a Ray of our own has that on loopback.
     grpc_host = file.proxy_environment.get(GRPC_HOST_VARIABLE, LOOPBACK)
     check_exposure({HTTP_HOST_OPTION: http_host, GRPC_HOST_VARIABLE: grpc_host}, file.serving)
+
+
+def check_tracing(file: ServeFile) -> None:
+    """Refuse tracing without an exporter here, as `tracing.check_exporter` does."""
+    if file.serving.tracing:
+        check_exporter()
 
 
 def check_tls(file: ServeFile) -> None:

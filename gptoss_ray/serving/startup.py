@@ -31,6 +31,7 @@ from gptoss_ray.serving.preflight import (
     check_placement,
     check_ports,
     check_tls,
+    check_tracing,
 )
 from gptoss_ray.serving.serve_file import ServeFile
 from gptoss_ray.serving.session_processes import session_processes
@@ -58,6 +59,7 @@ def start_serving(
         check_keys(file)
         check_hosts(file)
         check_tls(file)
+        check_tracing(file)
         check_ports(file)
         check_placement(file, [this_machine()])
     with _stage(console, "checking the checkpoint"):

@@ -95,6 +95,8 @@ def test_settings_and_a_call_go_by_keyboard(tab, source, expect):
     start_at_the_top(tab)
     press(tab, "Tab", "Tab")
     assert tab.focused() == "model"
+    press(tab, "Tab")
+    assert tab.focused() == "to-dashboard"
     press(tab, "Tab", "Tab")
     # There is nothing yet that a new chat could end.
     assert tab.focused() == "Settings"

@@ -48,8 +48,9 @@ def test_the_exporter_is_the_one_that_the_environment_names(monkeypatch):
 )
 def test_an_exporter_that_is_not_installed_is_named_with_a_remedy(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"install gptoss-ray\[tracing\]"):
-        tracing._exporter()
+    for make in (tracing.check_exporter, tracing._exporter):
+        with pytest.raises(ConfigError, match=r"install gptoss-ray\[tracing\]"):
+            make()
 
 
 def test_a_span_that_the_environment_does_not_sample_has_no_children(monkeypatch):
