@@ -1,7 +1,7 @@
 """Two models on a real Serve, each with as many replicas as its load needs.
 
 Engines replay scripts, so that a replica costs a process and no CPU. How long things took is printed, and
-stands in docs/deploy.md; no time decides anything here but that it ends.
+stands in docs/reliability.md; no time decides anything here but that it ends.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_ray.kvcache.prefix_cache import BlockHashes
@@ -52,12 +52,14 @@ def choose(replicas: ReplicaSelector, token_ids: list[int], salt: str = "", **nu
     return name
 
 
+@settings(deadline=None)
 @given(candidates, st.integers(1, 5000))
 def test_every_replica_has_its_place_once(found, num_tokens):
     names = order_candidates(found, num_tokens, SEATS)
     assert sorted(names) == sorted(candidate.name for candidate in found)
 
 
+@settings(deadline=None)
 @given(candidates, st.integers(2000, 5000), st.data())
 def test_more_in_the_cache_or_less_to_do_never_costs_a_replica_its_place(found, num_tokens, data):
     index = data.draw(st.integers(0, len(found) - 1))

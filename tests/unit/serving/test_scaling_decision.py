@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_ray.config import ScalingConfig
@@ -98,12 +98,14 @@ def scaling(**fields: float) -> ScalingConfig:
     return ScalingConfig.model_validate(base | fields)
 
 
+@settings(deadline=None)
 @given(configs, observations, memories)
 def test_the_number_stays_within_its_bounds(config, seen, memory):
     wanted, _ = decide(seen, memory, config, NUM_SEATS)
     assert config.min_replicas <= wanted <= config.max_replicas
 
 
+@settings(deadline=None)
 @given(
     configs,
     observations.filter(lambda seen: seen.loads),
@@ -130,6 +132,7 @@ def test_more_load_anywhere_never_means_fewer_replicas(config, seen, memory, dat
     assert after >= before
 
 
+@settings(deadline=None)
 @given(configs, observations.filter(lambda seen: seen.loads), memories, st.data())
 def test_a_replica_that_falls_silent_neither_adds_replicas_nor_takes_any(config, seen, memory, data):
     index = data.draw(st.integers(0, len(seen.loads) - 1))
@@ -145,6 +148,7 @@ def test_a_replica_that_falls_silent_neither_adds_replicas_nor_takes_any(config,
     assert wanted <= max(seen.num_wanted, low, config.min_replicas)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 8))
 def test_under_a_steady_load_the_number_settles_and_moves_no_more(num_running, num_replicas):
     fleet = Fleet(scaling(), num_replicas)
