@@ -50,7 +50,7 @@ def up(
     """Make or update the cluster of CLUSTER, serve CONFIG on it, and return when it answers.
 
     Everything that can be wrong is looked for before anything is started. Run again with another CONFIG, it
-    is a rolling update: Ray runs on, and replicas are replaced one after the other.
+    is a rolling update: Ray runs on, and replicas are replaced one by one.
     """
     console = Console(soft_wrap=True)
     file = ClusterFile.read(cluster)
@@ -108,17 +108,23 @@ def _deploy(ray: RayCommands) -> None:
 def _wait(console: Console, ray: RayCommands, deadline_s: float) -> ClusterStatus:
     """Return the status once all is well; how far it is shows meanwhile.
 
+    A head that does not answer once is asked again: it may be busy, or ssh broken off.
+
     Raises:
         UnavailableError: It fails, or takes longer.
     """
     with console.status("starting") as spinner:
         while True:
-            status = ask_status(ray)
-            if not status.problems:
-                return status
-            told = "; ".join(status.problems)
-            if status.has_failed:
-                raise UnavailableError(f"the models did not start: {told}")
+            try:
+                status = ask_status(ray)
+            except UnavailableError as error:
+                told = error.message
+            else:
+                if not status.problems:
+                    return status
+                told = "; ".join(status.problems)
+                if status.has_failed:
+                    raise UnavailableError(f"the models did not start: {told}")
             if time.monotonic() > deadline_s:
                 raise UnavailableError(f"not ready within --wait-s: {told}")
             spinner.update(told.replace("[", r"\["))

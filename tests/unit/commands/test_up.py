@@ -174,6 +174,14 @@ def test_up_ends_at_once_where_serve_has_given_up(tmp_path, ran, told):
         run("up", cloud_file(tmp_path), config(tmp_path))
 
 
+def test_up_goes_on_where_the_head_does_not_answer_once(tmp_path, ran, monkeypatch):
+    answers = iter(["ssh: Connection reset by peer", HEALTHY.model_dump_json()])
+    monkeypatch.setattr(
+        RayCommands, "ask", lambda self, command: subprocess.CompletedProcess([], 0, next(answers))
+    )
+    assert run("up", cloud_file(tmp_path), config(tmp_path)).exit_code == 0
+
+
 def test_up_ends_where_the_time_is_over(tmp_path, ran, told):
     told(STARTING)
     with pytest.raises(UnavailableError, match="not ready within --wait-s: the application is DEPLOYING"):
