@@ -23,6 +23,10 @@ class _Provider(BaseModel):
     worker_ips: list[str] = []
 
 
+class _Auth(BaseModel):
+    ssh_user: str = "root"
+
+
 class _NodeTypeFields(BaseModel):
     resources: dict[str, float] = {}
     max_workers: int | None = Field(None, ge=0)
@@ -35,6 +39,7 @@ class _ClusterFields(BaseModel):
 
     cluster_name: str
     provider: _Provider
+    auth: _Auth = _Auth()
     max_workers: int | None = Field(None, ge=0)
     available_node_types: dict[str, _NodeTypeFields] = {}
     head_node_type: str | None = None
@@ -54,6 +59,7 @@ class ClusterFile:
         head: What the head node holds.
         workers: The types of all other nodes.
         max_workers: Of all types together.
+        ssh_user: Who logs in to its nodes.
         file_mounts: Paths here, by the path on every node.
         head_address: Where the file itself says it.
         worker_addresses: The same of workers.
@@ -65,6 +71,7 @@ class ClusterFile:
     head: NodeType
     workers: tuple[NodeType, ...]
     max_workers: int
+    ssh_user: str
     file_mounts: dict[str, str]
     head_start_commands: tuple[str, ...]
     worker_start_commands: tuple[str, ...]
@@ -95,6 +102,7 @@ class ClusterFile:
             head=head,
             workers=workers,
             max_workers=default if given is None else given,
+            ssh_user=fields.auth.ssh_user,
             file_mounts=fields.file_mounts,
             head_start_commands=tuple(fields.head_start_ray_commands),
             worker_start_commands=tuple(fields.worker_start_ray_commands),

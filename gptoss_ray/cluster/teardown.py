@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import shlex
 import socket
+from collections.abc import Sequence
 
 from gptoss_ray.cluster.cluster_file import ClusterFile
 from gptoss_ray.cluster.ray_commands import RayCommands
 from gptoss_ray.errors import UnavailableError
 
-# Where the head node has the file that it starts other nodes by.
-_BOOTSTRAP = "~/ray_bootstrap_config.yaml"
+# Where the head node has the key that it starts other nodes by.
+_KEY = "~/ray_bootstrap_key.pem"
+_SSH_OPTIONS = (
+    "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=10"
+)
+# As Ray runs its commands: the shell's own file says where `ray` is.
+_STOP = "bash --login -i -c 'source ~/.bashrc; ray stop'"
 _CONNECT_TIMEOUT_S = 3.0
 
 
@@ -18,9 +24,9 @@ def stop_local_machines(ray: RayCommands, cluster: ClusterFile) -> None:
     """Stop Ray on the head, which would else start workers again, and from there on every worker.
 
     Raises:
-        UnavailableError: The head is out of reach, or Ray still runs there.
+        UnavailableError: A machine is out of reach, or Ray still runs on the head.
     """
-    ray.do(stop_command(cluster.worker_addresses))
+    ray.do(stop_command(cluster.ssh_user, cluster.worker_addresses))
     if cluster.head_address is not None and _accepts(cluster.head_address, cluster.head_port):
         raise UnavailableError(
             f"Ray still runs at {cluster.head_address}:{cluster.head_port}; `ray` must be on the PATH of "
@@ -28,12 +34,15 @@ def stop_local_machines(ray: RayCommands, cluster: ClusterFile) -> None:
         )
 
 
-def stop_command(workers: tuple[str, ...]) -> str:
-    """Return what the head runs; a worker that is off, or never was one, does not keep others from ending."""
+def stop_command(user: str, workers: Sequence[str]) -> str:
+    """Return what the head runs; it fails, after all others have stopped, where a worker is out of reach."""
     stops = [
-        f"ray exec {_BOOTSTRAP} --node-ip {shlex.quote(worker)} 'ray stop' || true" for worker in workers
+        f"ssh -i {_KEY} {_SSH_OPTIONS} {shlex.quote(f'{user}@{worker}')} {shlex.quote(_STOP)} "
+        f"|| left=$left,{shlex.quote(worker)}"
+        for worker in workers
     ]
-    return "; ".join(["ray stop", *stops])
+    told = 'test -z "$left" || { echo "Ray was not stopped on ${left#,}; run ray stop there"; exit 1; }'
+    return "; ".join(["left=", "ray stop", *stops, told])
 
 
 def _accepts(host: str, port: int) -> bool:

@@ -15,6 +15,8 @@ def down(cluster: Annotated[str, typer.Argument(help="The file that `gptoss-ray 
     """End the cluster of CLUSTER: a cloud gets its machines back, machines of your own stay, without Ray."""
     file = ClusterFile.read(cluster)
     ray = RayCommands(file.path)
-    if file.provider == "local":
-        stop_local_machines(ray, file)
-    ray.down()
+    try:
+        if file.provider == "local":
+            stop_local_machines(ray, file)
+    finally:
+        ray.down()

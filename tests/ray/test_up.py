@@ -203,7 +203,7 @@ def wait_until_gone(cluster: list[Host]) -> float:
     """Return how long it took until each host has its first process and sshd, and no other."""
     started_s = time.monotonic()
     while left := [process for host in cluster for process in others(host)]:
-        assert time.monotonic() - started_s < GONE_WITHIN_S, left
+        assert time.monotonic() - started_s < GONE_WITHIN_S, [command_of(process) for process in left]
         time.sleep(0.5)
     return time.monotonic() - started_s
 

@@ -34,6 +34,7 @@ def local_file(folder: Path, *, start_options: str = "", **changes: Any) -> Path
     content = {
         "cluster_name": "c",
         "provider": {"type": "local", "head_ip": "10.1.0.1", "worker_ips": ["10.1.0.2", "10.1.0.3"]},
+        "auth": {"ssh_user": "ubuntu"},
         "file_mounts": {"~/.gptoss-ray-token": str(folder / "token")},
         "head_start_ray_commands": [f"{TOKEN_START} --head --port=6400 --num-cpus=0 --num-gpus=0"],
         "worker_start_ray_commands": [f"{TOKEN_START} {start_options}"],

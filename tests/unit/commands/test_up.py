@@ -198,8 +198,7 @@ def test_down_stops_ray_on_every_machine_of_your_own_before_the_head_forgets_the
     assert run("down", local_file(tmp_path)).exit_code == 0
     (kind, command), last = ran
     assert kind == "do"
-    assert command.startswith("ray stop; ray exec ~/ray_bootstrap_config.yaml --node-ip 10.1.0.2 'ray stop'")
-    assert "--node-ip 10.1.0.3 'ray stop'" in command
+    assert command.index("ray stop;") < command.index("ubuntu@10.1.0.2") < command.index("ubuntu@10.1.0.3")
     assert last == ("down",)
 
 
@@ -211,7 +210,26 @@ def test_down_tells_of_a_ray_that_goes_on(tmp_path, ran, monkeypatch):
     ):
         run("down", local_file(tmp_path))
     assert asked == [("10.1.0.1", 6400)]
-    assert ("down",) not in ran
+    assert ran[-1] == ("down",), "what can be ended is"
+
+
+def test_down_stops_the_machines_in_reach_and_names_the_others(tmp_path):
+    fake = tmp_path / "ssh"
+    fake.write_text('#!/bin/sh\necho "$@" >> "$0.log"\ncase "$*" in *10.1.0.2*) exit 255;; esac\n')
+    fake.chmod(0o755)
+    (tmp_path / "ray").symlink_to("/bin/true")
+    done = subprocess.run(
+        ["bash", "-c", teardown.stop_command("ubuntu", ("10.1.0.2", "10.1.0.3"))],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert done.stdout == "Ray was not stopped on 10.1.0.2; run ray stop there\n"
+    asked = (tmp_path / "ssh.log").read_text().splitlines()
+    assert len(asked) == 2
+    assert all("source ~/.bashrc; ray stop" in line for line in asked)
 
 
 @pytest.mark.parametrize(("found", "code"), [(HEALTHY, 0), (STARTING, 1), (ClusterStatus(nodes=NODES), 1)])
