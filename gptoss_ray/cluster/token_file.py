@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 from gptoss_ray.errors import ConfigError
+from gptoss_ray.serving.ray_token import write_token
 
 TOKEN_MOUNT = "~/.gptoss-ray-token"
 """Where every node has it."""
 
-_TOKEN_BYTES = 32
 _FOR_OTHERS = 0o077
 
 
@@ -34,5 +33,4 @@ def ensure_token(path: Path) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_text(secrets.token_hex(_TOKEN_BYTES), encoding="utf-8")
+    write_token(path)

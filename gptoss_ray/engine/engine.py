@@ -21,6 +21,7 @@ from gptoss_ray.engine.model_runner import ModelRunner
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.step_plan import StepPlan
 from gptoss_ray.engine.token_constraint import CompileGrammar, TokenConstraint
 from gptoss_ray.errors import (
     ConfigError,
@@ -91,7 +92,7 @@ class Engine:
         self._placement = 0
         self._staged: tuple[int, Transformer] | None = None
         self._ended_at_submit: dict[str, TokenOutput] = {}
-        self._planned: tuple[str, ...] = ()
+        self._open_plan: StepPlan | None = None
         self._num_steps = 0
         self._num_prompt_tokens = 0
         self._num_generation_tokens = 0
@@ -224,9 +225,11 @@ class Engine:
         A request that was computed alone is to blame. Of several, each runs alone from now on until it has
         completed a step. Where nothing was computed, it is all of them.
         """
-        if len(self._planned) <= 1:
-            return self._planned or self._scheduler.request_ids
-        self._scheduler.suspect(self._planned)
+        chunks = () if self._open_plan is None else self._open_plan.chunks
+        planned = tuple(chunk.sequence.request_id for chunk in chunks)
+        if len(planned) <= 1:
+            return planned or self._scheduler.request_ids
+        self._scheduler.suspect(planned)
         return ()
 
     def stage_placement(self, version: int, transformer: Transformer) -> None:
@@ -277,14 +280,14 @@ class Engine:
 
     def _run_batch(self, agreement: StepAgreement) -> list[TokenOutput]:
         plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
-        self._planned = tuple(chunk.sequence.request_id for chunk in plan.chunks)
+        self._open_plan = plan
         drawing = plan.drawing_sequences()
         with self._masks.of(drawing) as masks:
             logits = self._runner.run(plan, agreement.max_num_tokens)
             draws = self._sampler.sample(logits[: len(drawing)], drawing, masks)
         scores = self._sampler.score(logits[len(drawing) :], plan.scored_chunks())
         outputs = self._count(self._scheduler.commit(plan, draws, scores))
-        self._planned = ()
+        self._open_plan = None
         return outputs
 
     def _swap_placement(self, agreed: int) -> None:

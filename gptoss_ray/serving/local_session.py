@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gptoss_ray.serving.ray_token import write_token
 from gptoss_ray.serving.session_processes import SESSION_VARIABLE
 
 
@@ -44,6 +45,5 @@ class LocalSession:
 
     def _write_token(self) -> Path:
         path = self.folder / "auth_token"
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32), encoding="utf-8")
+        write_token(path)
         return path

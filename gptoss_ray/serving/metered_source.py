@@ -38,12 +38,12 @@ class MeteredTokenSource:
         """
         quota = self._keys.quota(request.cache_salt)
         self._keys.quotas.check_tokens(request.cache_salt, quota)
-        # Most requests have neither: nothing stands between them and their tokens then.
         logger.info(
             "request_admitted request_id=%s num_prompt_tokens=%d max_tokens=%d",
             *(request.request_id, len(request.prompt_token_ids), request.params.max_tokens),
         )
         admitted = replace(request, share=quota.share, traceparent=current_traceparent())
+        # Most requests have neither: nothing stands between them and their tokens then.
         outputs = before_deadline(self._source.generate(admitted))
         return outputs if quota.tokens_per_minute is None else self._charged(request, quota, outputs)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
+from gptoss_ray.serving.ray_token import write_token
 from tests.support.hosts import Host
 from tests.support.served_app import API_KEY, ROOT
 
@@ -27,8 +27,7 @@ NODE_OPTIONS = ("--num-cpus=2", f"--object-store-memory={80 << 20}", "--disable-
 def ray_environment(folder: Path) -> dict[str, str]:
     """Return the environment of every Ray process: a token of the test is demanded."""
     token = folder / "auth_token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    write_token(token)
     ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | ours
 

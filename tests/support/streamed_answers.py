@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import httpx
 
+from gptoss_ray.bench.timings import percentile
 from tests.support.served_app import ServedApp
 
 Fault = Callable[[], object]
@@ -170,5 +171,5 @@ async def stream_all(
 def print_pauses(title: str, answers: Sequence[StreamedAnswer]) -> None:
     """Print the longest pauses of the streams, as docs/reliability.md shows them."""
     pauses = sorted(answer.longest_pause_s for answer in answers)
-    p50, p99 = pauses[len(pauses) // 2], pauses[int(len(pauses) * 0.99)]
+    p50, p99 = (percentile(pauses, share) for share in (0.5, 0.99))
     print(f"\n| {title} | {len(pauses)} | {p50:.2f} s | {p99:.2f} s | {pauses[-1]:.2f} s |")

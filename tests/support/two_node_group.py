@@ -68,7 +68,7 @@ async def _generate(checkpoint: str, parallel: ParallelConfig) -> dict[str, Any]
         answers = await asyncio.gather(*(_answer(group, number) for number in range(len(_PROMPTS))))
         hosts = [(await group._ranks.ask(rank, "facts")).host_id for rank in group._open_ranks]
         stats = await group.stats()
-        return {"answers": answers, "hosts": hosts, "ranks": [rank.rank for rank in stats]}
+        return {"answers": answers, "hosts": hosts, "ranks": [rank.rank for rank in stats.ranks]}
     finally:
         group.shutdown()
         remove_placement_group(bundles)
