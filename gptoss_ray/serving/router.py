@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+import asyncio
+from collections import defaultdict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -17,9 +19,6 @@ from gptoss_ray.serving.replica_selector import STATS_PERIOD_S, ReplicaSelector
 
 MAX_HASHED_BLOCKS = 4096
 """Of a prompt: two that are equal so far rarely differ in where they should go."""
-
-MAX_UNROUTED = 4096
-"""Choices remembered until Serve says what became of them; a request that was given up says nothing."""
 
 
 class ReplicaRouter(RequestRouter):
@@ -40,7 +39,7 @@ class ReplicaRouter(RequestRouter):
         self._num_seats = num_seats
         self._directory = replica_directory(self._deployment_id.name)
         self._num_live: defaultdict[ReplicaID, int] = defaultdict(int)
-        self._unrouted: OrderedDict[str, tuple[str, list[bytes]]] = OrderedDict()
+        self._unrouted: WeakKeyDictionary[asyncio.Future[Any], tuple[str, list[bytes]]] = WeakKeyDictionary()
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -57,14 +56,14 @@ class ReplicaRouter(RequestRouter):
         if pending_request is not None and names:
             # At once, so that one with the same beginning that comes right behind follows it.
             self._selector.note(names[0], hashes)
-            self._remember(pending_request.metadata.internal_request_id, names[0], hashes)
+            self._unrouted[pending_request.future] = names[0], hashes
         return [[by_name[name]] for name in names]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, _result: object
     ) -> None:
         """Note where a request went that its first choice had no room for."""
-        chosen = self._unrouted.pop(pending_request.metadata.internal_request_id, None)
+        chosen = self._unrouted.pop(pending_request.future, None)
         if chosen is not None and chosen[0] != replica_id.unique_id:
             self._selector.note(replica_id.unique_id, chosen[1])
 
@@ -105,10 +104,18 @@ class ReplicaRouter(RequestRouter):
         num_live = {replica.unique_id: self._num_live_on(replica) for replica in self.curr_replicas}
         self._directory.note(num_live, self._num_seats)
 
-    def _remember(self, internal_request_id: str, name: str, hashes: list[bytes]) -> None:
-        self._unrouted[internal_request_id] = name, hashes
-        if len(self._unrouted) > MAX_UNROUTED:
-            self._unrouted.popitem(last=False)
+    def _get_pending_request_matching_internal_request_id(
+        self, request_metadata: object = None
+    ) -> PendingRequest | None:
+        """Return the call that waits with these metadata, for which a replica was chosen.
+
+        Serve looks it up by the id of the request to the server, and so loses all but one of the calls that
+        make the prompts or choices of one request.
+        """
+        for pending in self._pending_requests_to_fulfill:
+            if pending.metadata is request_metadata and not pending.future.done():
+                return pending
+        return None
 
 
 def router_config(model: ServedModelConfig) -> RequestRouterConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ with warnings.catch_warnings():
     from ray.serve._private.config import DeploymentConfig
     from ray.serve.request_router import PendingRequest
 
-    from gptoss_ray.serving import router as router_module
     from gptoss_ray.serving.router import ReplicaRouter, router_config
 
 DEPLOYMENT = DeploymentID("EngineReplica", "gptoss")
@@ -69,9 +67,9 @@ class Router:
     def update(self) -> None:
         self.router.update_replicas(list(self.replicas.values()))
 
-    async def send(self, *args: object, is_live: bool = False) -> str:
+    async def send(self, *args: object, is_live: bool = False, internal_id: str | None = None) -> str:
         self.num_sent += 1
-        internal_id = str(self.num_sent)
+        internal_id = internal_id or str(self.num_sent)
         metadata = RequestMetadata(request_id=internal_id, internal_request_id=internal_id)
         pending = PendingRequest(args=list(args), kwargs={}, metadata=metadata)
         replica = await asyncio.wait_for(self.router._choose_replica_for_request(pending), 5)
@@ -168,15 +166,20 @@ async def test_a_call_without_a_prompt_goes_to_the_least_busy_replica():
     assert await router.send("key") != home
 
 
+async def test_all_calls_of_one_request_to_the_server_are_routed():
+    router = Router("a", "b")
+    sent = [router.send(request(prompt(number)), is_live=True, internal_id="one") for number in range(6)]
+    assert sorted(await asyncio.gather(*sent)) == ["a", "a", "a", "b", "b", "b"]
+
+
 async def test_choices_of_requests_that_are_never_sent_do_not_pile_up():
     router = Router("a", "b")
-    for number in range(router_module.MAX_UNROUTED + 10):
-        metadata = SimpleNamespace(internal_request_id=str(number))
-        pending: Any = SimpleNamespace(
-            args=[request(prompt(1, 1))], metadata=metadata, routing_context=SimpleNamespace()
-        )
+    metadata = RequestMetadata(request_id="r", internal_request_id="r")
+    for _ in range(10):
+        pending = PendingRequest(args=[request(prompt(1, 1))], kwargs={}, metadata=metadata)
         await router.router.choose_replicas(list(router.replicas.values()), pending)
-    assert len(router.router._unrouted) == router_module.MAX_UNROUTED
+    del pending
+    assert len(router.router._unrouted) == 0
 
 
 @pytest.mark.parametrize(
