@@ -32,6 +32,7 @@ def write_tiny_checkpoint(folder: Path) -> None:
 def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     """Write configs/demo.yaml with free ports, another checkpoint, a key, and one rank or `num_ranks`.
 
+    One replica, whatever the load, so that a test knows which.
     `parallel` and `engine` have more fields of these sections.
     """
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
@@ -45,6 +46,7 @@ def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     )
     parallel = {"num_ranks": changes.get("num_ranks", 1)} | changes.get("parallel", {})
     args["models"][0]["parallel"] = parallel
+    del args["models"][0]["scaling"]
     args["api_keys"] = [API_KEY]
     path.write_text(yaml.safe_dump(config))
     return path
