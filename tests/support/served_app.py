@@ -114,26 +114,30 @@ def serve_app(config_path: Path, **environment: str) -> Iterator[ServedApp]:
 
 
 @contextmanager
-def serve_script(path: Path, server: ScriptedServer, *, num_cpus: int) -> Iterator[ServedApp]:
+def serve_script(path: Path, server: ScriptedServer, *, num_cpus: int | None) -> Iterator[ServedApp]:
     """Run a server over scripted engines until the block ends.
 
     Args:
         path: Where to write what it is told, a name that ends in `.json`.
         server: Where and what.
-        num_cpus: That Ray is to find on this machine: scripts need next to none.
+        num_cpus: That Ray is to find on this machine: scripts need next to none. None: one on its head, and
+            one on each node that it adds.
     """
     path.write_text(server.model_dump_json(), encoding="utf-8")
-    environment = os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": num_cpus})}
-    with _serve_process(path, server.http_port, server.grpc_port, environment) as app:
+    environment: Mapping[str, str] = os.environ
+    if num_cpus is not None:
+        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": num_cpus})}
+    kind = "elastic" if num_cpus is None else "local"
+    with _serve_process(path, server.http_port, server.grpc_port, environment, kind) as app:
         yield app
 
 
 @contextmanager
 def _serve_process(
-    path: Path, http_port: int, grpc_port: int, environment: Mapping[str, str]
+    path: Path, http_port: int, grpc_port: int, environment: Mapping[str, str], kind: str = "local"
 ) -> Iterator[ServedApp]:
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.serve_process", str(path)],
+        [sys.executable, "-m", "tests.support.serve_process", str(path), kind],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
