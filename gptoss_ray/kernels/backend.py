@@ -108,7 +108,7 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
 def make_kernels(
     backend: Backend, engine: EngineConfig, *, unpacks_mxfp4: bool
 ) -> NativeKernels | ReferenceKernels | TritonKernels:
-    """Return a rank's kernels: with threads of their own where they are native, on this process' card for a GPU.
+    """Return a rank's kernels: native ones with threads of their own, those for GPUs on this process' card.
 
     Args:
         backend: What was chosen.
@@ -210,7 +210,7 @@ def _gpu_architecture() -> str:
     capability = torch.cuda.get_device_capability()
     if capability < _OLDEST_ARCHITECTURE:
         raise ConfigError(
-            f"the GPU here has architecture {capability[0]}.{capability[1]}; it must be 9.0 (Hopper) or later.",
+            f"the GPU here has architecture {capability[0]}.{capability[1]}; it must be 9.0 or later.",
             param="device",
         )
     return f"sm_{capability[0]}{capability[1]}"

@@ -133,7 +133,7 @@ class Linear:
     def __call__(
         self, x: Tensor, matrix: TritonMatrix, residual: Tensor | None = None, *, tile: Tile | None = None
     ) -> Tensor:
-        """Return x [T, K] @ W.T + bias [+ residual [T, N], which is written over]; rounded once unless wide."""
+        """Return x [T, K] @ W.T + bias [+ residual [T, N], written over]; rounded once unless wide."""
         num_rows, (n, k) = len(x), matrix.shape
         dtype = torch.float32 if matrix.is_wide else x.dtype
         out = x.new_empty((num_rows, n), dtype=dtype) if residual is None else residual
