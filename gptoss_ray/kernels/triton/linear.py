@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters, is_last
 from gptoss_ray.kernels.triton.matrix import TILE_K, TritonMatrix
-from gptoss_ray.kernels.triton.tiles import BLOCK_K, Tile, linear_tile, num_splits
+from gptoss_ray.kernels.triton.tile_table import TileTable
+from gptoss_ray.kernels.triton.tiles import BLOCK_K, FEW_ROWS, Tile, num_splits
 
 
 @triton.jit
@@ -125,10 +126,11 @@ class Linear:
 
     Args:
         counters: Shared with all that works on the same stream.
+        tiles: What was measured to be fast; None: nothing.
     """
 
-    def __init__(self, counters: ArrivalCounters) -> None:
-        self._counters = counters
+    def __init__(self, counters: ArrivalCounters, tiles: TileTable | None = None) -> None:
+        self._counters, self._tiles = counters, tiles or TileTable()
 
     def __call__(
         self, x: Tensor, matrix: TritonMatrix, residual: Tensor | None = None, *, tile: Tile | None = None
@@ -139,9 +141,9 @@ class Linear:
         out = x.new_empty((num_rows, n), dtype=dtype) if residual is None else residual
         if not num_rows:
             return out
-        tile, splits = tile or linear_tile(num_rows), num_splits(n, k)
+        tile, splits = tile or self._tiles.linear(n, k, num_rows), num_splits(n, k)
         num_tiles = triton.cdiv(n, tile.outputs) * triton.cdiv(num_rows, tile.rows)
-        side_by_side = splits > 1 and num_rows <= 64
+        side_by_side = splits > 1 and num_rows <= FEW_ROWS
         num_parts = num_tiles * splits if side_by_side else 0
         parts = x.new_empty(num_parts * tile.outputs * tile.rows, dtype=torch.float32)
         _linear_kernel[(num_tiles, splits if side_by_side else 1)](
