@@ -165,7 +165,7 @@ def numerics_fingerprint(backend: Backend, engine: EngineConfig) -> str:
 
 
 def tile_table_path() -> Path:
-    """Return where measured tiles for this process' GPU are kept; imports torch, ConfigError without a GPU."""
+    """Return where measured tiles for this process' GPU are kept; ConfigError without one. Imports torch."""
     import torch  # noqa: PLC0415
 
     from gptoss_ray.kernels.triton.tile_table import table_path  # noqa: PLC0415
