@@ -13,14 +13,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from gptoss_ray.config import EngineConfig
+from gptoss_ray.engine.draft import Drafter
 from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.expert_counts import expert_load, expert_traffic
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
+from gptoss_ray.engine.ngram_drafter import NgramDrafter
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.speculation import DraftCounts, make_speculation
+from gptoss_ray.engine.step_cost import StepCost
 from gptoss_ray.engine.step_plan import StepPlan
 from gptoss_ray.engine.token_constraint import CompileGrammar, TokenConstraint
 from gptoss_ray.errors import (
@@ -53,6 +57,7 @@ class Engine:
             it; None: there are none, and the step may be tried again.
         suppressed_token_ids: Ids that are never drawn (reserved ones of the vocabulary).
         compile_grammar: Makes the constraint of a grammar; None: requests with one are refused.
+        drafter: Guesses tokens for `config.speculation`; None: by looking into the text.
 
     Raises:
         ConfigError: The KV memory cannot hold what the configuration promises.
@@ -67,6 +72,7 @@ class Engine:
         leave_group: Callable[[], None] | None = None,
         suppressed_token_ids: ReadOnlySequence[int] = (),
         compile_grammar: CompileGrammar | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         model = transformer.config
         self._config = config
@@ -77,11 +83,16 @@ class Engine:
         self.max_context = resolve_context(
             model.max_context, config.max_context, self._geometry.max_tokens_in(kv_cache.num_blocks)
         )
+        device = transformer.embedding.device.type
+        self._speculation = make_speculation(
+            drafter or NgramDrafter(), config, StepCost(model, config), device
+        )
         self._scheduler = Scheduler(
             self._pool,
             PrefixCache(self._pool, self._geometry) if config.prefix_cache else None,
             max_num_sequences=config.max_num_sequences,
             max_num_batched_tokens=config.max_num_batched_tokens,
+            speculation=self._speculation,
         )
         self._runner = ModelRunner(transformer, kv_cache)
         self._sampler = Sampler(model.vocab_size, suppressed_token_ids)
@@ -98,9 +109,10 @@ class Engine:
         self._num_generation_tokens = 0
         logger.info(
             "engine_ready num_kv_blocks=%d kv_block_size=%d max_context=%d max_num_sequences=%d "
-            "max_num_batched_tokens=%d prefix_cache=%s",
+            "max_num_batched_tokens=%d prefix_cache=%s speculation=%s",
             *(kv_cache.num_blocks, config.kv_block_size, self.max_context, config.max_num_sequences),
             *(config.max_num_batched_tokens, config.prefix_cache),
+            config.speculation,
         )
 
     @property
@@ -257,6 +269,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Load and totals as of now."""
         traffic = expert_traffic(self.transformer)
+        drafts = DraftCounts() if self._speculation is None else self._speculation.counts
         return EngineStats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,
@@ -272,6 +285,9 @@ class Engine:
             expert_load=expert_load(self.transformer),
             num_expert_rows=traffic.num_rows,
             all_to_all_s=traffic.all_to_all_s,
+            num_drafts=drafts.num_drafts,
+            num_draft_tokens=drafts.num_tokens,
+            num_accepted_tokens=drafts.num_accepted,
         )
 
     def close(self) -> None:
@@ -282,10 +298,12 @@ class Engine:
         plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
         self._open_plan = plan
         drawing = plan.drawing_sequences()
-        with self._masks.of(drawing) as masks:
+        drafts = plan.drafts
+        num_draws = len(drawing) + sum(map(len, drafts.values()))
+        with self._masks.of(drawing, drafts) as masks:
             logits = self._runner.run(plan, agreement.max_num_tokens)
-            draws = self._sampler.sample(logits[: len(drawing)], drawing, masks)
-        scores = self._sampler.score(logits[len(drawing) :], plan.scored_chunks())
+            draws = self._sampler.sample(logits[:num_draws], drawing, masks, drafts)
+        scores = self._sampler.score(logits[num_draws:], plan.scored_chunks())
         outputs = self._count(self._scheduler.commit(plan, draws, scores))
         self._open_plan = None
         return outputs
