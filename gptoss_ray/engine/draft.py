@@ -1,9 +1,9 @@
 """Drafts: tokens that are guessed to come next, so that one step can check several of them.
 
 A step computes a draft's tokens behind the sequence's last one and draws behind each, with the key, the
-penalties and the grammar of that place (law 1). While what is drawn equals what was guessed, the next row holds
-for the sequence, too; from the first difference on, rows are forgotten. So a draft can only save steps: which
-tokens come out, and with which log probabilities, does not depend on it.
+penalties and the grammar of that place (law 1). While what is drawn equals what was guessed, the next row
+holds for the sequence, too; from the first difference on, rows are forgotten. So a draft can only save steps:
+which tokens come out, and with which log probabilities, does not depend on it.
 """
 
 from __future__ import annotations

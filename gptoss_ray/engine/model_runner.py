@@ -26,8 +26,8 @@ class ModelRunner:
     def run(self, plan: StepPlan, max_num_tokens: int) -> torch.Tensor:
         """Compute the plan's chunks, perhaps none; logits [L, vocab] float32.
 
-        One row per drawing sequence and one more per token of its draft, then one per scored prompt token, chunk
-        by chunk.
+        One row per drawing sequence and one more per token of its draft, then one per scored prompt token,
+        chunk by chunk.
 
         Args:
             plan: Of this rank.

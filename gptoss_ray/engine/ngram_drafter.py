@@ -48,7 +48,8 @@ class NgramIndex:
         end = min(len(token_ids) + 1, first + max_num_tokens)
         new = token_ids[first - MIN_MATCH : end - 1]
         latest, earlier = self._latest, self._earlier
-        for place, key in enumerate(zip(*(islice(new, start, None) for start in range(MIN_MATCH))), first):
+        windows = zip(*(islice(new, start, None) for start in range(MIN_MATCH)), strict=False)
+        for place, key in enumerate(windows, first):
             earlier.append(latest.get(key, _NOWHERE))
             latest[key] = place
         return len(earlier) == len(token_ids) + 1

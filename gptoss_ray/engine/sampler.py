@@ -1,7 +1,7 @@
 """Logits in, drawn tokens out. A row that fails fails alone (law 7).
 
-A sequence with a draft has a row more for each of its tokens. Rows are drawn in order, each as though the draft
-before it were output, for as long as what is drawn is what the draft says.
+A sequence with a draft has a row more for each of its tokens. Rows are drawn in order, each as though the
+draft before it were output, for as long as what is drawn is what the draft says.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Sampler:
         """Draw for each sequence; only those with a mask wait for one, and they come last.
 
         Args:
-            logits: [L, vocab] float32, which may be overwritten; a row for each sequence, and behind it one for
-                each token of its draft.
+            logits: [L, vocab] float32, which may be overwritten; a row for each sequence, and behind it one
+                for each token of its draft.
             sequences: In the order of the rows.
             masks: What the grammars of those that have one allow.
             drafts: Of those that have one.
@@ -110,7 +110,7 @@ class Sampler:
             )
 
     def _draw(self, rows: Floats, sequence: Sequence, draft: Draft, masks: Masks) -> Draw:
-        """The exception boundary of one request; what fails behind a draft is drawn again in the next step."""
+        """The exception boundary of one request; what fails behind a draft is drawn again in a step."""
         drawn: list[SampledToken] = []
         try:
             allowed: ReadOnlySequence[Mask | None] = [None] * len(rows)

@@ -2,7 +2,7 @@
 
 `demand` says what there is to do, for the ranks of a group to agree on. `schedule` plans: running
 sequences that decode, then those that still read their prompt, then new ones, each first-come, under a
-token budget. `commit` is the only place where a sequence advances. Budget that is left over may check drafts of
+token budget. `commit` is the only place where a sequence advances. Budget that is left over checks drafts of
 what comes next (`speculation.py`), which `demand` has chosen.
 
 Sequences may be suspected of making steps fail: until each has completed one, they run one at a time, alone.

@@ -37,8 +37,8 @@ class StepCost:
     def of(self, num_rows: int) -> float:
         """Return what a step of so many rows costs.
 
-        Reading and arithmetic overlap in part: between the longer of the two and their sum. Over 1 and 16 rows
-        of gpt-oss-20b's shape the root of the sum of squares is within a tenth of what was measured.
+        Reading and arithmetic overlap in part, so it is between the longer of the two and their sum. At 1 and
+        16 rows of gpt-oss-20b's shape the root of the sum of squares is within a tenth of what was measured.
         """
         computing = num_rows * self._row_ops / OPS_PER_BYTE[self.engine.activations]
         drawing = num_rows * DRAW_PASSES * 4 * self.model.vocab_size

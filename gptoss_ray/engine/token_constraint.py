@@ -28,8 +28,8 @@ class TokenConstraint(Protocol):
     def allowed_along(self, draft: Sequence[int]) -> list[Mask]:
         """Return which tokens may come next, and which behind each token of a draft.
 
-        The masks end where the draft is not allowed, or nothing may come behind a part of it. InvalidRequestError
-        where nothing may come next.
+        The masks end where the draft is not allowed, or nothing may come behind a part of it.
+        InvalidRequestError where nothing may come next.
         """
         ...
 
