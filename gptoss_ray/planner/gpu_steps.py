@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
 from gptoss_ray.planner import kv
-from gptoss_ray.planner.rates import attention_flops, expected_experts
+from gptoss_ray.planner.rates import attention_flops
 
 KERNEL_S = 2.5e-6
 """From one dependent kernel of a graph to the next, with nothing to do in it: an assumption."""
@@ -101,7 +101,7 @@ def decode_step(
     """
     kv_bytes = num_rows * kv.read_bytes(model, context, _BF16)
     flops = num_rows * attention_flops(model, context)
-    touched = expected_experts(model, num_rows) if num_experts is None else num_experts
+    touched = model.expected_experts(num_rows) if num_experts is None else num_experts
     return StepCost(tuple(_kernels(model, num_rows, num_rows, kv_bytes, flops, touched)))
 
 
@@ -110,7 +110,7 @@ def prefill_step(model: ModelConfig, num_tokens: int, context: int = 0) -> StepC
     mean_context = context + num_tokens // 2
     kv_bytes = kv.read_bytes(model, context + num_tokens, _BF16)
     flops = num_tokens * attention_flops(model, mean_context)
-    touched = expected_experts(model, num_tokens)
+    touched = model.expected_experts(num_tokens)
     return StepCost(tuple(_kernels(model, num_tokens, 1, kv_bytes, flops, touched)))
 
 
