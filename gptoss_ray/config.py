@@ -54,8 +54,10 @@ class EngineConfig(_Frozen):
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Activations and KV.")
     num_threads: int = Field(1, ge=1, le=512, description="CPU threads of the rank.")
     pin_threads: bool = Field(False, description="Native threads stay each on a CPU of its own.")
-    kernels: Literal["auto", "native", "torch"] = Field(
-        "auto", description="What computes; auto: native where it is built and the model fits, else torch."
+    kernels: Literal["auto", "native", "torch", "triton"] = Field(
+        "auto",
+        description="What computes; auto: on GPUs triton, on CPUs native where it is built and the model "
+        "fits, else torch.",
     )
     dense_weights: Literal["bfloat16", "int8"] = Field(
         "bfloat16", description="Weights of attention and unembedding; int8 needs native kernels."
