@@ -65,10 +65,20 @@ def _num_blocks(engine: EngineConfig, case: DecodeCase, num_steps: int) -> int:
 
 
 class EngineUnderTest:
-    """An engine that nobody else uses, and requests with random tokens (of `seed`) for it."""
+    """An engine that nobody else uses, and requests with random tokens (of `seed`) for it.
 
-    def __init__(self, engine: Engine, model: ModelConfig, *, seed: int = 0) -> None:
+    Args:
+        engine: It.
+        model: Its shape.
+        seed: Of the tokens.
+        fills_contexts: Whether contexts are noise that is written to the KV cache; else they are read.
+    """
+
+    def __init__(
+        self, engine: Engine, model: ModelConfig, *, seed: int = 0, fills_contexts: bool = True
+    ) -> None:
         self.engine = engine
+        self._fills_contexts = fills_contexts
         self._model = model
         self._random = np.random.default_rng(seed)
         self._num_requests = 0
@@ -90,7 +100,7 @@ class EngineUnderTest:
     def steps(self, case: DecodeCase, num_steps: int) -> Iterator[float]:
         """Yield the seconds of each of `num_steps` steps after warming up; each draws a token a stream.
 
-        The context is noise that is written to the KV cache directly (see `context_filler.py`).
+        The context is noise that is written to the KV cache directly (see `context_filler.py`), or is read.
         """
         with self._streams(case):
             for _ in range(_NUM_WARM_UPS):
@@ -104,12 +114,14 @@ class EngineUnderTest:
     def _streams(self, case: DecodeCase) -> Iterator[None]:
         """Bring all streams to where they decode, and forget them at the end."""
         transformer = self.engine.transformer
-        self._swap(ContextFiller.of(transformer))
+        if self._fills_contexts:
+            self._swap(ContextFiller.of(transformer))
         waiting = {self._submit(case.context, max_tokens=_UNLIMITED) for _ in range(case.num_streams)}
         streams = tuple(waiting)
         while waiting:
             waiting -= {output.request_id for output in self.engine.step()}
-        self._swap(transformer)
+        if self._fills_contexts:
+            self._swap(transformer)
         yield
         for request_id in streams:
             self.engine.abort(request_id)

@@ -67,29 +67,34 @@ def _chunks(
 ) -> Iterator[Tensor]:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest, "little"))
-    deviation = _deviation(name, config)
+    spread = deviation(name, config)
     remaining = math.prod(shape)
     while remaining:
         count = min(remaining, _CHUNK_VALUES)
         if name.endswith(".blocks"):
             yield torch.from_numpy(np.frombuffer(bytearray(generator.bytes(count)), dtype=np.uint8))
         elif name.endswith(".scales"):
-            yield _scales(generator, count, deviation)
+            yield _scales(generator, count, spread)
         else:
             values = torch.from_numpy(generator.standard_normal(count, dtype=np.float32))
             mean = 1.0 if name.endswith("norm.weight") else 0.0
-            yield values.mul_(deviation).add_(mean).to(dtype)
+            yield values.mul_(spread).add_(mean).to(dtype)
         remaining -= count
+
+
+def scale_exponent(deviation: float) -> int:
+    """Return the larger of two e8m0 scales that, mixed, give uniform e2m1 codes about `deviation`."""
+    return 127 + round(math.log2(deviation / _E2M1_RMS) + 0.5)
 
 
 def _scales(generator: np.random.Generator, count: int, deviation: float) -> Tensor:
     """Return e8m0 scales, of two neighbouring exponents, that give uniform e2m1 codes about `deviation`."""
-    exponent = 127 + round(math.log2(deviation / _E2M1_RMS) + 0.5)
+    exponent = scale_exponent(deviation)
     return torch.from_numpy(generator.integers(exponent - 1, exponent + 1, count, dtype=np.uint8))
 
 
-def _deviation(name: str, config: ModelConfig) -> float:
-    """Return the standard deviation: 1/√(values summed by one output) for matrices."""
+def deviation(name: str, config: ModelConfig) -> float:
+    """Return the standard deviation of a tensor: 1/√(values summed by one output) for matrices."""
     if name.endswith("norm.weight"):
         return 0.1
     if name.endswith(".bias"):

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gptoss_ray.commands import bench_ingress, bench_overload, bench_speed
+from gptoss_ray.commands import bench_gpu, bench_ingress, bench_overload, bench_speed
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.http_client import bearer, first_model
 
@@ -21,6 +21,7 @@ _PARALLEL = ParallelConfig()
 bench_app = typer.Typer(help="Measure kernels, an engine, or a running server.", no_args_is_help=True)
 bench_app.command()(bench_speed.kernels)
 bench_app.command()(bench_speed.engine)
+bench_app.command()(bench_gpu.gpu)
 bench_app.command("ep-throughput")(bench_speed.ep_throughput)
 bench_app.command()(bench_ingress.ingress)
 bench_app.command()(bench_overload.overload)

@@ -109,8 +109,8 @@ def engine(
             max_num_batched_tokens=batched_tokens,
             packed_weights=str(packed or default_cache() / "packed"),
         ),
-        prefill_tokens=_numbers("prompts", prompts),
-        decode=tuple(_decode_cases(_numbers("streams", streams), context, long_context)),
+        prefill_tokens=numbers("prompts", prompts),
+        decode=tuple(_decode_cases(numbers("streams", streams), context, long_context)),
         num_rounds=rounds,
         num_steps=steps,
         with_starts=starts,
@@ -176,7 +176,7 @@ def _decode_cases(streams: Sequence[int], context: int, long_context: int) -> It
         yield DecodeCase(1, long_context)
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def numbers(option: str, text: str) -> tuple[int, ...]:
     """Read numbers above 0 between commas; an empty text has none."""
     try:
         numbers = tuple(int(part) for part in text.split(",") if part.strip())

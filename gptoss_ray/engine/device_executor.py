@@ -78,9 +78,9 @@ class DeviceExecutor:
         records_graphs: bool = True,
     ) -> None:
         self._transformer = transformer
-        self._kv_cache = kv_cache
-        self._stream = stream
-        self._device_sampler = device_sampler
+        self.kv_cache = kv_cache
+        self.stream = stream
+        self.device_sampler = device_sampler
         self.sampler = host_sampler
         self.masks = masks
         self._records_graphs = records_graphs
@@ -98,6 +98,11 @@ class DeviceExecutor:
             _Stage(stream.staging(num_bytes), stream.staging(num_sequences * 8).view(torch.int64))
             for _ in range(_NUM_STAGES)
         ]
+
+    @property
+    def num_graphs(self) -> int:
+        """Recorded until now."""
+        return len(self._graphs)
 
     @property
     def transformer(self) -> Transformer:
@@ -129,15 +134,15 @@ class DeviceExecutor:
         graph = None if shape is None else self._graph(shape, stage)
         shape = shape or shape_of(plan)
         buffers = StepBuffers.over(stage.inputs, shape)
-        pack(plan, buffers, self._kv_cache.block_size, {} if behind is None else behind.sources)
+        pack(plan, buffers, self.kv_cache.block_size, {} if behind is None else behind.sources)
         if graph is not None:
-            pad(buffers, len(plan.chunks), self._kv_cache.block_size, self._kv_cache.spare_block)
+            pad(buffers, len(plan.chunks), self.kv_cache.block_size, self.kv_cache.spare_block)
         drawing = [chunk for chunk in plan.chunks if chunk.draws_token]
         on_host = [row for row, chunk in enumerate(drawing) if not is_drawn_on_device(chunk)]
         on_host += range(len(drawing), len(drawing) + sum(len(chunk.scored) for chunk in plan.chunks))
         self._send(stage, shape)
         if graph is None:
-            self._stream.run(partial(self._compute, self._transformer, shape, len(drawing)))
+            self.stream.run(partial(self._compute, self._transformer, shape, len(drawing)))
         else:
             graph.replay()
         step = _DeviceStep(
@@ -148,20 +153,20 @@ class DeviceExecutor:
             host_logits=self._host_logits(len(on_host)),
             sources={chunk.sequence: row for row, chunk in enumerate(drawing)},
         )
-        self._stream.run(lambda: self._fetch(step))
-        step.mark = stage.mark = self._stream.mark()
+        self.stream.run(lambda: self._fetch(step))
+        step.mark = stage.mark = self.stream.mark()
         step.begin_masks(self.masks)
         return step
 
     def close(self) -> None:
         """See `StepExecutor`; waits for what the device still does."""
-        self._stream.mark().wait()
+        self.stream.mark().wait()
         self._graphs.clear()
         self.masks.close()
 
     def _host_logits(self, num_rows: int) -> Tensor:
         """Return memory of the host for so many rows of logits."""
-        memory = self._stream.staging(num_rows * self._logits.shape[1] * self._logits.itemsize)
+        memory = self.stream.staging(num_rows * self._logits.shape[1] * self._logits.itemsize)
         return memory.view(torch.float32).view(num_rows, self._logits.shape[1])
 
     def _next_stage(self) -> _Stage:
@@ -188,20 +193,20 @@ class DeviceExecutor:
         """Return the graph of a shape; recorded over padding alone, it changes nothing that anyone reads."""
         graph = self._graphs.get(shape)
         if graph is None:
-            cache = self._kv_cache
+            cache = self.kv_cache
             pad(StepBuffers.over(stage.inputs, shape), 0, cache.block_size, cache.spare_block)
             self._send(stage, shape)
             # What the step before has drawn is wanted by the one that waits for this graph.
-            self._stream.run(partial(_copy, self._kept, self._drawn))
-            graph = self._stream.record(partial(self._compute, self._transformer, shape, shape.num_logits))
-            self._stream.run(partial(_copy, self._drawn, self._kept))
+            self.stream.run(partial(_copy, self._kept, self._drawn))
+            graph = self.stream.record(partial(self._compute, self._transformer, shape, shape.num_logits))
+            self.stream.run(partial(_copy, self._drawn, self._kept))
             self._graphs[shape] = graph
         return graph
 
     def _send(self, stage: _Stage, shape: StepShape) -> None:
         """Append the one copy of a step's inputs."""
         target, source = self._inputs[: shape.num_bytes], stage.inputs[: shape.num_bytes]
-        self._stream.run(lambda: _copy(target, source))
+        self.stream.run(lambda: _copy(target, source))
 
     def _compute(self, transformer: Transformer, shape: StepShape, num_draws: int) -> None:
         """Network and draws, from the inputs on the device to `_logits` and `_drawn`; nothing waits."""
@@ -209,10 +214,10 @@ class DeviceExecutor:
         # A row in which nothing could be drawn goes on with any token, for nobody.
         before = self._drawn[buffers.sources.clamp(min=0)].clamp(min=0)
         token_ids = torch.where(buffers.sources < 0, buffers.token_ids, before)
-        logits = transformer.forward(buffers.batch(token_ids), self._kv_cache)
+        logits = transformer.forward(buffers.batch(token_ids), self.kv_cache)
         self._logits[: shape.num_logits].copy_(logits)
         if num_draws:
-            drawn = self._device_sampler.draw(logits[:num_draws], buffers.draws(num_draws))
+            drawn = self.device_sampler.draw(logits[:num_draws], buffers.draws(num_draws))
             self._drawn[:num_draws].copy_(drawn)
 
     def _fetch(self, step: _DeviceStep) -> None:

@@ -63,11 +63,14 @@ class CudaStream:
 
     Args:
         device: A card.
+
+    Attributes:
+        stream: Torch's.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         # Weights were written by the default stream.
         torch.cuda.synchronize(device)
@@ -84,23 +87,23 @@ class CudaStream:
 
     def run(self, work: Work) -> None:
         """See `DeviceStream`."""
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        with torch.inference_mode(), torch.cuda.stream(self.stream):
             work()
 
     def record(self, work: Work) -> CudaGraph:
         """See `DeviceStream`; Triton compiles and tunes in the runs before, which no capture could hold."""
         for _ in range(_WARM_UPS):
             self.run(work)
-        self._stream.synchronize()
+        self.stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        with torch.inference_mode(), torch.cuda.graph(graph, pool=self._pool, stream=self.stream):
             work()
-        return CudaGraph(graph, self._stream)
+        return CudaGraph(graph, self.stream)
 
     def mark(self) -> CudaMark:
         """See `DeviceStream`."""
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self._stream)
+        event.record(self.stream)
         return CudaMark(event)
 
 

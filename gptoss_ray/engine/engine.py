@@ -15,7 +15,7 @@ from dataclasses import replace
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.expert_counts import expert_load, expert_traffic
-from gptoss_ray.engine.find_executor import MakeExecutor
+from gptoss_ray.engine.find_executor import MakeExecutor, find_executor
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
@@ -55,7 +55,7 @@ class Engine:
             it; None: there are none, and the step may be tried again.
         suppressed_token_ids: Ids that are never drawn (reserved ones of the vocabulary).
         compile_grammar: Makes the constraint of a grammar; None: requests with one are refused.
-        make_executor: Makes what computes the steps; None: they are computed when they are launched.
+        make_executor: Makes what computes the steps; None: what the network's device wants.
 
     Raises:
         ConfigError: The KV memory cannot hold what the configuration promises.
@@ -76,6 +76,7 @@ class Engine:
         self._config = config
         self._vocab_size = model.vocab_size
         self._geometry = KVGeometry(config.kv_block_size, model.sliding_window, config.max_num_batched_tokens)
+        make_executor = make_executor or find_executor(transformer, config, suppressed_token_ids)
         kv_cache = _make_kv_cache(transformer, config, has_spare_block=make_executor is not None)
         self._pool = BlockPool(kv_cache.num_blocks)
         self.max_context = resolve_context(
@@ -114,6 +115,11 @@ class Engine:
     def heartbeat_s(self) -> float | None:
         """Longest wait before `agree` is called again, with or without work; None: nobody waits for it."""
         return self._step_sync.heartbeat_s
+
+    @property
+    def executor(self) -> StepExecutor:
+        """What computes its steps."""
+        return self._executor
 
     @property
     def transformer(self) -> Transformer:

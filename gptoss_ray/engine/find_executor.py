@@ -1,9 +1,11 @@
-"""How an engine is given what computes its steps."""
+"""Which executor a network's device wants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.step_executor import StepExecutor, StepLimits
@@ -12,3 +14,44 @@ from gptoss_ray.model.transformer import Transformer
 
 MakeExecutor = Callable[[Transformer, KVCache, Sampler, MaskPrefetch, StepLimits], StepExecutor]
 """Given a network, a KV cache with a spare block, what draws on the host, and what to have room for."""
+
+
+def find_executor(
+    transformer: Transformer, config: EngineConfig, suppressed_token_ids: Sequence[int]
+) -> MakeExecutor | None:
+    """Return what makes a device's executor; None: steps are computed when they are launched.
+
+    So they are on CPUs, and in groups on any device: between a layer's all-to-alls the host waits.
+    """
+    if transformer.embedding.device.type == "cpu" or transformer.meets_other_ranks:
+        return None
+    return partial(_on_card, config, tuple(suppressed_token_ids))
+
+
+def _on_card(
+    config: EngineConfig,
+    suppressed_token_ids: Sequence[int],
+    transformer: Transformer,
+    kv_cache: KVCache,
+    sampler: Sampler,
+    masks: MaskPrefetch,
+    limits: StepLimits,
+) -> StepExecutor:
+    """Return an executor on the card of the weights, with all its graphs. Never run on a GPU."""
+    from gptoss_ray.engine.device_executor import DeviceExecutor  # noqa: PLC0415
+    from gptoss_ray.engine.device_stream import CudaStream  # noqa: PLC0415
+    from gptoss_ray.kernels.triton.sampler import TritonSampler  # noqa: PLC0415  (imports triton)
+
+    device = transformer.embedding.device
+    executor = DeviceExecutor(
+        transformer,
+        kv_cache,
+        CudaStream(device),
+        TritonSampler(transformer.config.vocab_size, suppressed_token_ids, device),
+        sampler,
+        masks,
+        limits,
+        records_graphs=config.step_graphs,
+    )
+    executor.record_all()
+    return executor

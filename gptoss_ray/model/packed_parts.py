@@ -8,6 +8,7 @@ from typing import Literal
 
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
 from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.checkpoint.weight_source import WeightSource
 from gptoss_ray.config import DENSE_BITS, EngineConfig
 from gptoss_ray.kernels.kernels import Kernels
 from gptoss_ray.model.packed_identity import PackedIdentity
@@ -43,7 +44,7 @@ def part_bytes(
 
 
 def open_store(
-    reader: CheckpointReader, kernels: Kernels, engine: EngineConfig, part_bytes: Mapping[str, int]
+    reader: WeightSource, kernels: Kernels, engine: EngineConfig, part_bytes: Mapping[str, int]
 ) -> PartStore:
     """Open the folder where packed weights are kept, where there is one and these kernels profit by it.
 
@@ -52,6 +53,7 @@ def open_store(
     """
     if engine.packed_weights is None or kernels.packing is None:
         return InMemoryStore(huge_pages=kernels.packing is not None)
+    assert isinstance(reader, CheckpointReader), "only weights from files are kept packed"
     identity = PackedIdentity.of(reader, packing_version=kernels.packing, dense_format=engine.dense_weights)
     return PackedStore.open(Path(engine.packed_weights), identity, part_bytes)
 

@@ -21,11 +21,12 @@ class RotaryEmbedding:
     """
 
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu") -> None:
-        positions = torch.arange(config.max_context, dtype=torch.float32, device=device)
-        angles = positions[:, None] * inverse_frequencies(config).to(device)
+        positions = torch.arange(config.max_context, dtype=torch.float32)
+        angles = positions[:, None] * inverse_frequencies(config)
         concentration = yarn_concentration(config.rope_scaling_factor)
-        self._cos = angles.cos().mul_(concentration)
-        self._sin = angles.sin_().mul_(concentration)
+        # By the host on every device: a GPU's functions round far angles otherwise.
+        self._cos = angles.cos().mul_(concentration).to(device)
+        self._sin = angles.sin_().mul_(concentration).to(device)
 
     def rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin [T, head_dim / 2] of positions int64 [T]."""

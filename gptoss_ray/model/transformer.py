@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
-from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.checkpoint.weight_source import WeightSource
 from gptoss_ray.config import EXPERT_MEMORY_SHARE, EngineConfig
 from gptoss_ray.kernels.backend import Backend, make_kernels, select_backend
 from gptoss_ray.kernels.kernels import Kernels, LayerCaches, LayerStack, LayerWeights, Matrix, Norm
@@ -81,7 +81,7 @@ class Transformer:
     @classmethod
     def load(
         cls,
-        reader: CheckpointReader,
+        reader: WeightSource,
         engine: EngineConfig | None = None,
         *,
         device: str = "cpu",
@@ -175,15 +175,15 @@ class Transformer:
         """
         step = StepContext.of(batch, kv_cache, self.config, self.rotary_embedding, self.kernels)
         hidden = self.embedding[batch.token_ids]
-        if self._stack is None:
+        if self.stack is None:
             hidden = self._with_other_ranks(hidden, batch, step)
         else:
             cache = LayerCaches(kv_cache.all_keys, kv_cache.all_values)
-            hidden = self.kernels.layers(hidden, self._stack, step.plans, cache)
+            hidden = self.kernels.layers(hidden, self.stack, step.plans, cache)
         return self.kernels.norm_linear(hidden[batch.logits_rows], self.final_norm, self.unembedding)
 
     @cached_property
-    def _stack(self) -> LayerStack | None:
+    def stack(self) -> LayerStack | None:
         """The layers, for one call of the kernels; None where tokens travel to experts elsewhere."""
         if self.meets_other_ranks:
             return None

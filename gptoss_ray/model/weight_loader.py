@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_ray.checkpoint.reader import CheckpointReader
+from gptoss_ray.checkpoint.weight_source import WeightSource
 from gptoss_ray.kernels.kernels import Kernels, Matrix, Norm, StoredMatrix
 from gptoss_ray.model.packed_store import PartStore
 
@@ -27,7 +27,7 @@ class WeightLoader:
         device: Where the weights live.
     """
 
-    reader: CheckpointReader
+    reader: WeightSource
     kernels: Kernels
     store: PartStore
     device: torch.device

@@ -72,6 +72,7 @@ def activation_bytes(
     """Return the peak of everything else in a step: residual stream, and the largest of its parts."""
     if weight_format.is_native:
         return _native_bytes(model, engine, parallel)
+    assert not weight_format.is_triton, "see gpu_memory.py"
     num_tokens = _whole_tiles(engine.max_num_batched_tokens)
     # The stream, its norm and, while experts are summed, both again in float32.
     stream = num_tokens * model.hidden_size * (2 * _itemsize(engine) + 2 * _FLOAT32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig
 from gptoss_ray.errors import ConfigError
-from gptoss_ray.planner import kv
+from gptoss_ray.planner import gpu_memory, kv
 from gptoss_ray.planner.buffers import activation_bytes, dispatch_bytes
 from gptoss_ray.planner.scratch import scratch_bytes
 from gptoss_ray.planner.weights import WeightFormat, weigh
@@ -33,6 +33,7 @@ class MemoryPlan:
         dispatch_bytes: Rows on their way to experts and back.
         activation_bytes: Everything else that lives within a step.
         scratch_bytes: What native kernels keep for themselves between steps.
+        graph_bytes: What a GPU keeps from step to step: inputs, logits, graphs.
         grammar_bytes: What the compiler of grammars keeps; 0 on a GPU, as it lies in the main memory.
         num_kv_blocks: Blocks of the pool.
         max_sequence_tokens: The longest sequence that fits alone, or the model's context.
@@ -46,6 +47,7 @@ class MemoryPlan:
     dispatch_bytes: int
     activation_bytes: int
     scratch_bytes: int
+    graph_bytes: int
     grammar_bytes: int
     num_kv_blocks: int
     max_sequence_tokens: int
@@ -63,7 +65,7 @@ class MemoryPlan:
     @property
     def fixed_bytes(self) -> int:
         """What the size of the KV cache does not change."""
-        step_bytes = self.dispatch_bytes + self.activation_bytes + self.scratch_bytes
+        step_bytes = self.dispatch_bytes + self.activation_bytes + self.scratch_bytes + self.graph_bytes
         return self.weight_bytes + self.reserve_bytes + self.swap_bytes + step_bytes + self.grammar_bytes
 
     def parts(self) -> dict[str, int]:
@@ -77,6 +79,7 @@ class MemoryPlan:
             "dispatch buffers": self.dispatch_bytes,
             "activations": self.activation_bytes,
             "buffers of native kernels": self.scratch_bytes,
+            "graphs and buffers of steps": self.graph_bytes,
             "grammar compiler": self.grammar_bytes,
         }
 
@@ -112,8 +115,11 @@ def plan_memory(
         swap_bytes=expert_bytes // model.num_layers if parallel.moves_experts else 0,
         kv_cache_bytes=num_kv_blocks * block_bytes,
         dispatch_bytes=dispatch_bytes(model, engine, parallel),
-        activation_bytes=activation_bytes(model, engine, parallel, weight_format),
+        activation_bytes=gpu_memory.step_bytes(model, engine, parallel)
+        if weight_format.is_triton
+        else activation_bytes(model, engine, parallel, weight_format),
         scratch_bytes=scratch_bytes(model, engine, parallel, weight_format),
+        graph_bytes=gpu_memory.lasting_bytes(model, engine) if weight_format.is_triton else 0,
         grammar_bytes=model.vocab_size * GRAMMAR_BYTES_PER_TOKEN if parallel.device == "cpu" else 0,
         num_kv_blocks=num_kv_blocks,
         max_sequence_tokens=min(model.max_context, longest),

@@ -27,6 +27,7 @@ class WeightFormat:
         bias_itemsize: Bytes a value of the biases of projections and experts.
         wide_itemsize: Bytes a value of gates, norms and sinks.
         is_native: Of the native kernels, whose buffers are others than torch's, and which fill up tiles.
+        is_triton: Of the kernels for GPUs.
     """
 
     itemsize: int
@@ -36,6 +37,7 @@ class WeightFormat:
     bias_itemsize: int
     wide_itemsize: int = _FLOAT32
     is_native: bool = False
+    is_triton: bool = False
 
     @classmethod
     def of_torch(cls, engine: EngineConfig, *, experts_packed: bool) -> WeightFormat:
@@ -50,6 +52,11 @@ class WeightFormat:
         """Return the format of the native kernels; MXFP4 experts stay packed."""
         bits = DENSE_BITS[engine.dense_weights]
         return cls(2, bits, bits, MXFP4_BITS, _FLOAT32, is_native=True)
+
+    @classmethod
+    def of_triton(cls) -> WeightFormat:
+        """Return the format of the kernels for GPUs; logits are float32 sums of bfloat16 products."""
+        return cls(2, 16, 16, MXFP4_BITS, _FLOAT32, is_triton=True)
 
     @property
     def experts_packed(self) -> bool:

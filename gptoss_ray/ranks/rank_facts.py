@@ -28,6 +28,7 @@ class RankFacts:
         fingerprint: What the bits of results depend on (law 1); equal on all ranks of a group.
         checkpoint: What its copy of the checkpoint has in common with others; equal on all ranks of a group.
         is_native: Whether native kernels will run, which hold weights in other formats than torch.
+        free_card_bytes: Memory of the rank's card that nobody uses yet; None: it computes on CPUs.
     """
 
     host_id: str
@@ -36,6 +37,7 @@ class RankFacts:
     fingerprint: str
     checkpoint: str
     is_native: bool
+    free_card_bytes: int | None = None
 
 
 def read_facts(config: ServedModelConfig) -> RankFacts:
@@ -55,6 +57,7 @@ def read_facts(config: ServedModelConfig) -> RankFacts:
         fingerprint=numerics_fingerprint(backend, config.engine),
         checkpoint=content_identity(resolve_folder(config.checkpoint)),
         is_native=backend.is_native,
+        free_card_bytes=free_card_bytes() if config.parallel.device == "cuda" else None,
     )
 
 
@@ -66,6 +69,14 @@ def read_shape(config: ServedModelConfig) -> ModelConfig:
 def free_memory_bytes() -> int:
     """Return the main memory that nobody uses, at most what this container may use."""
     return min(psutil.virtual_memory().available, host_memory_bytes())
+
+
+def free_card_bytes() -> int:
+    """Return the memory of this process' card that nobody uses. Imports torch; never run on a GPU."""
+    import torch  # noqa: PLC0415
+
+    free_bytes, _ = torch.cuda.mem_get_info()
+    return int(free_bytes)
 
 
 def verify_files(checkpoint: str, progress: Callable[[int, int], None]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gptoss_ray.cli import app
-from gptoss_ray.commands.bench_speed import _numbers
+from gptoss_ray.commands.bench_speed import numbers
 from gptoss_ray.errors import ConfigError
 from tests.support.backends import needs_native
 
@@ -72,9 +72,9 @@ def test_layers_cannot_be_asked_of_a_checkpoint_that_is_there(tmp_path):
 @pytest.mark.parametrize("text", ["0", "1,x", "1,-4", "1.5"])
 def test_numbers_that_are_none_are_refused_with_an_example(text):
     with pytest.raises(ConfigError, match=r"--streams is .*; give numbers above 0 between commas, as 1,4,16"):
-        _numbers("streams", text)
+        numbers("streams", text)
 
 
 def test_numbers_may_be_none_at_all():
-    assert _numbers("prompts", "") == ()
-    assert _numbers("prompts", "1, 4,") == (1, 4)
+    assert numbers("prompts", "") == ()
+    assert numbers("prompts", "1, 4,") == (1, 4)

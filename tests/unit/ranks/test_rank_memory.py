@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
-from gptoss_ray.config import EngineConfig, ServedModelConfig
+from gptoss_ray.config import EngineConfig, ParallelConfig, ServedModelConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.ranks import rank_memory
 from gptoss_ray.ranks.rank_facts import RankFacts
@@ -47,3 +47,16 @@ def test_a_group_is_planned_for_the_kernels_that_its_ranks_found():
     little = [RankFacts("host", "10.0.0.1", 10 << 30, "fingerprint", "checkpoint", True)]
     with pytest.raises(ConfigError, match="m: A rank needs 1"):
         check_group_memory(served(), MODEL, little)
+
+
+def test_a_rank_on_a_gpu_is_judged_by_its_card_and_not_by_the_main_memory():
+    config = served().model_copy(update={"parallel": ParallelConfig(device="cuda")})
+
+    def facts(free_card_bytes: int) -> list[RankFacts]:
+        return [RankFacts("host", "10.0.0.1", 1 << 30, "fingerprint", "checkpoint", False, free_card_bytes)]
+
+    plan = check_group_memory(config, MODEL, facts(20 << 30))
+    assert plan.graph_bytes > 0
+    assert plan.scratch_bytes == plan.grammar_bytes == 0
+    with pytest.raises(ConfigError, match="m: A rank needs 1"):
+        check_group_memory(config, MODEL, facts(12 << 30))

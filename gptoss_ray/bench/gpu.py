@@ -1,0 +1,145 @@
+"""Measures one engine on one card: ceilings, parts of steps, decode steps, prompts. Never run on a GPU.
+
+Weights are random and made on the card. Contexts are read as prompts, not filled in. A round measures every
+case once; what is printed is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gptoss_ray.bench.device_checkpoint import DeviceCheckpoint
+from gptoss_ray.bench.engine_cases import DecodeCase, EngineUnderTest
+from gptoss_ray.bench.gpu_cases import GpuBench, GpuStep, Row, paper_tables
+from gptoss_ray.bench.gpu_parts import PartTime, measure_parts
+from gptoss_ray.bench.gpu_timer import card_row, find_card, measure_ceilings, time_recorded
+from gptoss_ray.engine.device_executor import DeviceExecutor
+from gptoss_ray.engine.device_stream import CudaStream
+from gptoss_ray.engine.engine import Engine
+from gptoss_ray.errors import ConfigError
+from gptoss_ray.model.transformer import Transformer
+from gptoss_ray.planner.gpu_steps import Ceilings
+
+Note = Callable[[str], None]
+"""Told what happens next, in a few words."""
+
+
+@dataclass(frozen=True)
+class GpuReport:
+    """What one run has measured.
+
+    Attributes:
+        bench: What was asked for.
+        card: The machine.
+        ceilings: Measured before anything else.
+        steps: That ran.
+        parts: Of decode steps, by case.
+        left_out: Cases that do not fit the card.
+        peak_bytes: Most memory that torch held.
+        planned_bytes: That were expected.
+    """
+
+    bench: GpuBench
+    card: Row
+    ceilings: Ceilings
+    steps: tuple[GpuStep, ...]
+    parts: dict[DecodeCase, list[PartTime]]
+    left_out: tuple[DecodeCase, ...]
+    peak_bytes: int
+    planned_bytes: int
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Return everything that is printed."""
+        limits: Row = {
+            "copy_tb_per_s": round(self.ceilings.bytes_per_s / 1e12, 3),
+            "matmul_tflop_per_s": round(self.ceilings.flops / 1e12, 1),
+            "peak_memory_gb": round(self.peak_bytes / 1e9, 2),
+            "planned_memory_gb": round(self.planned_bytes / 1e9, 2),
+            "cases_left_out": len(self.left_out),
+        }
+        tables: dict[str, list[Row]] = {"card": [self.card], "measured ceilings": [limits]}
+        tables[f"{self.bench.shape}: steps"] = [step.measured_row(self.ceilings) for step in self.steps]
+        for case, parts in self.parts.items():
+            title = f"parts of a step, {case.num_streams} stream(s) at {case.context}"
+            tables[title] = [part.row(self.ceilings) for part in parts]
+        return tables
+
+
+def run(bench: GpuBench, note: Note = lambda _: None) -> GpuReport:
+    """Measure everything; `note` is told of the progress.
+
+    Raises:
+        ConfigError: There is no card, or no case fits it.
+    """
+    device = find_card()
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    cases = bench.fitting_cases(free_bytes)
+    planned = bench.memory(cases)
+    if planned.total_bytes > free_bytes:
+        raise ConfigError(f"{bench.shape} takes {planned.total_bytes} bytes, and {free_bytes} are free.")
+    note("ceilings of the card")
+    ceilings = measure_ceilings(device)
+    torch.cuda.empty_cache()
+    note("random weights")
+    config = bench.engine_config(cases)
+    transformer = Transformer.load(DeviceCheckpoint(bench.model, device), config, device=str(device))
+    note("recording graphs")
+    engine = Engine(transformer, config)
+    steps = _measure_steps(bench, engine, cases, note)
+    parts = _measure_parts(engine, cases, note)
+    peak_bytes = torch.cuda.max_memory_reserved(device)
+    engine.close()
+    left_out = tuple(case for case in bench.decode_cases() if case not in cases)
+    card = card_row(device)
+    return GpuReport(bench, card, ceilings, steps, parts, left_out, peak_bytes, planned.total_bytes)
+
+
+def _measure_steps(
+    bench: GpuBench, engine: Engine, cases: list[DecodeCase], note: Note
+) -> tuple[GpuStep, ...]:
+    """Run all cases, round by round."""
+    under_test = EngineUnderTest(engine, bench.model, fills_contexts=False)
+    note("warming up")
+    for num_tokens in bench.prompts:
+        under_test.prefill(num_tokens)
+    decode: dict[DecodeCase, list[float]] = {case: [] for case in cases}
+    prompts: dict[int, list[float]] = {num_tokens: [] for num_tokens in bench.prompts}
+    for number in range(bench.num_rounds):
+        for num_tokens, seconds in prompts.items():
+            note(f"round {number + 1}: prompt of {num_tokens} tokens")
+            seconds.append(under_test.prefill(num_tokens))
+        for case, seconds in decode.items():
+            note(f"round {number + 1}: {case.num_streams} stream(s) at {case.context}")
+            seconds.append(statistics.mean(under_test.steps(case, bench.num_steps)))
+    return (
+        *(GpuStep.of_decode(bench.model, case, tuple(seconds)) for case, seconds in decode.items()),
+        *(GpuStep.of_prompt(bench.model, number, tuple(seconds)) for number, seconds in prompts.items()),
+    )
+
+
+def _measure_parts(engine: Engine, cases: list[DecodeCase], note: Note) -> dict[DecodeCase, list[PartTime]]:
+    """Time the parts of each case on the engine's own network, cache and sampler."""
+    executor = engine.executor
+    assert isinstance(executor, DeviceExecutor)
+    stream = executor.stream
+    assert isinstance(stream, CudaStream)
+    parts = {}
+    for case in cases:
+        note(f"parts of a step, {case.num_streams} stream(s) at {case.context}")
+        parts[case] = measure_parts(
+            executor.transformer,
+            executor.kv_cache,
+            executor.device_sampler,
+            case,
+            lambda work: time_recorded(stream, work),
+        )
+    return parts
+
+
+def all_tables(report: GpuReport, usable_bytes: int) -> dict[str, list[Row]]:
+    """Return what was measured, and beside it what was expected of the measured ceilings."""
+    return {**report.tables(), **paper_tables(report.bench, report.ceilings, usable_bytes)}

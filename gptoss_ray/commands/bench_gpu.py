@@ -1,0 +1,68 @@
+"""`gptoss-ray bench gpu`: one engine on one card, or what its steps cost on paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gptoss_ray.commands.bench_speed import numbers
+from gptoss_ray.commands.bench_tables import JsonFile, note, print_tables, write_json
+
+Shape = Annotated[
+    Literal["gpt-oss-20b", "gpt-oss-120b", "tiny"], typer.Option(help="The shape of the random weights.")
+]
+
+
+def gpu(
+    shape: Shape = "gpt-oss-20b",
+    streams: Annotated[str, typer.Option(help="Streams that decode together.")] = "1,8,64,256",
+    contexts: Annotated[str, typer.Option(help="Tokens behind each stream.")] = "1024,8192,32768",
+    prompts: Annotated[str, typer.Option(help="Prompts to read, in tokens.")] = "2048,16384",
+    rounds: Annotated[int, typer.Option(help="Repeats of everything.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Decode steps of a case in a round.", min=1)] = 64,
+    graphs: Annotated[bool, typer.Option(help="Replay decoding steps from graphs.")] = True,
+    accounting: Annotated[
+        bool, typer.Option("--accounting", help="Only print what steps cost on paper; needs no card.")
+    ] = False,
+    card: Annotated[str, typer.Option("--gpu", help="Whose data sheet the paper goes by.")] = "h200",
+    json_file: JsonFile = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw tokens a second here.")] = None,
+) -> None:
+    """One engine on one CUDA card: ceilings, parts of steps, decode steps and prompts, as fractions of these.
+
+    No release has run on a GPU yet; --accounting prints predictions.
+    """
+    from gptoss_ray.bench.gpu_cases import GpuBench, paper_steps, paper_tables  # noqa: PLC0415  (torch)
+    from gptoss_ray.bench.gpu_plot import plot  # noqa: PLC0415
+    from gptoss_ray.bench.synthetic_folder import shape_of  # noqa: PLC0415
+    from gptoss_ray.planner.gpu_steps import Ceilings  # noqa: PLC0415
+    from gptoss_ray.planner.hardware import find_accelerator  # noqa: PLC0415
+
+    bench = GpuBench(
+        shape,
+        shape_of(shape),
+        streams=numbers("streams", streams),
+        contexts=numbers("contexts", contexts),
+        prompts=numbers("prompts", prompts),
+        num_rounds=rounds,
+        num_steps=steps,
+        records_graphs=graphs,
+    )
+    accelerator = find_accelerator(card)
+    if accounting:
+        ceilings = Ceilings(accelerator.memory_bytes_per_s, accelerator.flops)
+        tables, ran = paper_tables(bench, ceilings, accelerator.usable_bytes), paper_steps(bench)
+        title = f"{shape} on one {accelerator.name}"
+    else:
+        from gptoss_ray.bench.gpu import all_tables, run  # noqa: PLC0415
+
+        report = run(bench, note)
+        ceilings, ran = report.ceilings, list(report.steps)
+        tables = all_tables(report, accelerator.usable_bytes)
+        title = f"{shape} on one {report.card['card']}"
+    print_tables(tables)
+    write_json(json_file, {"shape": shape, "has_run": not accounting, "tables": tables})
+    if plot_file is not None:
+        plot(title, ran, ceilings, plot_file)

@@ -1,0 +1,60 @@
+"""What a GPU holds besides weights and KV: buffers that stay, graphs, and the peak of a step.
+
+The figures follow `engine/device_executor.py` and `kernels/triton/`; what is marked so is an assumption.
+Never compared with a GPU.
+"""
+
+from __future__ import annotations
+
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import EngineConfig, ParallelConfig
+from gptoss_ray.planner.buffers import expert_rows
+
+GRAPH_BYTES = 4 << 20
+"""Of one graph's nodes on the device: an assumption."""
+
+_BF16, _FLOAT32, _INT64, _INT32 = 2, 4, 8, 4
+# Rows of logits for prompt tokens (engine/step_plan.py), slots for parts of attention (kernels/triton/).
+MAX_SCORED_TOKENS = 64
+ATTENTION_SLOTS = 4096
+
+
+def lasting_bytes(model: ModelConfig, engine: EngineConfig) -> int:
+    """Return what stays from step to step: inputs, logits, drawn tokens, attention's parts, graphs."""
+    num_sequences = engine.max_num_sequences
+    logits = (num_sequences + MAX_SCORED_TOKENS) * model.vocab_size * _FLOAT32
+    drawn = 2 * num_sequences * _INT64
+    per_slot = model.num_attention_heads * (model.head_dim + 2) + model.num_key_value_heads
+    parts = ATTENTION_SLOTS * per_slot * _FLOAT32
+    graphs = num_graphs(num_sequences) * GRAPH_BYTES if engine.step_graphs else 0
+    return input_bytes(model, engine) + logits + drawn + parts + graphs
+
+
+def input_bytes(model: ModelConfig, engine: EngineConfig) -> int:
+    """Return the bytes of a step's inputs: six numbers a token, as many a row of logits, two block tables."""
+    num_sequences = engine.max_num_sequences
+    num_tokens = max(engine.max_num_batched_tokens, num_sequences)
+    num_blocks = -(-(engine.max_context or model.max_context) // engine.kv_block_size)
+    of_logits = (num_sequences + MAX_SCORED_TOKENS) * (3 * _INT64 + 3 * _INT32)
+    return 6 * num_tokens * _INT64 + of_logits + 2 * num_sequences * num_blocks * _INT32
+
+
+def num_graphs(num_sequences: int) -> int:
+    """Return more than there are (`engine/graph_shapes.py`), by little."""
+    return 3 * (20 + num_sequences // 32)
+
+
+def step_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Return the peak of the largest step: the residual stream, and the larger of attention and experts."""
+    num_tokens, hidden = engine.max_num_batched_tokens, model.hidden_size
+    query = model.num_attention_heads * model.head_dim
+    qkv = query + 2 * model.num_key_value_heads * model.head_dim
+    slots = num_tokens * model.num_experts_per_token
+    if parallel.num_ranks > 1:
+        slots = expert_rows(model, engine, parallel)
+    # Rotations of the rows stay for all layers.
+    lasting = num_tokens * (hidden * _BF16 + model.head_dim * _FLOAT32)
+    attention = num_tokens * (hidden + qkv + query) * _BF16
+    experts = (num_tokens * hidden + slots * (model.intermediate_size + hidden)) * _BF16
+    logits = (engine.max_num_sequences + MAX_SCORED_TOKENS) * model.vocab_size * _FLOAT32
+    return lasting + max(attention, experts, logits)

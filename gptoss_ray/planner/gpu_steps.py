@@ -1,0 +1,161 @@
+"""What a step of one GPU launches, reads and multiplies, kernel by kernel; and the least time that takes.
+
+Pure arithmetic on shapes: a prediction, until `gptoss-ray bench gpu` measures it. A kernel takes at least the
+longer of its bytes over the bandwidth and its operations over the matrix rate, and at least `KERNEL_S`. Tests
+hold the launches against those that the kernels make.
+
+Exact for a rank alone; MXFP4 experts, all other matrices and the KV cache in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
+from gptoss_ray.planner import kv
+from gptoss_ray.planner.rates import attention_flops, expected_experts
+
+KERNEL_S = 2.5e-6
+"""From one dependent kernel of a graph to the next, with nothing to do in it: an assumption."""
+LAUNCH_S = 6e-6
+"""What the host needs to launch a kernel that no graph holds, Triton's Python included: an assumption."""
+
+_BF16, _FLOAT32, _INT64 = 2, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCost:
+    """A kernel in a step, of all layers together.
+
+    Attributes:
+        name: Of the kernel, or of several small ones.
+        num_launches: In a step.
+        num_bytes: That have to be read and written: weights and keys once, activations in and out.
+        num_flops: Of matrices.
+    """
+
+    name: str
+    num_launches: int
+    num_bytes: float = 0.0
+    num_flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a card gives at most; of a data sheet, or as measured.
+
+    Attributes:
+        bytes_per_s: Of its memory.
+        flops: Of dense bfloat16 products, per second.
+    """
+
+    bytes_per_s: float
+    flops: float
+
+    def least_s(self, cost: KernelCost) -> float:
+        """Return the roofline of a kernel, its launches left out."""
+        return max(cost.num_bytes / self.bytes_per_s, cost.num_flops / self.flops)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A step's kernels, in order of their first launch."""
+
+    kernels: tuple[KernelCost, ...]
+
+    @property
+    def num_launches(self) -> int:
+        """Of all kernels."""
+        return sum(kernel.num_launches for kernel in self.kernels)
+
+    @property
+    def num_bytes(self) -> float:
+        """Of all kernels."""
+        return sum(kernel.num_bytes for kernel in self.kernels)
+
+    @property
+    def num_flops(self) -> float:
+        """Of all kernels."""
+        return sum(kernel.num_flops for kernel in self.kernels)
+
+    def roofline_s(self, ceilings: Ceilings) -> float:
+        """Return the bound of a step whose kernels overlap perfectly and cost nothing to launch."""
+        return max(self.num_bytes / ceilings.bytes_per_s, self.num_flops / ceilings.flops)
+
+    def least_s(self, ceilings: Ceilings, *, launch_s: float = KERNEL_S) -> float:
+        """Return the least time of the kernels one after the other, each at least `launch_s` for a launch."""
+        return sum(max(ceilings.least_s(kernel), kernel.num_launches * launch_s) for kernel in self.kernels)
+
+
+def decode_step(
+    model: ModelConfig, num_rows: int, context: int, *, num_experts: float | None = None
+) -> StepCost:
+    """Return the cost of one token of each of `num_rows` streams with `context` tokens behind them.
+
+    Args:
+        model: The network, with MXFP4 experts and all else in bfloat16.
+        num_rows: Streams.
+        context: Of each stream.
+        num_experts: Distinct experts a layer that the rows choose; None: as independent choices would.
+    """
+    kv_bytes = num_rows * kv.read_bytes(model, context, _BF16)
+    flops = num_rows * attention_flops(model, context)
+    touched = expected_experts(model, num_rows) if num_experts is None else num_experts
+    return StepCost(tuple(_kernels(model, num_rows, num_rows, kv_bytes, flops, touched)))
+
+
+def prefill_step(model: ModelConfig, num_tokens: int, context: int = 0) -> StepCost:
+    """Return the cost of `num_tokens` tokens of one prompt behind `context` others, and of one draw."""
+    mean_context = context + num_tokens // 2
+    kv_bytes = kv.read_bytes(model, context + num_tokens, _BF16)
+    flops = num_tokens * attention_flops(model, mean_context)
+    touched = expected_experts(model, num_tokens)
+    return StepCost(tuple(_kernels(model, num_tokens, 1, kv_bytes, flops, touched)))
+
+
+def _kernels(
+    model: ModelConfig, rows: int, draws: int, kv_bytes: float, attention: float, touched: float
+) -> Iterator[KernelCost]:
+    """Yield what a step launches (`kernels/triton/`, `engine/device_executor.py`)."""
+    layers, hidden, width = model.num_layers, model.hidden_size, model.intermediate_size
+    query = model.num_attention_heads * model.head_dim
+    qkv = query + 2 * model.num_key_value_heads * model.head_dim
+    slots = rows * model.num_experts_per_token
+
+    yield KernelCost("tokens, positions, embedding", 8, rows * hidden * 2 * _BF16)
+    yield KernelCost("attention lists", 4)
+    yield KernelCost("first norm", 1, rows * hidden * 2 * _BF16)
+    yield _matmul("qkv", layers, rows, hidden, qkv)
+    yield KernelCost("rotate, write KV", layers, layers * rows * qkv * 2 * _BF16)
+    attended = layers * rows * (qkv + query) * _BF16
+    yield KernelCost("attention", layers, kv_bytes + attended, attention)
+    yield _matmul("attention output", layers, rows, query, hidden)
+    gate = model.num_experts * hidden * _FLOAT32 + rows * hidden * 2 * _BF16
+    yield KernelCost("norm, gate, choice", layers, layers * gate)
+    if slots > model.num_experts // 2:  # kernels/triton/tiles.py: fewer find their experts in place
+        yield KernelCost("rows by expert", layers + 1, layers * slots * 4 * _INT64)
+    yield _experts("experts: gate, up, SwiGLU", layers, slots, touched, (hidden, 2 * width, width))
+    yield _experts("experts: down", layers, slots, touched, (width, hidden, hidden))
+    yield KernelCost("sum of experts, norm", layers, layers * (slots + 3 * rows) * hidden * _BF16)
+    yield KernelCost("rows of logits", 1, draws * hidden * 2 * _BF16)
+    yield KernelCost("last norm", 1, draws * hidden * 2 * _BF16)
+    unembedding = _matmul("unembedding", 1, draws, hidden, model.vocab_size)
+    logits_bytes = draws * model.vocab_size * _FLOAT32
+    yield KernelCost(unembedding.name, 1, unembedding.num_bytes + logits_bytes / 2, unembedding.num_flops)
+    yield KernelCost("logits for the host", 1, 2 * logits_bytes)
+    yield KernelCost("draw", 7, 2 * logits_bytes)
+
+
+def _matmul(name: str, layers: int, rows: int, num_inputs: int, num_outputs: int) -> KernelCost:
+    num_bytes = (num_inputs * num_outputs + rows * (num_inputs + num_outputs)) * _BF16
+    return KernelCost(name, layers, layers * num_bytes, 2.0 * layers * rows * num_inputs * num_outputs)
+
+
+def _experts(name: str, layers: int, slots: int, touched: float, sizes: tuple[int, int, int]) -> KernelCost:
+    """Return the cost of a matrix of `touched` experts; sizes are inputs, outputs, and what is stored."""
+    num_inputs, num_outputs, num_stored = sizes
+    weights = touched * num_inputs * num_outputs * MXFP4_BITS / 8 + touched * num_outputs * _FLOAT32
+    activations = slots * (num_inputs + num_stored) * _BF16
+    flops = 2.0 * slots * num_inputs * num_outputs
+    return KernelCost(name, layers, layers * (weights + activations), layers * flops)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gptoss_ray.cli import app
+from gptoss_ray.errors import ConfigError
+
+NEEDS_NO_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["bench", "gpu", *arguments])
+
+
+@pytest.mark.parametrize("shape", ["gpt-oss-20b", "gpt-oss-120b"])
+def test_accounting_needs_no_card(tmp_path, shape):
+    json_file, plot_file = tmp_path / "figures.json", tmp_path / "plot.png"
+    options = ["--json", str(json_file), "--plot", str(plot_file)]
+    result = run("--shape", shape, "--accounting", "--streams", "1,8", "--contexts", "1024", *options)
+    assert result.exit_code == 0, result.output
+    assert "steps on paper" in result.output
+    document = json.loads(json_file.read_text())
+    assert document["shape"] == shape
+    assert document["has_run"] is False
+    assert len(document["tables"]) == 2
+    assert plot_file.stat().st_size > 1000
+
+
+@NEEDS_NO_CARD
+def test_without_a_card_the_benchmark_says_so_and_fails():
+    result = run("--shape", "tiny", "--contexts", "1024", "--prompts", "64")
+    assert result.exit_code != 0
+    assert isinstance(result.exception, ConfigError)
+    assert "no CUDA device" in str(result.exception)
+    assert "--accounting" in str(result.exception)
+
+
+def test_an_unknown_card_is_refused_with_the_choices():
+    result = run("--accounting", "--gpu", "h9000")
+    assert isinstance(result.exception, ConfigError)
+    assert "h200" in str(result.exception)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from gptoss_ray.bench.step_bytes import decode_step_bytes, prefill_flops
+from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.planner.gpu_steps import (
+    KERNEL_S,
+    LAUNCH_S,
+    Ceilings,
+    KernelCost,
+    StepCost,
+    decode_step,
+    prefill_step,
+)
+from gptoss_ray.planner.hardware import ACCELERATORS
+from gptoss_ray.planner.rates import attention_flops
+
+SMALL, LARGE = (ModelConfig.published(name) for name in ("gpt-oss-20b", "gpt-oss-120b"))
+H200 = Ceilings(ACCELERATORS["h200"].memory_bytes_per_s, ACCELERATORS["h200"].flops)
+
+
+@pytest.mark.parametrize(("model", "gigabytes"), [(SMALL, 3.71), (LARGE, 5.00)], ids=["20b", "120b"])
+def test_one_stream_reads_the_known_bytes(model, gigabytes):
+    assert decode_step(model, 1, 1).num_bytes / 1e9 == pytest.approx(gigabytes, rel=0.01)
+
+
+@pytest.mark.parametrize("model", [SMALL, LARGE], ids=["20b", "120b"])
+@pytest.mark.parametrize(("num_rows", "context"), [(1, 1024), (8, 8192), (64, 1024), (256, 1024)])
+def test_weights_and_kv_are_nearly_all_that_a_decode_step_reads(model, num_rows, context):
+    least = decode_step_bytes(model, "bfloat16", num_rows, context)
+    assert least < decode_step(model, num_rows, context).num_bytes < 1.16 * least
+
+
+def test_a_prompts_operations_are_those_of_its_matrices_and_its_attention():
+    num_tokens = 2048
+    expected = prefill_flops(SMALL, num_tokens) + num_tokens * attention_flops(SMALL, num_tokens // 2)
+    assert prefill_step(SMALL, num_tokens).num_flops == pytest.approx(expected)
+
+
+def test_fewer_experts_than_expected_are_fewer_bytes():
+    few, expected = (decode_step(SMALL, 64, 1024, num_experts=number) for number in (4, None))
+    expert = 3 * SMALL.hidden_size * SMALL.intermediate_size * 4.25 / 8
+    assert expected.num_bytes - few.num_bytes == pytest.approx(24 * 27.99 * expert, rel=0.01)
+
+
+def test_a_kernel_takes_the_longer_of_its_bytes_and_its_operations_and_of_its_launches():
+    ceilings = Ceilings(bytes_per_s=100.0, flops=1000.0)
+    reading, computing, empty = (
+        KernelCost("reads", 1, num_bytes=50.0),
+        KernelCost("computes", 1, num_bytes=1.0, num_flops=700.0),
+        KernelCost("nothing", 4),
+    )
+    assert [ceilings.least_s(cost) for cost in (reading, computing, empty)] == [0.5, 0.7, 0.0]
+    step = StepCost((reading, computing, empty))
+    assert step.roofline_s(ceilings) == pytest.approx(0.7)
+    assert step.least_s(ceilings, launch_s=0.01) == pytest.approx(0.5 + 0.7 + 0.04)
+    assert step.num_launches == 6
+
+
+@pytest.mark.parametrize(
+    ("model", "num_rows", "context", "target"),
+    [(SMALL, 1, 1024, 900), (SMALL, 256, 1024, 20_000), (LARGE, 1, 1024, 500), (LARGE, 64, 1024, 5_000)],
+)
+def test_the_targets_on_one_h200_are_not_beyond_the_least_time(model, num_rows, context, target):
+    assert num_rows / decode_step(model, num_rows, context).least_s(H200) > target
+
+
+def test_what_a_graph_saves_is_most_where_there_is_one_stream():
+    def gain(num_rows):
+        step = decode_step(SMALL, num_rows, 1024)
+        return step.least_s(H200, launch_s=LAUNCH_S) / step.least_s(H200, launch_s=KERNEL_S)
+
+    assert gain(1) > 1.3 > gain(8) > gain(64) > 1
+
+
+def test_launches_grow_with_layers_and_many_rows_are_grouped_by_expert_in_one_more():
+    few, more, many = (decode_step(SMALL, rows, 1024).num_launches for rows in (4, 5, 256))
+    assert more == many == few + SMALL.num_layers + 1
+    per_layer = (decode_step(LARGE, 1, 1024).num_launches - few) / 12
+    assert per_layer == int(per_layer) < 10
