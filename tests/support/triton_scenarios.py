@@ -49,10 +49,10 @@ def expert(width: int = HIDDEN) -> Expert:
     """Return an expert in MXFP4."""
 
     def matrix(n: int, k: int) -> TritonMatrix:
-        n_tiles, k_tiles = n // 64, k // 64
+        n_tiles, k_tiles = n // 64, -(-k // 128)
         tensors = {
-            "codes": values(n_tiles, k_tiles, 64, 16, dtype=torch.int16),
-            "scales": values(n_tiles, -(-k_tiles // 2), 64, dtype=torch.int32),
+            "codes": values(n_tiles, k_tiles, 64, 32, dtype=torch.int16),
+            "scales": values(n_tiles, k_tiles, 64, dtype=torch.int32),
             "bias": values(n, dtype=torch.float32),
         }
         return TritonMatrix((n, k), tensors)

@@ -1,7 +1,7 @@
 """Sums of an expert's matmuls: which rows and weights a program meets, block by block of K.
 
-A block of K is four slices of 16 inputs, one matrix instruction each: so a word of MXFP4 codes gives a value to each
-slice, and values in bfloat16 are met in the same order.
+A block of K is a tile's 128 inputs, four slices of 32: so a word of MXFP4 codes gives a value to each slice, and values
+in bfloat16 are met in the same order.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gptoss_ray.kernels.triton.mxfp4 import decode, factors
+from gptoss_ray.kernels.triton.mxfp4 import decode
 
 
 @triton.jit
@@ -54,28 +54,24 @@ def matrix_of_expert(addresses_ptr, expert, matrix: tl.constexpr, IS_MXFP4: tl.c
 
 @triton.jit
 def _weights(values_ptr, scales_ptr, n, block, NUM_BLOCKS: tl.constexpr, IS_MXFP4: tl.constexpr):
-    """Return the four slices bfloat16 [N, 16] of a block of the outputs n."""
-    words = tl.arange(0, 16)
+    """Return the four slices bfloat16 [N, 32] of a block of the outputs n."""
+    words = tl.arange(0, 32)
     if IS_MXFP4:
         tiles = n // 64 * NUM_BLOCKS + block
-        codes = tl.load(values_ptr + (tiles * 1024 + n % 64 * 16)[:, None] + words[None, :])
-        SCALE_BLOCKS: tl.constexpr = (NUM_BLOCKS + 1) // 2
-        scales = tl.load(scales_ptr + (n // 64 * SCALE_BLOCKS + block // 2) * 64 + n % 64)
-        scales = scales >> (block % 2 * 16)
-        first, second = factors(scales & 0xFF), factors((scales >> 8) & 0xFF)
-        a, b, c, d = decode(codes, first[:, None], second[:, None])
+        codes = tl.load(values_ptr + (tiles * 2048 + n % 64 * 32)[:, None] + words[None, :])
+        a, b, c, d = decode(codes, tl.load(scales_ptr + tiles * 64 + n % 64))
     else:
-        values = values_ptr + (n * (NUM_BLOCKS * 64) + block * 64)[:, None] + words[None, :]
-        a, b, c, d = tl.load(values), tl.load(values + 16), tl.load(values + 32), tl.load(values + 48)
+        values = values_ptr + (n * (NUM_BLOCKS * 128) + block * 128)[:, None] + words[None, :]
+        a, b, c, d = tl.load(values), tl.load(values + 32), tl.load(values + 64), tl.load(values + 96)
     return a, b, c, d
 
 
 @triton.jit
 def _inputs(rows, mine, block, slice: tl.constexpr, K: tl.constexpr):
-    """Return a slice bfloat16 [16, M] of a block of the rows."""
-    inputs = block * 64 + slice * 16 + tl.arange(0, 16)
+    """Return a slice bfloat16 [32, M] of a block of the rows."""
+    inputs = block * 128 + slice * 32 + tl.arange(0, 32)
     inside = mine[:, None]
-    if K % 64 != 0:
+    if K % 128 != 0:
         inside = inside & (inputs < K)[None, :]
     return tl.trans(tl.load(rows + inputs[None, :], mask=inside, other=0.0))
 
@@ -98,11 +94,11 @@ def sums_of_split(
     BLOCK_M: tl.constexpr,
 ):
     """Return weight[n] · x[rows] over the split's blocks, float32 [N, M]; of a pair also weight[n_beside] · x[rows]."""
-    NUM_BLOCKS: tl.constexpr = (K + 63) // 64
+    NUM_BLOCKS: tl.constexpr = (K + 127) // 128
     x_rows = x_ptr + rows.to(tl.int64)[:, None] * K
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     beside = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
-    for block in range(split * (NUM_BLOCKS // SPLITS), (split + 1) * (NUM_BLOCKS // SPLITS)):
+    for block in range(split * NUM_BLOCKS // SPLITS, (split + 1) * NUM_BLOCKS // SPLITS):
         first, second = _inputs(x_rows, mine, block, 0, K), _inputs(x_rows, mine, block, 1, K)
         third, fourth = _inputs(x_rows, mine, block, 2, K), _inputs(x_rows, mine, block, 3, K)
         a, b, c, d = _weights(values_ptr, scales_ptr, n, block, NUM_BLOCKS, IS_MXFP4)

@@ -14,7 +14,7 @@ from gptoss_ray.kernels.triton.expert_table import TritonExperts
 from gptoss_ray.kernels.triton.gate_up import gate_up_kernel
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.routing import Routing
-from gptoss_ray.kernels.triton.tiles import Tile, expert_tile, num_splits
+from gptoss_ray.kernels.triton.tiles import Tile, expert_splits, expert_tile
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ExpertMatmuls:
         tile: Tile,
     ) -> None:
         width, hidden = table.intermediate_size, table.hidden_size
-        launch = self._launch(rows, width, num_splits(2 * width, hidden), 2, tile, x)
+        launch = self._launch(rows, width, expert_splits(hidden), 2, tile, x)
         gate_up_kernel[launch.grid](
             x,
             table.addresses,
@@ -96,7 +96,7 @@ class ExpertMatmuls:
             HIDDEN=hidden,
             WIDTH=width,
             ROWS_PER_INPUT=len(out) // len(x),
-            SPLITS=num_splits(2 * width, hidden),
+            SPLITS=expert_splits(hidden),
             **launch.constants(table, tile),
         )
 
@@ -104,7 +104,7 @@ class ExpertMatmuls:
         self, x: Tensor, out: Tensor, table: TritonExperts, rows: InPlace | Routing, tile: Tile
     ) -> None:
         width, hidden = table.intermediate_size, table.hidden_size
-        launch = self._launch(rows, hidden, num_splits(hidden, width), 1, tile, x)
+        launch = self._launch(rows, hidden, expert_splits(width), 1, tile, x)
         down_kernel[launch.grid](
             x,
             table.addresses,
@@ -116,7 +116,7 @@ class ExpertMatmuls:
             launch.counters,
             HIDDEN=hidden,
             WIDTH=width,
-            SPLITS=num_splits(hidden, width),
+            SPLITS=expert_splits(width),
             **launch.constants(table, tile),
         )
 

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters, is_last
-from gptoss_ray.kernels.triton.matrix import BLOCK_K, TritonMatrix
-from gptoss_ray.kernels.triton.tiles import Tile, linear_tile, num_splits
+from gptoss_ray.kernels.triton.matrix import TILE_K, TritonMatrix
+from gptoss_ray.kernels.triton.tiles import BLOCK_K, Tile, linear_tile, num_splits
 
 
 @triton.jit
@@ -21,18 +21,19 @@ def _sum_of_split(
     m,
     num_rows,
     K: tl.constexpr,
+    STRIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     """Return weight[n] · x[m] over the split's blocks of K: float32 [BLOCK_N, BLOCK_M]."""
-    num_blocks: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+    NUM_BLOCKS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     columns = tl.arange(0, BLOCK_K)
-    weights = weight_ptr + n.to(tl.int64)[:, None] * (num_blocks * BLOCK_K) + columns[None, :]
+    weights = weight_ptr + n.to(tl.int64)[:, None] * STRIDE + columns[None, :]
     rows = x_ptr + m.to(tl.int64)[:, None] * K + columns[None, :]
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
-    for block in range(split * (num_blocks // SPLITS), (split + 1) * (num_blocks // SPLITS)):
+    for block in range(split * NUM_BLOCKS // SPLITS, (split + 1) * NUM_BLOCKS // SPLITS):
         inside = (m < num_rows)[:, None]
         if K % BLOCK_K != 0:
             inside = inside & (block * BLOCK_K + columns < K)[None, :]
@@ -77,6 +78,7 @@ def _linear_kernel(
     num_rows,
     N: tl.constexpr,
     K: tl.constexpr,
+    STRIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     SIDE_BY_SIDE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -96,7 +98,7 @@ def _linear_kernel(
     if SIDE_BY_SIDE:
         split = tl.program_id(1)
         part = _sum_of_split(
-            split, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+            split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
         )
         SIZE: tl.constexpr = BLOCK_N * BLOCK_M
         parts = parts_ptr + tile.to(tl.int64) * (SPLITS * SIZE)
@@ -108,10 +110,10 @@ def _linear_kernel(
                 total += tl.load(parts + other * SIZE, cache_modifier=".cg")
             _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
     else:
-        total = _sum_of_split(0, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M)
+        total = _sum_of_split(0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M)
         for split in range(1, SPLITS):
             total += _sum_of_split(
-                split, x_ptr, weight_ptr, near_n, m, num_rows, K, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+                split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
             )
         _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
 
@@ -151,6 +153,7 @@ class Linear:
             num_rows,
             N=n,
             K=k,
+            STRIDE=triton.cdiv(k, TILE_K) * TILE_K,
             SPLITS=splits,
             SIDE_BY_SIDE=side_by_side,
             HAS_BIAS=matrix.bias is not None,

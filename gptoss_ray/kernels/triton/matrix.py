@@ -1,9 +1,10 @@
 """TritonMatrix: weights laid out for the tensor cores of a GPU.
 
-Values stay as they are, in bfloat16, filled up with zeros to a whole number of K blocks. MXFP4 keeps its 4 bits
-a value, but its codes change places: a tile of 64 outputs and 64 inputs is one piece of memory, int16 [64, 16],
-and word w of an output holds the codes of inputs w, 16 + w, 32 + w and 48 + w, their bits where `mxfp4.py`
-wants them. An output's scales of two tiles are one int32, lowest byte first: the smallest piece that is fetched ahead.
+Values stay as they are, in bfloat16, filled up with zeros to a whole number of MXFP4 tiles. MXFP4 keeps its 4 bits a
+value, but its codes change places: a tile of 64 outputs and 128 inputs is one piece of memory, int16 [64, 32], and
+word w of an output holds the codes of inputs w, 32 + w, 64 + w and 96 + w, their bits where `mxfp4.py` wants
+them. So each of a word's four codes has a scale of its own, and the four scales of an output are one int32, lowest
+byte first: the smallest piece of memory that is fetched ahead.
 """
 
 from __future__ import annotations
@@ -17,16 +18,13 @@ from torch.nn.functional import pad
 
 from gptoss_ray.kernels.kernels import Matrix, Mxfp4
 
-BLOCK_K = 64
-"""Inputs that are multiplied at once, of every matrix."""
-
-TILE_N = 64
-"""Outputs of a tile of MXFP4 codes."""
+TILE_N, TILE_K = 64, 128
+"""Outputs and inputs of a tile of MXFP4."""
 
 MAX_SCALE = 128
 """Largest scale byte: the decoder's factor 2^(scale - 1) is a bfloat16 up to it."""
 
-_WORDS = BLOCK_K // 4
+_WORDS = TILE_K // 4
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class TritonMatrix:
 
     Attributes:
         shape: (N, K).
-        tensors: "weight" bfloat16 [N, K up to a block], or "codes" int16 [N/64, K/64, 64, 16] and "scales"
-            int32 [N/64, K/128, 64] (all rounded up); perhaps "bias" float32 [N].
+        tensors: "weight" bfloat16 [N, K up to a tile], or "codes" int16 [N/64, K/128, 64, 32] and "scales" int32
+            [N/64, K/128, 64] (both up to a tile); perhaps "bias" float32 [N].
         is_wide: Whether its results stay in float32.
     """
 
@@ -65,7 +63,7 @@ def triton_matrix(name: str, matrix: Matrix) -> TritonMatrix:
 def pack_values(weight: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Lay values [N, K] out on `device`."""
     values = weight.to(device, torch.bfloat16, copy=True)
-    return {"weight": pad(values, (0, -weight.shape[1] % BLOCK_K)).contiguous()}
+    return {"weight": pad(values, (0, -weight.shape[1] % TILE_K)).contiguous()}
 
 
 def pack_mxfp4(weight: Mxfp4, device: torch.device) -> dict[str, Tensor]:
@@ -79,15 +77,15 @@ def pack_mxfp4(weight: Mxfp4, device: torch.device) -> dict[str, Tensor]:
     if n and k and int(scales.max()) > MAX_SCALE:
         raise ValueError(f"an MXFP4 scale is {int(scales.max())}; these kernels take at most {MAX_SCALE}")
     codes = torch.stack((blocks & 0xF, blocks >> 4), dim=-1).view(n, k)
-    codes = pad(codes, (0, -k % BLOCK_K, 0, -n % TILE_N))
-    codes = codes.view(-1, TILE_N, codes.shape[1] // BLOCK_K, 4, _WORDS).transpose(1, 2)
+    codes = pad(codes, (0, -k % TILE_K, 0, -n % TILE_N))
+    codes = codes.view(-1, TILE_N, codes.shape[1] // TILE_K, 4, _WORDS).transpose(1, 2)
     scales = pad(scales, (0, -scales.shape[1] % 4, 0, -n % TILE_N), value=MAX_SCALE - 1)
     scales = scales.contiguous().view(torch.int32).view(-1, TILE_N, scales.shape[1] // 4).transpose(1, 2)
     return {"codes": _words(codes), "scales": scales.contiguous()}
 
 
 def _words(codes: Tensor) -> Tensor:
-    """Return words int16 [..., 16] of codes uint8 [..., 4, 16]; sign, exponent and mantissa find their bits."""
+    """Return words int16 [..., 32] of codes uint8 [..., 4, 32]; sign, exponent and mantissa find their bits."""
     first, second, third, fourth = codes.to(torch.int32).unbind(-2)
     words = _in_place(first) | _in_place(second) >> 3 | _in_place(third) >> 6
     words |= (fourth & 8) << 8 | (fourth & 6) << 12 | (fourth & 1) << 10

@@ -17,10 +17,10 @@ and.b32 $0, $4, 0x81C081C0;
 mul.rn.bf16x2 $0, $0, $5;
 shl.b32 t, $4, 3;
 and.b32 $1, t, 0x81C081C0;
-mul.rn.bf16x2 $1, $1, $5;
+mul.rn.bf16x2 $1, $1, $6;
 shl.b32 t, $4, 6;
 and.b32 $2, t, 0x81C081C0;
-mul.rn.bf16x2 $2, $2, $6;
+mul.rn.bf16x2 $2, $2, $7;
 shr.u32 t, $4, 6;
 and.b32 t, t, 0x01800180;
 shr.u32 u, $4, 4;
@@ -29,17 +29,19 @@ or.b32 t, t, u;
 shl.b32 u, $4, 4;
 and.b32 u, u, 0x80008000;
 or.b32 t, t, u;
-mul.rn.bf16x2 $3, t, $6;
+mul.rn.bf16x2 $3, t, $8;
 }""")
 
 
 @triton.jit
-def decode(words, first_factors, second_factors):
-    """Return the four bfloat16 values of each word int16, the first two and the last two by their factors."""
+def decode(words, scales):
+    """Return the four values bfloat16 [N, W] of words int16 [N, W]; scales int32 [N] are four bytes up to 128."""
+    first, second = _factors(scales & 0xFF), _factors((scales >> 8) & 0xFF)
+    third, fourth = _factors((scales >> 16) & 0xFF), _factors((scales >> 24) & 0xFF)
     return tl.inline_asm_elementwise(
         DECODE,
-        "=&r,=&r,=&r,=&r,r,r,r",
-        [words, first_factors, second_factors],
+        "=&r,=&r,=&r,=&r,r,r,r,r,r",
+        [words, first[:, None], second[:, None], third[:, None], fourth[:, None]],
         dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
         is_pure=True,
         pack=2,
@@ -47,6 +49,6 @@ def decode(words, first_factors, second_factors):
 
 
 @triton.jit
-def factors(scales):
-    """Return 2^(scale - 1) in bfloat16 of scales from 0 to 128."""
-    return ((scales.to(tl.int16) + 126) << 7).to(tl.bfloat16, bitcast=True)
+def _factors(scales):
+    """Return 2^(scale - 1) in bfloat16."""
+    return ((scales + 126) << 7).to(tl.int16).to(tl.bfloat16, bitcast=True)

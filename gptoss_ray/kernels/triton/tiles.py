@@ -1,22 +1,25 @@
 """Tiles: how the work of a matmul is cut.
 
-What decides bits depends on the weight's shape alone (law 1): K goes in blocks of `BLOCK_K`, and `num_splits` runs of
-blocks are summed for themselves, then in their order. All else is a matter of speed: a tile's outputs and rows,
-warps, and whether the runs of a tile are summed by programs side by side or by one after the other. Outputs are
-the M of the matrix instruction (64 for wgmma) and rows its N, so that few rows and many meet the same one.
+What decides bits depends on the weight's shape alone (law 1): K goes in blocks, runs of blocks are summed for
+themselves, and the sums are added in order. All else is a matter of speed: a tile's outputs and rows, warps, and
+whether the runs of a tile are summed by programs side by side or by one after the other. Outputs are the M of the
+matrix instruction (64 for wgmma) and rows its N, so that few rows and many meet the same one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gptoss_ray.kernels.triton.matrix import BLOCK_K
+from gptoss_ray.kernels.triton.matrix import TILE_K
 
 VERSION = 1
-"""Part of the numerics fingerprint: raised whenever `num_splits` or `BLOCK_K` change."""
+"""Part of the numerics fingerprint: raised whenever the numbers of splits or blocks of K change."""
 
-_MANY_TILES = 512
-_MAX_SPLITS = 4
+BLOCK_K = 64
+"""Inputs that a dense matmul multiplies at once."""
+
+_WANTED_PROGRAMS = 240
+_MAX_SPLITS, _EXPERT_SPLITS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,17 @@ class Tile:
 
 
 def num_splits(n: int, k: int) -> int:
-    """Return into how many runs of blocks the sums of a weight [n, k] are split.
+    """Return into how many runs the sums of a dense weight [n, k] are split.
 
-    The most, up to 4, that divide its blocks evenly, where the weight has too few tiles to fill a GPU.
+    As many as let 64 outputs a program keep a GPU busy with one row, up to 4.
     """
-    num_blocks = -(-k // BLOCK_K)
-    if n >= _MANY_TILES * 64:
-        return 1
-    return max(count for count in range(1, _MAX_SPLITS + 1) if num_blocks % count == 0)
+    wanted = min(_WANTED_PROGRAMS // -(-n // 64), _MAX_SPLITS)
+    return max(1, min(wanted, -(-k // BLOCK_K) // 2))
+
+
+def expert_splits(k: int) -> int:
+    """Return into how many runs the sums of an expert's weights are split."""
+    return max(1, min(_EXPERT_SPLITS, -(-k // TILE_K)))
 
 
 def linear_tile(num_rows: int) -> Tile:

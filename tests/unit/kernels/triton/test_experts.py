@@ -27,7 +27,7 @@ def tables(hidden: int, width: int, *, is_mxfp4: bool = True):
 
 
 @pytest.mark.parametrize("is_mxfp4", [True, False])
-@pytest.mark.parametrize(("hidden", "width"), [(128, 192), (96, 32)])
+@pytest.mark.parametrize(("hidden", "width"), [(384, 192), (96, 32)])
 def test_grouped_rows_get_what_the_reference_gives(hidden, width, is_mxfp4):
     (reference, wanted), (triton, table) = tables(hidden, width, is_mxfp4=is_mxfp4)
     rows = torch.randn(sum(COUNTS), hidden).bfloat16()
@@ -37,7 +37,7 @@ def test_grouped_rows_get_what_the_reference_gives(hidden, width, is_mxfp4):
 
 
 def test_a_row_has_the_same_bits_in_place_and_grouped_and_in_any_tile():
-    _, (triton, table) = tables(192, 128)
+    _, (triton, table) = tables(192, 384)
     matmuls = ExpertMatmuls(ArrivalCounters(CPU))
     tokens, expert_ids = torch.randn(6, 192).bfloat16(), torch.stack([torch.randperm(4) for _ in range(6)])
     counts = expert_ids.flatten().bincount(minlength=4).int()

@@ -17,14 +17,14 @@ CPU = torch.device("cpu")
 def decoded(packed: dict[str, torch.Tensor]) -> torch.Tensor:
     """The values [N, K] of a packed matrix, by the assembly itself; every register holds a word twice."""
     words = packed["codes"].numpy().view(np.uint16).astype(np.uint32)
-    groups = packed["scales"].transpose(1, 2).contiguous().view(torch.uint8).transpose(1, 2).numpy()
-    bits = (groups[:, : 2 * words.shape[1]].astype(np.uint32) + 126) << 7
-    twice = [value | value << 16 for value in (words, *(bits[:, half::2, :, None] for half in (0, 1)))]
+    groups = packed["scales"].numpy().view(np.uint32)[..., None] >> np.arange(4, dtype=np.uint32) * 8 & 0xFF
+    bits = (groups + 126) << 7
+    twice = [value | value << 16 for value in (words, *(bits[..., slice : slice + 1] for slice in range(4)))]
     outputs = run_ptx(DECODE.value, [np.broadcast_to(value, words.shape) for value in twice], 4)
     assert all(((out >> 16) == (out & 0xFFFF)).all() for out in outputs)
     values = np.stack([widened((out & 0xFFFF).astype(np.uint16)) for out in outputs], axis=-2)
     n_tiles, k_tiles = words.shape[:2]
-    return torch.from_numpy(values).view(n_tiles, k_tiles, 64, 64).transpose(1, 2).reshape(n_tiles * 64, -1)
+    return torch.from_numpy(values).view(n_tiles, k_tiles, 64, 128).transpose(1, 2).reshape(n_tiles * 64, -1)
 
 
 def test_every_code_at_every_scale_is_decoded_to_its_value():
