@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gptoss_ray.kernels.kernels import HeadShape
-from gptoss_ray.kernels.triton.attention import AttentionTiles
+from gptoss_ray.kernels.triton.attention import AttentionTiles, TritonAttention
 from tests.support.attention_runs import AttentionRun, reference_attention
 from tests.support.paged_rows import PagedRows
 
@@ -119,3 +119,22 @@ def test_no_rows_need_no_launch():
 def test_tiles_that_would_straddle_blocks_of_keys_are_refused(sizes):
     with pytest.raises(AssertionError):
         AttentionTiles(**sizes).rows(HEADS)
+
+
+@pytest.mark.parametrize(
+    ("window", "max_slots", "splits"), [(None, 4, [0, 1, 2, 3]), (None, 3, [-1]), (20, 4, [-1])]
+)
+def test_splits_of_a_row_go_to_programs_of_their_own_while_there_is_room_for_its_parts(
+    window, max_slots, splits
+):
+    paged = PagedRows([100], HEADS, 16)
+    kernels = TritonAttention(torch.device("cpu"), TILES, max_slots=max_slots)
+    plan = kernels.plan(paged.batch([(0, 99)], window), HEADS, 16)
+    assert plan.items[: plan.counts[0], 2].tolist() == splits
+
+
+def test_whole_tiles_of_a_chunk_go_through_their_splits_in_one_program_each():
+    paged = PagedRows([100], HEADS, 16)
+    kernels = TritonAttention(torch.device("cpu"), TILES)
+    plan = kernels.plan(paged.batch(paged.all_rows(0, 40), None), HEADS, 16)
+    assert plan.items[: plan.counts[0], :3].tolist() == [[row, 4, -1] for row in range(0, 60, 4)]
