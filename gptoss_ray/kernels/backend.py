@@ -5,6 +5,7 @@ Only what computes imports torch: the choice is also made where memory is planne
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,14 @@ from gptoss_ray.kernels.native.library import NativeLibrary, find_library
 if TYPE_CHECKING:
     from gptoss_ray.kernels.native.native_kernels import NativeKernels
     from gptoss_ray.kernels.reference_kernels import ReferenceKernels
+    from gptoss_ray.kernels.triton.triton_kernels import TritonKernels
 
+_REFERENCE, _TRITON = "torch-reference", "triton"
+# Raised whenever a change of the Triton kernels changes the bits of their results.
+_TRITON_KERNELS_VERSION = 1
+# What the Triton attention kernel is written for: query heads that share a KV head, and sizes of a head.
+_MAX_TRITON_GROUP, _TRITON_HEAD_DIMS = 64, (16, 32, 64, 128)
+_OLDEST_ARCHITECTURE = (9, 0)
 # Raised whenever a change of the reference kernels changes the bits of their results.
 _REFERENCE_VERSION = 2
 # What the native attention kernel is written for.
@@ -42,8 +50,18 @@ class Backend:
 
     @property
     def is_native(self) -> bool:
-        """Whether it is not the torch reference."""
+        """Whether it is the C++ library for CPUs."""
         return self.library is not None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is plain torch."""
+        return self.name == _REFERENCE
+
+    @property
+    def is_triton(self) -> bool:
+        """Whether it is for GPUs."""
+        return self.name == _TRITON
 
 
 def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu") -> Backend:
@@ -53,9 +71,15 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
         ConfigError: There are none on `device`, or what the configuration demands of them cannot be had;
             the message says why and what would mend it.
     """
+    if device == "cuda":
+        return _select_triton(engine, model)
     if device != "cpu":
-        # torch's GPU kernels do not keep a row's bits across batches.
-        raise ConfigError(f"device {device!r} has no kernels; use 'cpu'.", param="device")
+        raise ConfigError(f"device {device!r} has no kernels; use 'cpu' or 'cuda'.", param="device")
+    if engine.kernels == "triton":
+        raise ConfigError(
+            "engine.kernels is 'triton', which computes on GPUs: set parallel.device to 'cuda'.",
+            param="kernels",
+        )
     if engine.kernels == "torch":
         problem, found = "engine.kernels is 'torch'", None
     else:
@@ -78,20 +102,29 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
             raise ConfigError(
                 f"engine.{field} is {choice!r}, which needs native kernels, but {problem}.", param=field
             )
-    return Backend("torch-reference", problem, str(_REFERENCE_VERSION))
+    return Backend(_REFERENCE, problem, str(_REFERENCE_VERSION))
 
 
 def make_kernels(
     backend: Backend, engine: EngineConfig, *, unpacks_mxfp4: bool
-) -> NativeKernels | ReferenceKernels:
-    """Return a rank's kernels, with threads of their own where they are native.
+) -> NativeKernels | ReferenceKernels | TritonKernels:
+    """Return a rank's kernels: native ones with threads of their own, those for GPUs on this process' card.
 
     Args:
         backend: What was chosen.
         engine: For which configuration.
-        unpacks_mxfp4: Whether the reference unpacks MXFP4 weights once and for all; native ones never do.
+        unpacks_mxfp4: Whether the reference unpacks MXFP4 weights once and for all; others never do.
+
+    Raises:
+        ConfigError: They are for a GPU, and there is none, or an old one.
     """
     import torch  # noqa: PLC0415
+
+    if backend.is_triton:
+        _gpu_architecture()
+        from gptoss_ray.kernels.triton.triton_kernels import TritonKernels  # noqa: PLC0415
+
+        return TritonKernels("cuda")
 
     if backend.library is not None:
         from gptoss_ray.kernels.native.native_kernels import NativeKernels  # noqa: PLC0415
@@ -116,12 +149,71 @@ def numerics_fingerprint(backend: Backend, engine: EngineConfig) -> str:
     """
     import torch  # noqa: PLC0415
 
+    if backend.is_triton:
+        return (
+            f"{backend.name}/{backend.build};torch={torch.__version__};{_gpu_architecture()};{engine.dtype};"
+            f"kv_block={engine.kv_block_size}"
+        )
     capability = torch.backends.cpu.get_cpu_capability()
     formats = f";dense={engine.dense_weights};activations={engine.activations}" if backend.is_native else ""
     return (
         f"{backend.name}/{backend.build};torch={torch.__version__};{platform.machine()};{capability};"
         f"{engine.dtype};kv_block={engine.kv_block_size}{formats}"
     )
+
+
+def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:
+    """Return the kernels for GPUs, if they are installed and take this model and configuration."""
+    if engine.kernels not in ("auto", "triton"):
+        raise ConfigError(
+            f"engine.kernels is {engine.kernels!r}, which computes on CPUs; on GPUs use 'auto' or 'triton'.",
+            param="kernels",
+        )
+    for field in ("dtype", "dense_weights", "activations"):
+        value = getattr(engine, field)
+        if value != "bfloat16":
+            raise ConfigError(f"engine.{field} is {value!r}; GPUs compute in bfloat16 only.", param=field)
+    problem = _triton_misfit(model)
+    if problem is not None:
+        raise ConfigError(problem, param="device")
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(
+            "parallel.device is 'cuda', but Triton is not installed; torch's builds for CUDA bring it.",
+            param="device",
+        ) from None
+    build = f"{_TRITON_KERNELS_VERSION};triton={version}"
+    return Backend(_TRITON, f"ranks have GPUs, and Triton {version} is installed", build)
+
+
+def _triton_misfit(model: ModelConfig) -> str | None:
+    """Return what of a model's shape the Triton kernels do not take."""
+    if model.head_dim not in _TRITON_HEAD_DIMS:
+        return f"GPUs take a head_dim of {_TRITON_HEAD_DIMS}, and the model's is {model.head_dim}."
+    group = model.num_attention_heads // model.num_key_value_heads
+    if group > _MAX_TRITON_GROUP:
+        return f"GPUs take up to {_MAX_TRITON_GROUP} query heads for each KV head, and the model has {group}."
+    return None
+
+
+def _gpu_architecture() -> str:
+    """Return the architecture of this process' card, as "sm_90". Imports torch.
+
+    Raises:
+        ConfigError: There is none, or an old one.
+    """
+    import torch  # noqa: PLC0415
+
+    if not torch.cuda.is_available():
+        raise ConfigError("parallel.device is 'cuda', but torch finds no GPU here.", param="device")
+    capability = torch.cuda.get_device_capability()
+    if capability < _OLDEST_ARCHITECTURE:
+        raise ConfigError(
+            f"the GPU here has architecture {capability[0]}.{capability[1]}; it must be 9.0 or later.",
+            param="device",
+        )
+    return f"sm_{capability[0]}{capability[1]}"
 
 
 def _find_native(engine: EngineConfig, model: ModelConfig) -> tuple[str, NativeLibrary | None]:

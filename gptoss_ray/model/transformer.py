@@ -114,7 +114,7 @@ class Transformer:
         backend = select_backend(engine, config, device)
         _LOG.info("kernels=%s reason=%r", backend.name, backend.reason)
         dtype: torch.dtype = getattr(torch, engine.dtype)
-        unpacks = not backend.is_native and _experts_fit(config, expert_ids, dtype, expert_memory_share)
+        unpacks = backend.is_reference and _experts_fit(config, expert_ids, dtype, expert_memory_share)
         kernels = make_kernels(backend, engine, unpacks_mxfp4=unpacks)
         sizes = part_bytes(config, engine.dense_weights, expert_ids)
         store = open_store(reader, kernels, engine, sizes)

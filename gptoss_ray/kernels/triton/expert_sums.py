@@ -1,7 +1,7 @@
 """Sums of an expert's matmuls: which rows and weights a program meets, block by block of K.
 
-A block of K is a tile's 128 inputs, four slices of 32: so a word of MXFP4 codes gives a value to each slice, and values
-in bfloat16 are met in the same order.
+A block of K is a tile's 128 inputs, four slices of 32: so a word of MXFP4 codes gives a value to each slice,
+and values in bfloat16 are met in the same order.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def _weights(values_ptr, scales_ptr, n, block, NUM_BLOCKS: tl.constexpr, IS_MXFP
 
 
 @triton.jit
-def _inputs(rows, mine, block, slice: tl.constexpr, K: tl.constexpr):
+def _inputs(rows, mine, block, place: tl.constexpr, K: tl.constexpr):
     """Return a slice bfloat16 [32, M] of a block of the rows."""
-    inputs = block * 128 + slice * 32 + tl.arange(0, 32)
+    inputs = block * 128 + place * 32 + tl.arange(0, 32)
     inside = mine[:, None]
     if K % 128 != 0:
         inside = inside & (inputs < K)[None, :]
@@ -93,7 +93,7 @@ def sums_of_split(
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Return weight[n] · x[rows] over the split's blocks, float32 [N, M]; of a pair also weight[n_beside] · x[rows]."""
+    """Return weight[n] · x[rows] over the split's blocks, float32 [N, M]; of a pair also that of n_beside."""
     NUM_BLOCKS: tl.constexpr = (K + 127) // 128
     x_rows = x_ptr + rows.to(tl.int64)[:, None] * K
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)

@@ -33,7 +33,7 @@ def _choose(
     ALL_SLOTS: tl.constexpr,
     COUNTS: tl.constexpr,
 ):
-    """Choose a row's experts, largest logit first, of equal ones the lowest; whatever they are, ids are valid."""
+    """Choose a row's experts, largest logit first, of equal ones the lowest; ids are valid in any case."""
     experts, slots = tl.arange(0, ALL_EXPERTS), tl.arange(0, ALL_SLOTS)
     logits = tl.load(
         logits_ptr + row * NUM_EXPERTS + experts,
@@ -41,7 +41,8 @@ def _choose(
         other=float("-inf"),
         cache_modifier=".cg",
     )
-    logits = tl.where(logits == logits, logits, float("-inf"))  # what is no number is chosen last
+    # What is no number is chosen last.
+    logits = tl.where(logits == logits, logits, float("-inf"))  # noqa: PLR0124
     chosen = tl.full((ALL_SLOTS,), float("-inf"), dtype=tl.float32)
     for slot in tl.static_range(TOP_K):
         best, found = tl.max(logits, axis=0, return_indices=True)
@@ -124,7 +125,7 @@ class Chosen(NamedTuple):
         normed: [T, H], rounded.
         weights: float32 [T, k], the softmax over the chosen.
         expert_ids: int64 [T, k], largest logit first.
-        ranks: int32 [T, k], the place of a row among those of its expert, in no certain order; None: not asked.
+        ranks: int32 [T, k], a row's place among its expert's, in no certain order; None: not asked.
         counts: int32 [E], rows of each expert, which was added to; None: not asked.
     """
 

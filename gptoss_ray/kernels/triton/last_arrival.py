@@ -1,8 +1,8 @@
 """Several programs that work on one result, of which the last to arrive puts it together.
 
-Each stores its part and counts itself in. The last finds all parts stored, adds them in their order, whoever was
-last, and sets the counter back to zero for the next launch. So one launch does for a sum that is split, and the
-sum's bits depend on nothing but where it is split.
+Each stores its part and counts itself in. The last finds all parts stored, adds them in their order, whoever
+was last, and sets the counter back to zero for the next launch. So one launch does for a sum that is split,
+and the sum's bits depend on nothing but where it is split.
 """
 
 from __future__ import annotations

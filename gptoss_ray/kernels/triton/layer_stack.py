@@ -17,7 +17,7 @@ class TritonLayerStack:
 
     @classmethod
     def of(cls, layers: Sequence[LayerWeights]) -> TritonLayerStack:
-        """Keep the layers; ValueError if there are none, or one has other experts than its gate chooses from."""
+        """Keep the layers; ValueError if there are none, or one lacks experts that its gate chooses."""
         if not layers:
             raise ValueError("layers are none; there must be at least one")
         for index, layer in enumerate(layers):

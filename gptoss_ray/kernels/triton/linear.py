@@ -110,7 +110,9 @@ def _linear_kernel(
                 total += tl.load(parts + other * SIZE, cache_modifier=".cg")
             _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
     else:
-        total = _sum_of_split(0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M)
+        total = _sum_of_split(
+            0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+        )
         for split in range(1, SPLITS):
             total += _sum_of_split(
                 split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
@@ -131,7 +133,7 @@ class Linear:
     def __call__(
         self, x: Tensor, matrix: TritonMatrix, residual: Tensor | None = None, *, tile: Tile | None = None
     ) -> Tensor:
-        """Return x [T, K] @ W.T + bias [+ residual [T, N], which is written over]; rounded once unless wide."""
+        """Return x [T, K] @ W.T + bias [+ residual [T, N], written over]; rounded once unless wide."""
         num_rows, (n, k) = len(x), matrix.shape
         dtype = torch.float32 if matrix.is_wide else x.dtype
         out = x.new_empty((num_rows, n), dtype=dtype) if residual is None else residual

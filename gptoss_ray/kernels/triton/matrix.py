@@ -1,10 +1,10 @@
 """TritonMatrix: weights laid out for the tensor cores of a GPU.
 
-Values stay as they are, in bfloat16, filled up with zeros to a whole number of MXFP4 tiles. MXFP4 keeps its 4 bits a
-value, but its codes change places: a tile of 64 outputs and 128 inputs is one piece of memory, int16 [64, 32], and
-word w of an output holds the codes of inputs w, 32 + w, 64 + w and 96 + w, their bits where `mxfp4.py` wants
-them. So each of a word's four codes has a scale of its own, and the four scales of an output are one int32, lowest
-byte first: the smallest piece of memory that is fetched ahead.
+Values stay as they are, in bfloat16, filled up with zeros to a whole number of MXFP4 tiles. MXFP4 keeps its 4
+bits a value, but its codes change places: a tile of 64 outputs and 128 inputs is one piece of memory, int16
+[64, 32], and word w of an output holds the codes of inputs w, 32 + w, 64 + w and 96 + w, their bits where
+`mxfp4.py` wants them. So each of a word's four codes has a scale of its own, and the four scales of an output
+are one int32, lowest byte first: the smallest piece of memory that is fetched ahead.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class TritonMatrix:
 
     Attributes:
         shape: (N, K).
-        tensors: "weight" bfloat16 [N, K up to a tile], or "codes" int16 [N/64, K/128, 64, 32] and "scales" int32
-            [N/64, K/128, 64] (both up to a tile); perhaps "bias" float32 [N].
+        tensors: "weight" bfloat16 [N, K up to a tile], or "codes" int16 [N/64, K/128, 64, 32] and "scales"
+            int32 [N/64, K/128, 64] (both up to a tile); perhaps "bias" float32 [N].
         is_wide: Whether its results stay in float32.
     """
 
@@ -85,7 +85,7 @@ def pack_mxfp4(weight: Mxfp4, device: torch.device) -> dict[str, Tensor]:
 
 
 def _words(codes: Tensor) -> Tensor:
-    """Return words int16 [..., 32] of codes uint8 [..., 4, 32]; sign, exponent and mantissa find their bits."""
+    """Return words int16 [..., 32] of codes uint8 [..., 4, 32], each bit in its place."""
     first, second, third, fourth = codes.to(torch.int32).unbind(-2)
     words = _in_place(first) | _in_place(second) >> 3 | _in_place(third) >> 6
     words |= (fourth & 8) << 8 | (fourth & 6) << 12 | (fourth & 1) << 10
@@ -93,5 +93,5 @@ def _words(codes: Tensor) -> Tensor:
 
 
 def _in_place(codes: Tensor) -> Tensor:
-    """Return codes as bfloat16 bits: sign at 15, exponent at 8 and 7, mantissa at 6; 2^-126 times their value."""
+    """Return codes as bfloat16 bits, 2^-126 times their value: sign at 15, exponent at 8, mantissa at 6."""
     return (codes & 8) << 12 | (codes & 7) << 6

@@ -1,9 +1,9 @@
 """Decoding of MXFP4 words in registers: 4 codes a word, by shifts and masks alone.
 
-A code's bits, put where a bfloat16 has its sign, its two lowest exponent bits and its highest mantissa bit, are
-2^-126 times its value, subnormals included; the product with 2^126 · 2^(scale - 127) is exact. Of the four codes of
-a word three are shifted into place whole, the fourth in three parts. `matrix.py` laid the bits out for that. A
-register holds two words, so that each instruction works on two values.
+A code's bits, put where a bfloat16 has its sign, its two lowest exponent bits and its highest mantissa bit,
+are 2^-126 times its value, subnormals included; their product with 2^126 · 2^(scale - 127) is exact. Of
+the four codes of a word three are shifted into place whole, the fourth in three parts. `matrix.py` laid the
+bits out for that. A register holds two words, so that each instruction works on two values.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ mul.rn.bf16x2 $3, t, $8;
 
 @triton.jit
 def decode(words, scales):
-    """Return the four values bfloat16 [N, W] of words int16 [N, W]; scales int32 [N] are four bytes up to 128."""
+    """Return the four values bfloat16 [N, W] of words int16 [N, W]; scales int32 [N]: 4 bytes up to 128."""
     first, second = _factors(scales & 0xFF), _factors((scales >> 8) & 0xFF)
     third, fourth = _factors((scales >> 16) & 0xFF), _factors((scales >> 24) & 0xFF)
     return tl.inline_asm_elementwise(

@@ -1,15 +1,14 @@
 """Routing: which rows of which expert a program multiplies, worked out on the device.
 
-Rows of one expert lie one after the other in an *order*, experts in theirs, and are cut into row tiles. How many
-tiles there are only the device knows; the host launches as many programs as there can be, and those without a
-tile end at once.
+Rows of one expert lie one after the other in an *order*, experts in theirs, and are cut into row tiles. How
+many tiles there are only the device knows; the host launches as many programs as there can be, and those
+without a tile end at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -22,7 +21,7 @@ class Routing:
     """Of R rows.
 
     Attributes:
-        tiles: int32 [num_tiles, 3]: expert (-1: no tile), its first row and the end of its expert's rows in order.
+        tiles: int32 [num_tiles, 3]: expert (-1: no tile), first row, and the end of its expert's, in order.
         order: int32 [R], the rows in order; None: they lie so.
         num_tiles: That there can be.
         rows_per_tile: At most.

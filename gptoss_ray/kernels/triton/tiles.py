@@ -1,9 +1,9 @@
 """Tiles: how the work of a matmul is cut.
 
 What decides bits depends on the weight's shape alone (law 1): K goes in blocks, runs of blocks are summed for
-themselves, and the sums are added in order. All else is a matter of speed: a tile's outputs and rows, warps, and
-whether the runs of a tile are summed by programs side by side or by one after the other. Outputs are the M of the
-matrix instruction (64 for wgmma) and rows its N, so that few rows and many meet the same one.
+themselves, and the sums are added in order. All else is a matter of speed: a tile's outputs and rows, warps,
+and whether the runs of a tile are summed by programs side by side or by one after the other. Outputs are the
+M of the matrix instruction (64 for wgmma) and rows its N, so that few rows and many meet the same one.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def linear_tile(num_rows: int) -> Tile:
 def groups_rows(num_rows: int, num_experts: int) -> bool:
     """Whether so many rows of experts are grouped by expert, rather than each computed in its place.
 
-    In place a weight is read anew for every row that wants it (from the L2 cache at best), which few rows share.
+    In place a weight is read anew for every row that wants it, from the L2 cache at best; few rows share one.
     """
     return num_rows > num_experts // 2
 

@@ -1,8 +1,8 @@
 """TritonKernels: the network's arithmetic on a GPU.
 
-A layer of a rank that has all experts takes eight launches: qkv, rotation and KV write, attention, out, gate, gate_up,
-down, and the sum of the experts, which also norms for the next layer; with many rows a ninth groups them by
-expert. Nothing is read back to the host, so that a graph can capture all of them.
+A layer of a rank that has all experts takes eight launches: qkv, rotation and KV write, attention, out, gate,
+gate_up, down, and the sum of the experts, which also norms for the next layer; with many rows a ninth groups
+them by expert. Nothing is read back to the host, so that a graph can capture all of them.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class TritonKernels:
     def experts(
         self, rows: Tensor, num_rows_per_expert: Sequence[int] | Tensor, table: ExpertTable, swiglu: SwiGLU
     ) -> Tensor:
-        """Three launches. The counts may lie on the device, int32 [E]; rows behind their sum are left as they are."""
+        """Three launches. Counts may lie on the device, int32 [E]; results behind their sum are undefined."""
         table = triton_experts(table)
         if not len(rows) or not len(table):
             return torch.empty_like(rows)

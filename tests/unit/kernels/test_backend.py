@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -97,8 +98,69 @@ def test_8_bit_activations_demand_8_bit_dense_weights():
 
 
 def test_a_device_without_kernels_is_refused_by_name():
-    with pytest.raises(ConfigError, match="cuda"):
+    with pytest.raises(ConfigError, match="'tpu' has no kernels"):
+        select_backend(EngineConfig(), MODEL, "tpu")
+
+
+@pytest.mark.parametrize("kernels", ["auto", "triton"])
+def test_gpus_run_triton(kernels):
+    backend = select_backend(EngineConfig(kernels=kernels), MODEL, "cuda")
+    assert (backend.name, backend.is_triton, backend.is_native, backend.is_reference) == (
+        "triton",
+        True,
+        False,
+        False,
+    )
+    assert "triton=" in backend.build
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "device", "what"),
+    [
+        ({"kernels": "native"}, {}, "cuda", "computes on CPUs"),
+        ({"kernels": "torch"}, {}, "cuda", "computes on CPUs"),
+        ({"kernels": "triton"}, {}, "cpu", "set parallel.device to 'cuda'"),
+        ({"dtype": "float32"}, {}, "cuda", "dtype is 'float32'"),
+        ({"dense_weights": "int8"}, {}, "cuda", "dense_weights is 'int8'"),
+        ({}, {"head_dim": 24}, "cuda", "head_dim"),
+    ],
+)
+def test_what_gpus_cannot_run_is_refused_by_name(engine, model, device, what):
+    with pytest.raises(ConfigError, match=what):
+        select_backend(EngineConfig(**engine), MODEL.replace(**model), device)
+
+
+def test_triton_that_is_not_installed_is_named_with_its_remedy(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(ConfigError, match="torch's builds for CUDA bring it"):
         select_backend(EngineConfig(), MODEL, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("is_there", "capability", "what"), [(False, (9, 0), "finds no GPU"), (True, (8, 9), "architecture 8.9")]
+)
+def test_kernels_for_gpus_want_one_of_their_architecture(monkeypatch, is_there, capability, what):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    backend = select_backend(EngineConfig(), MODEL, "cuda")
+    with pytest.raises(ConfigError, match=what):
+        make_kernels(backend, EngineConfig(), unpacks_mxfp4=False)
+
+
+def test_the_fingerprint_of_a_gpu_names_its_architecture_and_tritons_version(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    backend = select_backend(EngineConfig(), MODEL, "cuda")
+    prints = set()
+    for capability in ((9, 0), (10, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        prints.add(numerics_fingerprint(backend, EngineConfig()))
+        prints.add(numerics_fingerprint(dataclasses.replace(backend, build="1;triton=9"), EngineConfig()))
+        prints.add(numerics_fingerprint(backend, EngineConfig(kv_block_size=16)))
+    assert len(prints) == 6
+    assert any("sm_90" in each for each in prints)
 
 
 def test_the_published_models_fit_the_native_kernels():

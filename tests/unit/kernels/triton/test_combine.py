@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from gptoss_ray.kernels.reference_kernels import ReferenceKernels
@@ -22,6 +23,7 @@ def test_slots_are_added_in_order_as_by_the_reference_to_the_bit_and_normed_as_b
     assert combine(hidden[:0], slots[:0], weights[:0]) is None
 
 
+@pytest.mark.timeout(1200)
 def test_whatever_norms_a_row_adds_its_squares_in_the_same_layout():
     """What the last bits depend on, on a GPU: seen in what the compiler made of each kernel."""
     kernels = compile_launches("tests.support.triton_scenarios:norms")

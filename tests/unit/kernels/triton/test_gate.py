@@ -68,6 +68,7 @@ def test_counted_rows_are_routed_each_to_one_place_of_its_expert(counters, rows_
     assert sorted(met) == list(range(280))
 
 
+@pytest.mark.timeout(1200)
 def test_the_gate_compiles_for_a_hopper_at_the_published_shapes():
     for kernel in compile_launches("tests.support.triton_scenarios:gate"):
         kernel.assert_fits()

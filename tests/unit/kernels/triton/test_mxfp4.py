@@ -19,7 +19,7 @@ def decoded(packed: dict[str, torch.Tensor]) -> torch.Tensor:
     words = packed["codes"].numpy().view(np.uint16).astype(np.uint32)
     groups = packed["scales"].numpy().view(np.uint32)[..., None] >> np.arange(4, dtype=np.uint32) * 8 & 0xFF
     bits = (groups + 126) << 7
-    twice = [value | value << 16 for value in (words, *(bits[..., slice : slice + 1] for slice in range(4)))]
+    twice = [value | value << 16 for value in (words, *(bits[..., part : part + 1] for part in range(4)))]
     outputs = run_ptx(DECODE.value, [np.broadcast_to(value, words.shape) for value in twice], 4)
     assert all(((out >> 16) == (out & 0xFFFF)).all() for out in outputs)
     values = np.stack([widened((out & 0xFFFF).astype(np.uint16)) for out in outputs], axis=-2)
