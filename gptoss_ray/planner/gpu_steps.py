@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
 from gptoss_ray.planner import kv
 from gptoss_ray.planner.rates import attention_flops
+from gptoss_ray.planner.weights import padded_inputs
 
 KERNEL_S = 2.5e-6
 """From one dependent kernel of a graph to the next, with nothing to do in it: an assumption."""
@@ -148,14 +149,16 @@ def _kernels(
 
 
 def _matmul(name: str, layers: int, rows: int, num_inputs: int, num_outputs: int) -> KernelCost:
-    num_bytes = (num_inputs * num_outputs + rows * (num_inputs + num_outputs)) * _BF16
+    num_values = padded_inputs(num_inputs) * num_outputs + rows * (num_inputs + num_outputs)
+    num_bytes = num_values * _BF16
     return KernelCost(name, layers, layers * num_bytes, 2.0 * layers * rows * num_inputs * num_outputs)
 
 
 def _experts(name: str, layers: int, slots: int, touched: float, sizes: tuple[int, int, int]) -> KernelCost:
     """Return the cost of a matrix of `touched` experts; sizes are inputs, outputs, and what is stored."""
     num_inputs, num_outputs, num_stored = sizes
-    weights = touched * num_inputs * num_outputs * MXFP4_BITS / 8 + touched * num_outputs * _FLOAT32
+    values_bytes = padded_inputs(num_inputs) * num_outputs * MXFP4_BITS / 8
+    weights = touched * (values_bytes + num_outputs * _FLOAT32)
     activations = slots * (num_inputs + num_stored) * _BF16
     flops = 2.0 * slots * num_inputs * num_outputs
     return KernelCost(name, layers, layers * (weights + activations), layers * flops)
