@@ -45,6 +45,12 @@ class EngineConfig(_Frozen):
     kv_block_size: Literal[16, 32, 64] = Field(32, description="Tokens in one KV block.")
     kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="Memory for KV blocks.")
     prefix_cache: bool = Field(True, description="Reuse KV blocks of equal prefixes within one tenant.")
+    speculation: Literal["auto", "ngram", "off"] = Field(
+        "auto",
+        description="Tokens guessed from earlier text and checked together; no answer depends on it. "
+        "auto: where it should save time; ngram: wherever the text repeats.",
+    )
+    max_draft_tokens: int = Field(8, ge=1, le=32, description="Tokens guessed for one sequence at a time.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Activations and KV.")
     num_threads: int = Field(1, ge=1, le=512, description="CPU threads of the rank.")
     pin_threads: bool = Field(False, description="Native threads stay each on a CPU of its own.")

@@ -17,7 +17,6 @@ from gptoss_ray.bench.timings import Timings, percentile
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.kernels.backend import Backend, numerics_fingerprint
-from gptoss_ray.planner.rates import expected_experts
 
 Row = dict[str, float | int | str]
 
@@ -193,7 +192,7 @@ class EngineReport:
             "outside_kernels_ms": round(1e3 * inside.outside_s, 3),
             "outside_kernels_percent": round(100 * inside.outside_share, 2),
             "experts_per_layer": round(inside.num_experts, 2),
-            "experts_expected": round(expected_experts(self.model, case.num_streams), 2),
+            "experts_expected": round(self.model.expected_experts(case.num_streams), 2),
         }
 
 

@@ -11,7 +11,6 @@ from typing import Literal
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
 from gptoss_ray.config import DENSE_BITS
 from gptoss_ray.planner import kv
-from gptoss_ray.planner.rates import expected_experts
 
 DenseFormat = Literal["bfloat16", "int8"]
 ActivationFormat = Literal["bfloat16", "int8"]
@@ -45,10 +44,10 @@ def decode_step_bytes(
 ) -> float:
     """Return the bytes that a step of `num_streams` streams reads, each with `context` tokens behind it.
 
-    `num_experts` is how many of a layer are chosen, on average; None: as `expected_experts` says.
+    `num_experts` is how many of a layer are chosen, on average; None: as `ModelConfig.expected_experts` says.
     """
     if num_experts is None:
-        num_experts = expected_experts(config, num_streams)
+        num_experts = config.expected_experts(num_streams)
     hidden = config.hidden_size
     q_size = config.num_attention_heads * config.head_dim
     kv_size = config.num_key_value_heads * config.head_dim

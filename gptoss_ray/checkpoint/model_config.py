@@ -92,6 +92,11 @@ class ModelConfig:
                 )
         return [problem for problem, holds in checks.items() if not holds]
 
+    def expected_experts(self, num_tokens: int) -> float:
+        """Return how many distinct experts of a layer that many tokens choose: E · (1 - (1 - k/E)^tokens)."""
+        unchosen = 1 - self.num_experts_per_token / self.num_experts
+        return self.num_experts * float(1 - unchosen**num_tokens)
+
     @property
     def has_alternating_layers(self) -> bool:
         """Whether the layers follow the published pattern."""

@@ -8,31 +8,28 @@ nothing but the mark behind that last copy, once a step, and by then has launche
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from gptoss_ray.engine.device_step import DeviceStep, draw_runs
 from gptoss_ray.engine.device_stream import DeviceStream, Graph, Mark
 from gptoss_ray.engine.graph_shapes import block_counts, row_counts, smallest
-from gptoss_ray.engine.mask_prefetch import MaskPrefetch, Masks
-from gptoss_ray.engine.sampler import Draw, SampledToken, Sampler
-from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.mask_prefetch import MaskPrefetch
+from gptoss_ray.engine.sampler import Sampler
+from gptoss_ray.engine.speculation import MAX_DRAFTED_TOKENS
 from gptoss_ray.engine.step_buffers import StepBuffers, StepShape
-from gptoss_ray.engine.step_executor import LaunchedStep, StepLimits, StepResult
+from gptoss_ray.engine.step_executor import LaunchedStep, StepLimits
 from gptoss_ray.engine.step_packing import (
-    DrawSources,
     is_decoding,
-    is_drawn_on_device,
     pack,
     pad,
     shape_of,
 )
 from gptoss_ray.engine.step_plan import MAX_SCORED_TOKENS, StepPlan
-from gptoss_ray.errors import InternalError
-from gptoss_ray.kernels.device_sampler import NO_TOKEN, DeviceSampler
+from gptoss_ray.kernels.device_sampler import DeviceSampler
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.transformer import Transformer
 
@@ -87,15 +84,15 @@ class DeviceExecutor:
         self._row_counts = row_counts(limits.max_num_sequences)
         self._block_counts = block_counts(limits.max_context, kv_cache.block_size)
         self._graphs: dict[StepShape, Graph] = {}
-        num_sequences = limits.max_num_sequences
+        num_draws = limits.max_num_sequences + MAX_DRAFTED_TOKENS
         num_bytes = largest_shape(limits, kv_cache.block_size).num_bytes
         self._inputs = stream.memory(num_bytes)
-        self._drawn, self._kept = (stream.memory(num_sequences * 8).view(torch.int64) for _ in range(2))
+        self._drawn, self._kept = (stream.memory(num_draws * 8).view(torch.int64) for _ in range(2))
         vocab_size = transformer.config.vocab_size
-        num_logits = (num_sequences + MAX_SCORED_TOKENS) * vocab_size
+        num_logits = (num_draws + MAX_SCORED_TOKENS) * vocab_size
         self._logits = stream.memory(4 * num_logits).view(torch.float32).view(-1, vocab_size)
         self._stages = [
-            _Stage(stream.staging(num_bytes), stream.staging(num_sequences * 8).view(torch.int64))
+            _Stage(stream.staging(num_bytes), stream.staging(num_draws * 8).view(torch.int64))
             for _ in range(_NUM_STAGES)
         ]
 
@@ -125,10 +122,10 @@ class DeviceExecutor:
 
     def launch(
         self, plan: StepPlan, max_num_tokens: int, *, behind: LaunchedStep | None = None
-    ) -> _DeviceStep:
+    ) -> DeviceStep:
         """See `StepExecutor`."""
-        assert behind is None or isinstance(behind, _DeviceStep)
-        assert plan.num_tokens <= max_num_tokens, "more tokens than were agreed on for this step"
+        assert behind is None or isinstance(behind, DeviceStep)
+        assert plan.num_rows <= max_num_tokens, "more tokens than were agreed on for this step"
         stage = self._next_stage()
         shape = self._graph_shape(plan)
         graph = None if shape is None else self._graph(shape, stage)
@@ -137,21 +134,22 @@ class DeviceExecutor:
         pack(plan, buffers, self.kv_cache.block_size, {} if behind is None else behind.sources)
         if graph is not None:
             pad(buffers, len(plan.chunks), self.kv_cache.block_size, self.kv_cache.spare_block)
-        drawing = [chunk for chunk in plan.chunks if chunk.draws_token]
-        on_host = [row for row, chunk in enumerate(drawing) if not is_drawn_on_device(chunk)]
-        on_host += range(len(drawing), len(drawing) + sum(len(chunk.scored) for chunk in plan.chunks))
+        runs = draw_runs(plan)
+        on_host = [row for run in runs for row in run.host_rows]
+        on_host += range(plan.num_draws, shape_of(plan).num_logits)
         self._send(stage, shape)
         if graph is None:
-            self.stream.run(partial(self._compute, self._transformer, shape, len(drawing)))
+            self.stream.run(partial(self._compute, self._transformer, shape, plan.num_draws))
         else:
             graph.replay()
-        step = _DeviceStep(
+        step = DeviceStep(
             plan=plan,
             sampler=self.sampler,
-            drawn=stage.drawn[: len(drawing)],
+            runs=runs,
+            drawn=stage.drawn[: plan.num_draws],
             host_rows=on_host,
             host_logits=self._host_logits(len(on_host)),
-            sources={chunk.sequence: row for row, chunk in enumerate(drawing)},
+            sources={run.chunk.sequence: run.first for run in runs},
         )
         self.stream.run(lambda: self._fetch(step))
         step.mark = stage.mark = self.stream.mark()
@@ -220,88 +218,19 @@ class DeviceExecutor:
             drawn = self.device_sampler.draw(logits[:num_draws], buffers.draws(num_draws))
             self._drawn[:num_draws].copy_(drawn)
 
-    def _fetch(self, step: _DeviceStep) -> None:
+    def _fetch(self, step: DeviceStep) -> None:
         """Copy to the host what it reads of a step."""
         _copy(step.drawn, self._drawn[: len(step.drawn)])
         for row, target in zip(step.host_rows, step.host_logits, strict=True):
             _copy(target, self._logits[row])
 
 
-@dataclass(eq=False)
-class _DeviceStep:
-    """See `LaunchedStep`.
-
-    Attributes:
-        plan: What is computed.
-        sampler: Of the host.
-        drawn: int64, a token for each drawing sequence, once the mark is reached.
-        host_rows: Rows of logits that the host wants: draws of its own, then scored tokens.
-        host_logits: Theirs [rows, vocab].
-        sources: Which draw is whose.
-        mark: Behind all of the step.
-    """
-
-    plan: StepPlan
-    sampler: Sampler
-    drawn: Tensor
-    host_rows: list[int]
-    host_logits: Tensor
-    sources: DrawSources
-    mark: Mark | None = None
-    _masks: Masks = field(default_factory=dict)
-    _until_read: ExitStack = field(default_factory=ExitStack)
-
-    @property
-    def can_be_followed(self) -> bool:
-        """See `LaunchedStep`: no token is drawn on the host."""
-        return not self.host_rows
-
-    def begin_masks(self, masks: MaskPrefetch) -> None:
-        """Work out what grammars allow while the device computes."""
-        self._masks = self._until_read.enter_context(masks.of(self.plan.drawing_sequences()))
-
-    def result(self) -> StepResult:
-        """See `LaunchedStep`."""
-        assert self.mark is not None
-        with self._until_read:
-            self.mark.wait()
-            drawing = self.plan.drawing_sequences()
-            token_ids = dict(zip(drawing, self.drawn.tolist(), strict=True))
-            on_host = [drawing[row] for row in self.host_rows if row < len(drawing)]
-            logits = self.host_logits[: len(on_host)]
-            by_host = dict(zip(on_host, self.sampler.sample(logits, on_host, self._masks), strict=True))
-            scores = self.sampler.score(self.host_logits[len(on_host) :], self.plan.scored_chunks())
-        draws = [by_host.get(each) or _draw(each, token_ids[each]) for each in drawing]
-        return StepResult(draws, scores)
-
-    def drop(self) -> None:
-        """See `LaunchedStep`; the device is done with it afterwards."""
-        assert self.mark is not None
-        with self._until_read:
-            try:
-                self.mark.wait()
-            except Exception:
-                logger.exception("dropped_step_failed")
-
-
 def largest_shape(limits: StepLimits, block_size: int) -> StepShape:
     """Return a shape whose inputs take as much memory as those of any step."""
     num_blocks = -(-limits.max_context // block_size)
-    num_logits = limits.max_num_sequences + MAX_SCORED_TOKENS
+    num_logits = limits.max_num_sequences + MAX_DRAFTED_TOKENS + MAX_SCORED_TOKENS
     num_tokens = max(limits.max_num_tokens, limits.max_num_sequences)
     return StepShape(num_tokens, limits.max_num_sequences, num_blocks, num_logits)
-
-
-def _draw(sequence: Sequence, token_id: int) -> Draw:
-    """What the device drew for a sequence."""
-    if token_id != NO_TOKEN:
-        return SampledToken(token_id)
-    logger.error(
-        "sampling_failed request_id=%s reason='the largest logit is not finite'", sequence.request_id
-    )
-    return InternalError(
-        f"No token could be drawn for request {sequence.request_id}; the server's log says why."
-    )
 
 
 def _copy(target: Tensor, source: Tensor) -> None:

@@ -13,15 +13,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from gptoss_ray.config import EngineConfig
+from gptoss_ray.engine.draft import Drafter
 from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.expert_counts import expert_load, expert_traffic
 from gptoss_ray.engine.find_executor import MakeExecutor, find_executor
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
+from gptoss_ray.engine.ngram_drafter import NgramDrafter
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.speculation import DraftCounts, make_speculation
+from gptoss_ray.engine.step_cost import StepCost
 from gptoss_ray.engine.step_executor import EagerExecutor, StepExecutor, StepLimits
 from gptoss_ray.engine.step_pipeline import StepPipeline
 from gptoss_ray.engine.token_constraint import CompileGrammar, TokenConstraint
@@ -56,6 +60,7 @@ class Engine:
         suppressed_token_ids: Ids that are never drawn (reserved ones of the vocabulary).
         compile_grammar: Makes the constraint of a grammar; None: requests with one are refused.
         make_executor: Makes what computes the steps; None: what the network's device wants.
+        drafter: Guesses tokens for `config.speculation`; None: by looking into the text.
 
     Raises:
         ConfigError: The KV memory cannot hold what the configuration promises.
@@ -71,6 +76,7 @@ class Engine:
         suppressed_token_ids: ReadOnlySequence[int] = (),
         compile_grammar: CompileGrammar | None = None,
         make_executor: MakeExecutor | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         model = transformer.config
         self._config = config
@@ -82,11 +88,16 @@ class Engine:
         self.max_context = resolve_context(
             model.max_context, config.max_context, self._geometry.max_tokens_in(kv_cache.num_blocks)
         )
+        device = transformer.embedding.device.type
+        self._speculation = make_speculation(
+            drafter or NgramDrafter(), config, StepCost(model, config), device
+        )
         self._scheduler = Scheduler(
             self._pool,
             PrefixCache(self._pool, self._geometry) if config.prefix_cache else None,
             max_num_sequences=config.max_num_sequences,
             max_num_batched_tokens=config.max_num_batched_tokens,
+            speculation=self._speculation,
         )
         sampler, masks = Sampler(model.vocab_size, suppressed_token_ids), MaskPrefetch()
         self._executor: StepExecutor = (
@@ -106,9 +117,10 @@ class Engine:
         self._num_generation_tokens = 0
         logger.info(
             "engine_ready num_kv_blocks=%d kv_block_size=%d max_context=%d max_num_sequences=%d "
-            "max_num_batched_tokens=%d prefix_cache=%s",
+            "max_num_batched_tokens=%d prefix_cache=%s speculation=%s",
             *(kv_cache.num_blocks, config.kv_block_size, self.max_context, config.max_num_sequences),
             *(config.max_num_batched_tokens, config.prefix_cache),
+            config.speculation,
         )
 
     @property
@@ -271,6 +283,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Load and totals as of now."""
         traffic = expert_traffic(self.transformer)
+        drafts = DraftCounts() if self._speculation is None else self._speculation.counts
         return EngineStats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,
@@ -286,6 +299,9 @@ class Engine:
             expert_load=expert_load(self.transformer),
             num_expert_rows=traffic.num_rows,
             all_to_all_s=traffic.all_to_all_s,
+            num_drafts=drafts.num_drafts,
+            num_draft_tokens=drafts.num_tokens,
+            num_accepted_tokens=drafts.num_accepted,
         )
 
     def close(self) -> None:

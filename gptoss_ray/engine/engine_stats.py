@@ -24,6 +24,9 @@ class EngineStats:
         expert_load: How often tokens of this rank chose each expert [layers][E]; none of a rank alone.
         num_expert_rows: Rows that the experts of this rank worked on; 0 of a rank alone.
         all_to_all_s: Seconds in all-to-alls.
+        num_drafts: Drafts that steps have checked.
+        num_draft_tokens: Their tokens.
+        num_accepted_tokens: Of them, those that became output.
     """
 
     num_running: int
@@ -40,3 +43,6 @@ class EngineStats:
     expert_load: tuple[tuple[int, ...], ...] = ()
     num_expert_rows: int = 0
     all_to_all_s: float = 0.0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0

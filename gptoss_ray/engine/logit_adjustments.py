@@ -6,11 +6,15 @@ the bias (so that ±100 stays absolute), then the stop tokens that may not come 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Set
+
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_ray.engine.mask_prefetch import Masks
+from gptoss_ray.engine.draft import Draft
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.token_constraint import Mask
 from gptoss_ray.generation import SamplingParams
 
 Logits = npt.NDArray[np.float32]
@@ -29,25 +33,24 @@ def needs_adjustment(sequence: Sequence, num_output_tokens: int) -> bool:
     )
 
 
-def adjust_logits(logits: Logits, sequence: Sequence, masks: Masks) -> None:
+def adjust_logits(logits: Logits, sequence: Sequence, drafted: Draft, mask: Mask | None) -> None:
     """Apply grammar, penalties, bias and the minimum length to logits [vocab] in place.
 
     Args:
-        logits: Of the sequence's next token.
-        sequence: Whose grammar's mask is waited for.
-        masks: Of the step.
-
-    Raises:
-        InvalidRequestError: The grammar has no next token.
+        logits: Of the token behind the sequence and a draft.
+        sequence: Whose token it is.
+        drafted: The draft, taken for output here.
+        mask: What the sequence's grammar allows there; None: it has none.
     """
     params = sequence.request.params
-    if sequence.constraint is not None:
-        np.copyto(logits, -np.inf, where=~masks[sequence].result())
-    _penalize_repetition(logits, sequence, params.repetition_penalty)
-    _penalize_output(logits, sequence, params)
+    if mask is not None:
+        np.copyto(logits, -np.inf, where=~mask)
+    counts = sequence.output_counts + Counter(drafted) if drafted else sequence.output_counts
+    _penalize_repetition(logits, sequence.prompt_token_set | counts.keys(), params.repetition_penalty)
+    _penalize_output(logits, counts, params)
     for token_id, bias in params.logit_bias:
         logits[token_id] += bias
-    if sequence.num_output_tokens < params.min_tokens:
+    if sequence.num_output_tokens + len(drafted) < params.min_tokens:
         _forbid_stopping(logits, sequence)
 
 
@@ -60,20 +63,19 @@ def _forbid_stopping(logits: Logits, sequence: Sequence) -> None:
         logits[stop_token_ids] = stopping
 
 
-def _penalize_repetition(logits: Logits, sequence: Sequence, penalty: float) -> None:
+def _penalize_repetition(logits: Logits, token_ids: Set[int], penalty: float) -> None:
     """Keskar et al. 2019 (CTRL), as transformers and vLLM have it: over prompt and output."""
     if penalty == 1.0:
         return
-    seen = np.fromiter(sequence.prompt_token_set | sequence.output_counts.keys(), dtype=np.int64)
+    seen = np.fromiter(token_ids, dtype=np.int64)
     values = logits[seen]
     logits[seen] = np.where(values > 0, values / penalty, values * penalty)
 
 
-def _penalize_output(logits: Logits, sequence: Sequence, params: SamplingParams) -> None:
+def _penalize_output(logits: Logits, counts: Mapping[int, int], params: SamplingParams) -> None:
     """OpenAI's definition: presence + count x frequency off the logit of each output token."""
     if params.presence_penalty == 0.0 and params.frequency_penalty == 0.0:
         return
-    counts = sequence.output_counts
     token_ids = np.fromiter(counts.keys(), dtype=np.int64, count=len(counts))
     num_times = np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
     logits[token_ids] -= params.presence_penalty + params.frequency_penalty * num_times

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
+from gptoss_ray.engine.draft import Draft
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.token_constraint import Mask
 
@@ -13,7 +14,8 @@ NUM_THREADS = 4
 """That work out masks, started with the first ones. A mask takes tens of microseconds, now and then some
 milliseconds: so many keep up with a batch of grammars."""
 
-Masks = Mapping[Sequence, Future[Mask]]
+Masks = Mapping[Sequence, Future[list[Mask]]]
+"""Of each sequence that has a grammar: next, and behind each token of its draft (`allowed_along`)."""
 
 
 class MaskPrefetch:
@@ -26,16 +28,17 @@ class MaskPrefetch:
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="mask")
 
     @contextmanager
-    def of(self, sequences: Iterable[Sequence]) -> Iterator[Masks]:
+    def of(self, sequences: Iterable[Sequence], drafts: Mapping[Sequence, Draft]) -> Iterator[Masks]:
         """Start the masks of all sequences that have a constraint; when the block ends, they have ended.
 
         A mask that cannot be worked out raises where its result is asked for, and nowhere else.
         """
-        masks: dict[Sequence, Future[Mask]] = {}
+        masks: dict[Sequence, Future[list[Mask]]] = {}
         try:
             for sequence in sequences:
                 if sequence.constraint is not None:
-                    masks[sequence] = self._threads.submit(sequence.constraint.allowed)
+                    draft = drafts.get(sequence, ())
+                    masks[sequence] = self._threads.submit(sequence.constraint.allowed_along, draft)
             yield masks
         finally:
             for mask in masks.values():

@@ -29,7 +29,8 @@ class ModelRunner:
     def run(self, plan: StepPlan, max_num_tokens: int) -> torch.Tensor:
         """Compute the plan's chunks, perhaps none; logits [L, vocab] float32.
 
-        One row per drawing sequence, then one per scored prompt token, chunk by chunk.
+        One row per drawing sequence and one more per token of its draft, then one per scored prompt token,
+        chunk by chunk.
 
         Args:
             plan: Of this rank.
@@ -53,11 +54,12 @@ def build_batch(plan: StepPlan, block_size: int, max_num_tokens: int) -> Forward
     for chunk in chunks:
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
         token_ids += [UNKNOWN] * (chunk.end - max(chunk.start, chunk.sequence.num_tokens))
-    num_tokens = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int64)
+        token_ids += chunk.draft
+    num_rows = np.array([chunk.num_rows for chunk in chunks], dtype=np.int64)
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
-    ends = np.cumsum(num_tokens)
-    sequence_index = np.repeat(np.arange(len(chunks)), num_tokens)
-    positions = np.arange(len(token_ids)) + np.repeat(starts - (ends - num_tokens), num_tokens)
+    firsts = np.cumsum(num_rows) - num_rows
+    sequence_index = np.repeat(np.arange(len(chunks)), num_rows)
+    positions = np.arange(len(token_ids)) + np.repeat(starts - firsts, num_rows)
 
     shape = (len(chunks), max((len(chunk.sequence.blocks) for chunk in chunks), default=0))
     full = np.full(shape, FREED, dtype=np.int32)
@@ -68,13 +70,15 @@ def build_batch(plan: StepPlan, block_size: int, max_num_tokens: int) -> Forward
         window[row, : len(blocks)] = blocks.window
     at = (sequence_index, positions // block_size)
     offsets = positions % block_size
-    draws = np.array([chunk.draws_token for chunk in chunks], dtype=np.bool_)
-    scored = [
-        end - chunk.end + position
-        for end, chunk in zip(ends, chunks, strict=True)
-        for position in chunk.scored
+    of_chunks = list(zip(firsts.tolist(), chunks, strict=True))
+    drawn = [
+        row
+        for first, chunk in of_chunks
+        if chunk.draws_token
+        for row in range(first + chunk.num_tokens - 1, first + chunk.num_rows)
     ]
-    logits_rows = np.concatenate((ends[draws] - 1, np.array(scored, dtype=np.int64)))
+    scored = [first + position - chunk.start for first, chunk in of_chunks for position in chunk.scored]
+    logits_rows = np.array(drawn + scored, dtype=np.int64)
     return ForwardBatch(
         token_ids=torch.tensor(token_ids, dtype=torch.int64),
         positions=torch.from_numpy(positions),

@@ -2,8 +2,9 @@
 
 `demand` says what there is to do, for the ranks of a group to agree on. `schedule` plans: running
 sequences that decode, then those that still read their prompt, then new ones, each first-come, under a
-token budget. `commit` is the only place where a sequence advances. `schedule_ahead` plans the step behind one
-that is still computed, from what that one will leave for certain, and changes no more than `schedule` does.
+token budget. Budget that is left over checks drafts of what comes next (`speculation.py`), which `demand` has
+chosen. `commit` is the only place where a sequence advances. `schedule_ahead` plans the step behind one that
+is still computed, from what that one will leave for certain, and changes no more than `schedule` does.
 
 Sequences may be suspected of making steps fail: until each has completed one, they run one at a time, alone.
 
@@ -16,12 +17,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as ReadOnlySequence
 from contextlib import contextmanager
 
-from gptoss_ray.engine.sampler import Draw, Scores
+from gptoss_ray.engine.draft import NO_DRAFTS, Draft
+from gptoss_ray.engine.sampler import Draw, SampledToken, Scores
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.speculation import Speculation
 from gptoss_ray.engine.step_plan import PlanDraft, ScheduledChunk, StepPlan
 from gptoss_ray.errors import GptossError
 from gptoss_ray.generation import FinishReason, TokenOutput
@@ -40,6 +43,7 @@ class Scheduler:
         prefix_cache: Over the same pool; None to compute every prompt whole.
         max_num_sequences: Most sequences running at once.
         max_num_batched_tokens: Token budget of a step.
+        speculation: Makes drafts; None: every step draws one token of a sequence.
     """
 
     def __init__(
@@ -49,11 +53,14 @@ class Scheduler:
         *,
         max_num_sequences: int,
         max_num_batched_tokens: int,
+        speculation: Speculation | None = None,
     ) -> None:
         self._pool = pool
         self._prefix_cache = prefix_cache
         self._max_num_sequences = max_num_sequences
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._speculation = speculation
+        self._drafts: Mapping[Sequence, Draft] = NO_DRAFTS
         # Both in order of arrival: only the longest waiting is admitted, only the latest preempted.
         self._waiting: OrderedDict[str, Sequence] = OrderedDict()
         self._running: OrderedDict[str, Sequence] = OrderedDict()
@@ -98,18 +105,21 @@ class Scheduler:
         return True
 
     def demand(self) -> StepDemand:
-        """What `schedule` would plan now: its decodes, and at most its tokens of prompts.
+        """What `schedule` would plan now: its decodes with their drafts, and at most its tokens of prompts.
 
         Prompts that cannot start, for want of a seat or of blocks, are not wanted: other ranks would make
         way for them in vain.
         """
         budget = self._max_num_batched_tokens
         running = self._running.values()
-        num_decodes = min(budget, sum(sequence.is_decoding for sequence in running))
+        decoding = [sequence for sequence in running if sequence.is_decoding]
+        num_decodes = min(budget, len(decoding))
         num_prompt_tokens = sum(each.num_uncomputed_tokens for each in running if not each.is_decoding)
         if num_decodes + num_prompt_tokens < budget and self._can_admit():
             num_prompt_tokens += sum(sequence.num_tokens for sequence in self._waiting.values())
-        return StepDemand(num_decodes, min(budget - num_decodes, num_prompt_tokens))
+        num_prompt_tokens = min(budget - num_decodes, num_prompt_tokens)
+        num_drafted = self._make_drafts(decoding, num_prompt_tokens)
+        return StepDemand(num_decodes + num_drafted, num_prompt_tokens)
 
     def schedule(self, max_prefill_tokens: int | None = None, *, is_urgent: bool = False) -> StepPlan:
         """Plan the next step; empty when there is nothing to compute.
@@ -128,6 +138,7 @@ class Scheduler:
                 draft.add(sequence)
         if not self._suspects:
             self._admit_waiting(draft)
+        self._add_drafts(draft)
         return draft.plan()
 
     def schedule_ahead(self, launched: StepPlan) -> StepPlan | None:
@@ -137,8 +148,8 @@ class Scheduler:
         turns out to have ended (a stop token, an abort) was computed in vain: `commit` passes over it.
         Nothing is preempted: what is released while a step computes may still be read by it.
         """
-        if self._suspects:
-            return None
+        if self._suspects or self._speculation is not None:
+            return None  # a draft goes on from the last token, which nobody knows yet
         draft = PlanDraft(self._max_num_batched_tokens, None)
         with _as_if_computed(launched):
             for sequence in self._candidates():
@@ -175,13 +186,14 @@ class Scheduler:
             else:
                 chunk.sequence.add_prompt_logprobs(logprobs)
         computed = {chunk.sequence: chunk for chunk in plan.chunks if self._runs(chunk.sequence)}
-        for sequence, chunk in computed.items():
-            self._advance(chunk)
-            self._suspects.pop(sequence.request_id, None)
         drawn: dict[Sequence, Draw | None] = dict(zip(plan.drawing_sequences(), draws, strict=True))
         scored = dict.fromkeys(each for each in computed if not each.draws and not each.unscored)
-        made = (drawn | scored | failures).items()
-        return [self._emit(sequence, draw) for sequence, draw in made if sequence in computed]
+        made = {each: draw for each, draw in (drawn | scored | failures).items() if each in computed}
+        for sequence, chunk in computed.items():
+            draw = made.get(sequence)
+            self._take(chunk, draw if isinstance(draw, tuple) else ())
+            self._suspects.pop(sequence.request_id, None)
+        return [self._emit(sequence, draw) for sequence, draw in made.items()]
 
     # Planning
 
@@ -246,6 +258,28 @@ class Scheduler:
         sequence.blocks.release()
         return has_room
 
+    def _make_drafts(self, decoding: ReadOnlySequence[Sequence], num_prompt_tokens: int) -> int:
+        """Choose the drafts of the next step from what prompts leave of its budget; return their tokens."""
+        self._drafts = NO_DRAFTS
+        room = self._max_num_batched_tokens - len(decoding) - num_prompt_tokens
+        if self._speculation is not None and not self._suspects and room > 0:
+            self._drafts = self._speculation.drafts(
+                decoding, num_other_rows=num_prompt_tokens, max_num_tokens=room
+            )
+        return sum(map(len, self._drafts.values()))
+
+    def _add_drafts(self, plan: PlanDraft) -> None:
+        """Add the drafts that were chosen to those sequences that the plan has decode; nobody makes room."""
+        drafts, self._drafts = self._drafts, NO_DRAFTS
+        for sequence, draft in drafts.items():
+            if not plan.takes_draft(sequence, draft):
+                continue
+            end = sequence.num_tokens + len(draft)
+            if sequence.blocks.num_blocks_missing(end) > self._pool.num_free:
+                end = min(end, len(sequence.blocks) * sequence.blocks.block_size)
+            sequence.blocks.extend(end)
+            plan.add_draft(sequence, draft[: end - sequence.num_tokens])
+
     def _adopt_prefix(self, sequence: Sequence) -> int:
         """Share the cached blocks of the sequence's prefix; return how many tokens they hold."""
         if self._prefix_cache is None or sequence.unscored:
@@ -277,21 +311,29 @@ class Scheduler:
 
     # Committing
 
-    def _advance(self, chunk: ScheduledChunk) -> None:
-        """Count a chunk as computed, publish the blocks it completed, free what no row reads again."""
+    def _take(self, chunk: ScheduledChunk, drawn: ReadOnlySequence[SampledToken]) -> None:
+        """Append what was drawn; of a draft, rows up to the last token that was drawn, too, are computed."""
         sequence = chunk.sequence
-        sequence.num_computed_tokens = chunk.end
+        for token in drawn:
+            sequence.append(token.token_id)
+        self._advance(sequence, chunk.start, chunk.end + max(0, len(drawn) - 1))
+        if self._speculation is not None and drawn:
+            self._speculation.note(sequence, chunk.draft, [token.token_id for token in drawn])
+
+    def _advance(self, sequence: Sequence, start: int, end: int) -> None:
+        """Count tokens as computed, publish the blocks they complete, free what no row reads again."""
+        sequence.num_computed_tokens = end
         if self._prefix_cache is not None:
-            first = chunk.start // sequence.blocks.block_size
-            if chunk.end // sequence.blocks.block_size > first:
-                hashes = sequence.block_hashes.of_complete_blocks(sequence.token_ids, chunk.end)
+            first = start // sequence.blocks.block_size
+            if end // sequence.blocks.block_size > first:
+                hashes = sequence.block_hashes.of_complete_blocks(sequence.token_ids, end)
                 self._prefix_cache.publish(sequence.blocks, hashes, first)
-            if chunk.start < sequence.num_prompt_tokens <= chunk.end:
+            if start < sequence.num_prompt_tokens <= end:
                 self._keep_window_at(sequence, sequence.num_prompt_tokens)
-        sequence.blocks.slide_window(chunk.end)
+        sequence.blocks.slide_window(end)
 
     def _emit(self, sequence: Sequence, draw: Draw | None) -> TokenOutput:
-        """Append a draw, if any, to its sequence, end the sequence if it is complete, and tell its client."""
+        """End a sequence if it is complete or has failed, and tell its client what was appended."""
         position = sequence.num_output_tokens
         if isinstance(draw, GptossError):
             self._end(sequence)
@@ -299,11 +341,15 @@ class Scheduler:
         if draw is None:
             self._end(sequence)
             return sequence.output(position, finish_reason=FinishReason.LENGTH)
-        sequence.append(draw.token_id)
         finish_reason = sequence.finish_reason()
         if finish_reason is not None:
             self._end(sequence)
-        return sequence.output(position, (draw.token_id,), draw.logprobs, finish_reason=finish_reason)
+        return sequence.output(
+            position - len(draw),
+            tuple(token.token_id for token in draw),
+            tuple(entry for token in draw for entry in token.logprobs),
+            finish_reason=finish_reason,
+        )
 
     def _end(self, sequence: Sequence) -> None:
         del self._running[sequence.request_id]

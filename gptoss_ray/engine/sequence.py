@@ -94,6 +94,11 @@ class Sequence:
         return self._max_output_tokens > 0
 
     @property
+    def num_tokens_left(self) -> int:
+        """Tokens that may still be drawn."""
+        return self._max_output_tokens - self.num_output_tokens
+
+    @property
     def is_decoding(self) -> bool:
         """Whether one token is left to compute until the next can be drawn."""
         return self.num_uncomputed_tokens == 1

@@ -134,11 +134,11 @@ class EagerExecutor:
     ) -> FinishedStep:
         """See `StepExecutor`; nothing can be behind a step that was not read."""
         assert behind is None
-        drawing = plan.drawing_sequences()
-        with self.masks.of(drawing) as masks:
+        drawing, drafts = plan.drawing_sequences(), plan.drafts
+        with self.masks.of(drawing, drafts) as masks:
             logits = self.runner.run(plan, max_num_tokens)
-            draws = self.sampler.sample(logits[: len(drawing)], drawing, masks)
-        scores = self.sampler.score(logits[len(drawing) :], plan.scored_chunks())
+            draws = self.sampler.sample(logits[: plan.num_draws], drawing, masks, drafts)
+        scores = self.sampler.score(logits[plan.num_draws :], plan.scored_chunks())
         return FinishedStep(plan, StepResult(draws, scores))
 
     def close(self) -> None:

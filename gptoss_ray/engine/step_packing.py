@@ -23,14 +23,14 @@ _OF_TOKENS = ("token_ids", "positions", "sequence_index", "slot_mapping_full", "
 
 def is_decoding(plan: StepPlan) -> bool:
     """Whether every chunk is one token behind which another is drawn: a step that a graph can hold."""
-    return all(chunk.num_tokens == 1 and chunk.draws_token and not chunk.scored for chunk in plan.chunks)
+    return all(chunk.num_rows == 1 and chunk.draws_token and not chunk.scored for chunk in plan.chunks)
 
 
 def shape_of(plan: StepPlan) -> StepShape:
     """Return the shape of a plan as it is, without padding."""
-    num_logits = sum(chunk.draws_token + len(chunk.scored) for chunk in plan.chunks)
+    num_logits = plan.num_draws + sum(len(chunk.scored) for chunk in plan.chunks)
     num_blocks = max((len(chunk.sequence.blocks) for chunk in plan.chunks), default=0)
-    return StepShape(plan.num_tokens, len(plan.chunks), num_blocks, num_logits)
+    return StepShape(plan.num_rows, len(plan.chunks), num_blocks, num_logits)
 
 
 def is_unknown(chunk: ScheduledChunk) -> bool:
@@ -39,14 +39,20 @@ def is_unknown(chunk: ScheduledChunk) -> bool:
 
 
 def output_position(chunk: ScheduledChunk) -> int:
-    """Place in the output of the token that the chunk draws."""
+    """Place in the output of the first token that the chunk draws; those of its draft follow."""
     return chunk.sequence.num_output_tokens + is_unknown(chunk)
 
 
-def is_drawn_on_device(chunk: ScheduledChunk) -> bool:
-    """Whether the chunk's token is; that depends on its request and position alone, as law 1 wants it."""
-    sequence = chunk.sequence
-    return sequence.request.params.logprobs is None and not needs_adjustment(sequence, output_position(chunk))
+def num_host_draws(chunk: ScheduledChunk) -> int:
+    """How many of the tokens that the chunk draws the host draws, the first ones; the device draws the rest.
+
+    That depends on the request and the token's position alone, as law 1 wants it.
+    """
+    sequence, first = chunk.sequence, output_position(chunk)
+    num_draws = 1 + len(chunk.draft)
+    if sequence.request.params.logprobs is not None:
+        return num_draws
+    return sum(needs_adjustment(sequence, position) for position in range(first, first + num_draws))
 
 
 def pack(plan: StepPlan, buffers: StepBuffers, block_size: int, sources: DrawSources) -> None:
@@ -60,7 +66,7 @@ def pack(plan: StepPlan, buffers: StepBuffers, block_size: int, sources: DrawSou
         block_size: Of the KV cache.
         sources: Of the step before, where it was not read when this plan was made.
     """
-    batch = build_batch(plan, block_size, plan.num_tokens)
+    batch = build_batch(plan, block_size, plan.num_rows)
     for name in _OF_TOKENS:
         getattr(buffers, name)[: batch.num_tokens] = getattr(batch, name)
     num_sequences, num_blocks = batch.block_tables_full.shape
@@ -95,23 +101,24 @@ def _pack_sources(
     buffers.sources.fill_(-1)
     end = 0
     for chunk in chunks:
-        end += chunk.num_tokens
+        end += chunk.num_rows
         if is_unknown(chunk):
             buffers.sources[end - 1] = sources[chunk.sequence]
 
 
 def _pack_draws(chunks: ReadOnlySequence[ScheduledChunk], buffers: StepBuffers) -> None:
     draws = [
-        (params.temperature, params.top_k, params.top_p, params.min_p, _uniform(chunk, params))
+        (params.temperature, params.top_k, params.top_p, params.min_p, _uniform(params, position))
         for chunk, params in ((chunk, chunk.sequence.request.params) for chunk in chunks)
+        for position in range(output_position(chunk), output_position(chunk) + 1 + len(chunk.draft))
     ]
     for name, values in zip(DRAW_COLUMNS, zip(*draws, strict=True), strict=bool(draws)):
         column = getattr(buffers, name)
         column[: len(values)] = torch.tensor(values, dtype=column.dtype)
 
 
-def _uniform(chunk: ScheduledChunk, params: SamplingParams) -> float:
-    """Return what the chunk's token is drawn with; greedy draws look at none."""
+def _uniform(params: SamplingParams, position: int) -> float:
+    """Return what the token at a position of the output is drawn with; greedy draws look at none."""
     if params.temperature == 0.0:
         return 0.0
-    return keyed_uniform(params.seed, params.choice_index, output_position(chunk))
+    return keyed_uniform(params.seed, params.choice_index, position)

@@ -84,7 +84,7 @@ class StepPipeline:
         if plan is None:
             return None
         try:
-            return self._executor.launch(plan, plan.num_tokens, behind=step)
+            return self._executor.launch(plan, plan.num_rows, behind=step)
         except Exception:
             logger.exception("launch_ahead_failed action=retry num_chunks=%d", len(plan.chunks))
             return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gptoss_ray.engine.draft import Draft
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.parallel.step_sync import StepDemand
 
@@ -21,16 +22,23 @@ class ScheduledChunk:
         start: Position of the first one.
         num_tokens: How many.
         draws_token: Whether the chunk reaches the sequence's last token and the next is drawn.
+        draft: Tokens guessed behind that last one, which are computed, too; a token is drawn behind each.
     """
 
     sequence: Sequence
     start: int
     num_tokens: int
     draws_token: bool
+    draft: Draft = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens to compute, those of the draft included."""
+        return self.num_tokens + len(self.draft)
 
     @property
     def end(self) -> int:
-        """Position behind the last token."""
+        """Position behind the sequence's last token in the chunk."""
         return self.start + self.num_tokens
 
     @property
@@ -51,14 +59,24 @@ class StepPlan:
         return [chunk.sequence for chunk in self.chunks if chunk.draws_token]
 
     @property
-    def num_tokens(self) -> int:
-        """Of all chunks."""
-        return sum(chunk.num_tokens for chunk in self.chunks)
+    def num_rows(self) -> int:
+        """Of all chunks, drafts included."""
+        return sum(chunk.num_rows for chunk in self.chunks)
+
+    @property
+    def drafts(self) -> dict[Sequence, Draft]:
+        """Of the sequences that have one; each has a row of logits more for each of its tokens."""
+        return {chunk.sequence: chunk.draft for chunk in self.chunks if chunk.draft}
+
+    @property
+    def num_draws(self) -> int:
+        """Rows of logits behind which tokens are drawn."""
+        return sum(1 + len(chunk.draft) for chunk in self.chunks if chunk.draws_token)
 
     def demand(self) -> StepDemand:
         """What the plan asks of a step."""
         num_decodes = sum(chunk.draws_token and chunk.num_tokens == 1 for chunk in self.chunks)
-        return StepDemand(num_decodes, self.num_tokens - num_decodes)
+        return StepDemand(num_decodes, self.num_rows - num_decodes)
 
     def scored_chunks(self) -> list[ScheduledChunk]:
         """Chunks with prompt tokens to score; their rows of logits follow those of the drawing sequences."""
@@ -110,6 +128,17 @@ class PlanDraft:
         )
         self._scored_tokens_left -= len(chunk.scored)
         self._chunks[sequence] = chunk
+
+    def takes_draft(self, sequence: Sequence, draft: Draft) -> bool:
+        """Whether the sequence decodes here, and budget is left for a draft."""
+        chunk = self._chunks.get(sequence)
+        decodes = chunk is not None and chunk.draws_token and chunk.num_tokens == 1
+        return decodes and len(draft) <= self._tokens_left
+
+    def add_draft(self, sequence: Sequence, draft: Draft) -> None:
+        """Have a decoding sequence check a draft."""
+        self._tokens_left -= len(draft)
+        self._chunks[sequence] = replace(self._chunks[sequence], draft=draft)
 
     def affordable(self, sequence: Sequence, *, is_new: bool = False) -> int:
         """Uncomputed tokens of the sequence that the budgets allow.

@@ -5,7 +5,7 @@ The engine speaks no harmony; `structured/` makes these for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,14 @@ class TokenConstraint(Protocol):
 
     def allowed(self) -> Mask:
         """Return which tokens may come next, at least one; InvalidRequestError where none may."""
+        ...
+
+    def allowed_along(self, draft: Sequence[int]) -> list[Mask]:
+        """Return which tokens may come next, and which behind each token of a draft.
+
+        The masks end where the draft is not allowed, or nothing may come behind a part of it.
+        InvalidRequestError where nothing may come next.
+        """
         ...
 
     def advance(self, token_id: int) -> bool:

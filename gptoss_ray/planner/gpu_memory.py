@@ -14,19 +14,18 @@ GRAPH_BYTES = 4 << 20
 """Of one graph's nodes on the device: an assumption."""
 
 _BF16, _FLOAT32, _INT64, _INT32 = 2, 4, 8, 4
-# Rows of logits for prompt tokens (engine/step_plan.py), slots for parts of attention (kernels/triton/).
-MAX_SCORED_TOKENS = 64
+# Rows of logits for prompt tokens and drafts (engine/), slots for parts of attention (kernels/triton/).
+MAX_SCORED_TOKENS, MAX_DRAFTED_TOKENS = 64, 64
 ATTENTION_SLOTS = 4096
 
 
 def lasting_bytes(model: ModelConfig, engine: EngineConfig) -> int:
     """Return what stays from step to step: inputs, logits, drawn tokens, attention's parts, graphs."""
-    num_sequences = engine.max_num_sequences
-    logits = (num_sequences + MAX_SCORED_TOKENS) * model.vocab_size * _FLOAT32
-    drawn = 2 * num_sequences * _INT64
+    logits = _max_num_logits(engine) * model.vocab_size * _FLOAT32
+    drawn = 2 * (engine.max_num_sequences + MAX_DRAFTED_TOKENS) * _INT64
     per_slot = model.num_attention_heads * (model.head_dim + 2) + model.num_key_value_heads
     parts = ATTENTION_SLOTS * per_slot * _FLOAT32
-    graphs = num_graphs(num_sequences) * GRAPH_BYTES if engine.step_graphs else 0
+    graphs = num_graphs(engine.max_num_sequences) * GRAPH_BYTES if engine.step_graphs else 0
     return input_bytes(model, engine) + logits + drawn + parts + graphs
 
 
@@ -35,8 +34,12 @@ def input_bytes(model: ModelConfig, engine: EngineConfig) -> int:
     num_sequences = engine.max_num_sequences
     num_tokens = max(engine.max_num_batched_tokens, num_sequences)
     num_blocks = -(-(engine.max_context or model.max_context) // engine.kv_block_size)
-    of_logits = (num_sequences + MAX_SCORED_TOKENS) * (3 * _INT64 + 3 * _INT32)
+    of_logits = _max_num_logits(engine) * (3 * _INT64 + 3 * _INT32)
     return 6 * num_tokens * _INT64 + of_logits + 2 * num_sequences * num_blocks * _INT32
+
+
+def _max_num_logits(engine: EngineConfig) -> int:
+    return engine.max_num_sequences + MAX_DRAFTED_TOKENS + MAX_SCORED_TOKENS
 
 
 def num_graphs(num_sequences: int) -> int:
@@ -56,5 +59,5 @@ def step_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfi
     lasting = num_tokens * (hidden * _BF16 + model.head_dim * _FLOAT32)
     attention = num_tokens * (hidden + qkv + query) * _BF16
     experts = (num_tokens * hidden + slots * (model.intermediate_size + hidden)) * _BF16
-    logits = (engine.max_num_sequences + MAX_SCORED_TOKENS) * model.vocab_size * _FLOAT32
+    logits = _max_num_logits(engine) * model.vocab_size * _FLOAT32
     return lasting + max(attention, experts, logits)

@@ -82,7 +82,7 @@ class Group:
     def _step(self, rows: int, num_tokens: int, kv_bytes: float, flops: float) -> StepTime:
         """Time a step of `rows` rows on this rank and `num_tokens` in the group."""
         model, device = self.model, self.accelerator
-        num_experts = expected_experts(model, num_tokens) / self.wiring.num_ranks
+        num_experts = model.expected_experts(num_tokens) / self.wiring.num_ranks
         num_bytes = weigh(model, self.weight_format).read_bytes(num_experts) + kv_bytes
         traffic = layer_traffic(model, self.wiring.num_ranks, rows, self.max_padded_bytes)
         layer_s = self.wiring.exchange_s(traffic.num_bytes, traffic.num_collectives)
@@ -101,12 +101,6 @@ class Group:
         gate = model.hidden_size * model.num_experts
         experts = model.num_experts_per_token * 3 * model.hidden_size * model.intermediate_size
         return 2 * model.num_layers * (attention + gate + experts)
-
-
-def expected_experts(model: ModelConfig, num_tokens: int) -> float:
-    """Return how many distinct experts of a layer `num_tokens` tokens choose: E · (1 - (1 - k/E)^tokens)."""
-    unchosen = 1 - model.num_experts_per_token / model.num_experts
-    return model.num_experts * float(1 - unchosen**num_tokens)
 
 
 def attention_flops(model: ModelConfig, context: int) -> int:

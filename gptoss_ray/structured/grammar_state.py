@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher
@@ -22,9 +24,26 @@ class GrammarState:
         Raises:
             InvalidRequestError: The grammar leads nowhere, or is too complex to go on with.
         """
-        mask = self._matcher.compute_bitmask()
-        if self._matcher.is_error():
-            reason = self._matcher.get_error().split("\n")[0]
+        return self._allowed_by(self._matcher)
+
+    def allowed_along(self, draft: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
+        """See `TokenConstraint`; a copy of the matcher goes along the draft."""
+        masks = [self.allowed()]
+        ahead = self._matcher.deep_copy() if draft else self._matcher
+        for token_id in draft:
+            if not masks[-1][token_id]:
+                break
+            ahead.consume_token(token_id)
+            try:
+                masks.append(self._allowed_by(ahead))
+            except InvalidRequestError:
+                break  # it comes again where it counts: once the output has got there
+        return masks
+
+    def _allowed_by(self, matcher: LLMatcher) -> npt.NDArray[np.bool_]:
+        mask = matcher.compute_bitmask()
+        if matcher.is_error():
+            reason = matcher.get_error().split("\n")[0]
             raise InvalidRequestError(
                 f"The grammar of this request allows no next token ({reason}); simplify it.", param="grammar"
             )

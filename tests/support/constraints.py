@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -40,6 +41,16 @@ class HashedConstraint:
             time.sleep(0)  # lets another thread come in between
             return self._mask()
 
+    def allowed_along(self, draft) -> list[np.ndarray]:
+        masks = [self.allowed()]
+        ahead = HashedConstraint("", self._vocab_size)
+        ahead._key = [*self._key]
+        for token_id in draft:
+            if not ahead.advance(token_id):
+                break
+            masks.append(ahead.allowed())
+        return masks
+
     def advance(self, token_id: int) -> bool:
         with self._alone():
             was_allowed = bool(self._mask()[token_id])
@@ -65,10 +76,14 @@ class InlineMasks(MaskPrefetch):
     """The reference: no threads."""
 
     @contextmanager
-    def of(self, sequences):
-        yield {each: _InlineMask(each.constraint) for each in sequences if each.constraint is not None}
+    def of(self, sequences, drafts):
+        yield {
+            each: _InlineMask(each.constraint, drafts.get(each, ()))
+            for each in sequences
+            if each.constraint is not None
+        }
 
 
 class _InlineMask:
-    def __init__(self, constraint) -> None:
-        self.result = constraint.allowed
+    def __init__(self, constraint, draft) -> None:
+        self.result = partial(constraint.allowed_along, draft)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.kernels.paged_attention import write_slots
 
 WINDOW_LAYER, FULL_LAYER = 0, 1
@@ -25,6 +26,15 @@ class FakeConfig:
     num_key_value_heads: int = 1
     head_dim: int = 2
     layer_types: tuple[str, ...] = ("sliding_attention", "full_attention")
+    # What steps would cost, if they were of such a network:
+    hidden_size: int = 8
+    intermediate_size: int = 8
+    num_layers: int = 2
+    num_attention_heads: int = 1
+    num_experts: int = 4
+    num_experts_per_token: int = 2
+    expert_format: str = "mxfp4"
+    expected_experts = ModelConfig.expected_experts
 
 
 class FakeTransformer:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
 
+from gptoss_ray.generation import SamplingParams
 from gptoss_ray.kernels.triton.sampler import TritonSampler
+from tests.support.draw_columns import draw_columns
 from tests.support.triton_scenarios import values
 
 VOCAB_SIZE = 201_088
@@ -14,13 +14,7 @@ VOCAB_SIZE = 201_088
 
 def draws() -> None:
     """A batch of draws."""
-    dtypes = {
-        "temperature": torch.float32,
-        "top_k": torch.int32,
-        "top_p": torch.float64,
-        "min_p": torch.float32,
-        "uniform": torch.float64,
-    }
-    inputs = SimpleNamespace(**{name: values(256, dtype=dtype) for name, dtype in dtypes.items()})
+    rows = [(SamplingParams(), 0.5)] * 256
+    inputs = draw_columns(rows, "meta")
     sampler = TritonSampler(VOCAB_SIZE, [200_000], torch.device("meta"))
     sampler.draw(values(256, VOCAB_SIZE, dtype=torch.float32), inputs)

@@ -42,7 +42,7 @@ class AttentionTiles:
 
     def rows(self, heads: HeadShape) -> int:
         """Rows of a tile: all lanes but those that a group of heads, filled up to a power of two, takes."""
-        rows = self.lanes // triton.next_power_of_2(heads.num_heads // heads.num_kv_heads)
+        rows: int = self.lanes // triton.next_power_of_2(heads.num_heads // heads.num_kv_heads)
         assert 0 < rows <= self.keys, "a tile's rows lie in one block of keys"
         return rows
 

@@ -46,10 +46,10 @@ def make_engine(transformer, num_blocks, make_executor=None, **config):
 class EngineMachine(RuleBasedStateMachine):
     """Submits, aborts, steps and failing steps in any order."""
 
-    def __init__(self, make_executor=None):
+    def __init__(self, make_executor=None, **config):
         super().__init__()
         self.transformer = FakeTransformer(TINY_CONFIG)
-        self.engine = make_engine(self.transformer, 26, make_executor)
+        self.engine = make_engine(self.transformer, 26, make_executor, **config)
         self.requests: dict[str, GenerationRequest] = {}
         self.outputs: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprobs | None]] = {}
@@ -136,7 +136,7 @@ class EngineAheadMachine(EngineMachine):
     """The same where steps are launched ahead, and replayed from graphs."""
 
     def __init__(self):
-        super().__init__(on_stream(RecordedStream()))
+        super().__init__(on_stream(RecordedStream()), speculation="off")
 
 
 TestEngineMachine = EngineMachine.TestCase

@@ -97,8 +97,8 @@ def test_rows_without_a_grammar_are_drawn_before_a_slow_mask_is_there(monkeypatc
     engine = make_engine(before_mask=lambda grammar: wait(mates_drawn))
     draw, drawn = engine._executor.sampler._draw, []
 
-    def watched_draw(row, sequence, masks):
-        result = draw(row, sequence, masks)
+    def watched_draw(rows, sequence, drafted, masks):
+        result = draw(rows, sequence, drafted, masks)
         drawn.append(sequence.request_id)
         if set(drawn) == {"mate-0", "mate-1"}:
             mates_drawn.set()

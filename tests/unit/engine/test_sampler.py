@@ -5,7 +5,7 @@ import torch
 
 from gptoss_ray.engine.sampler import SampledToken, Sampler
 from gptoss_ray.engine.sequence import Sequence
-from gptoss_ray.errors import InternalError
+from gptoss_ray.errors import GptossError, InternalError
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.kvcache.block_pool import BlockPool
 from gptoss_ray.kvcache.block_table import BlockTable
@@ -26,7 +26,14 @@ def make_logits(num_rows=1, seed=0):
 
 
 def sample(logits, *sequences, suppressed=()):
-    return Sampler(VOCAB_SIZE, suppressed).sample(logits.clone(), sequences, {})
+    """What each sequence draws: one token, or why not."""
+    draws = Sampler(VOCAB_SIZE, suppressed).sample(logits.clone(), sequences, {})
+    return [draw if isinstance(draw, GptossError) else only(draw) for draw in draws]
+
+
+def only(draw):
+    [token] = draw
+    return token
 
 
 EVERY_KIND = [

@@ -45,13 +45,13 @@ class Bench:
 
     def step(self):
         plan = self.plan()
-        return self.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+        return self.scheduler.commit(plan, [(SampledToken(5),) for _ in plan.drawing_sequences()])
 
     def planned(self):
         """(request id, tokens) of the next step, which is then done."""
         plan = self.plan()
         chunks = [(chunk.sequence.request_id, chunk.num_tokens) for chunk in plan.chunks]
-        self.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+        self.scheduler.commit(plan, [(SampledToken(5),) for _ in plan.drawing_sequences()])
         return chunks
 
 
@@ -147,7 +147,7 @@ def test_a_failed_draw_ends_its_sequence_and_frees_its_blocks():
     bench.add("bad", 3)
     plan = bench.plan()
     error = InternalError("no")
-    good, bad = bench.scheduler.commit(plan, [SampledToken(5), error])
+    good, bad = bench.scheduler.commit(plan, [(SampledToken(5),), error])
     assert (good.token_ids, good.finish_reason) == ((5,), None)
     assert (bad.token_ids, bad.finish_reason, bad.error) == ((), FinishReason.ERROR, error)
     assert "bad" not in bench.scheduler
@@ -218,7 +218,7 @@ def test_a_plan_has_its_share_of_prompt_tokens_and_no_decode_is_held(num_prompt_
         assert len(decodes) == num_decodes
         num_planned = sum(chunk.num_tokens for chunk in plan.chunks)
         assert num_planned - num_decodes == min(max_prefill_tokens, num_prefill_tokens)
-        bench.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+        bench.scheduler.commit(plan, [(SampledToken(5),) for _ in plan.drawing_sequences()])
 
 
 def test_a_prompt_held_half_way_goes_on_where_it_was():
@@ -228,7 +228,7 @@ def test_a_prompt_held_half_way_goes_on_where_it_was():
     for max_prefill_tokens in (8, 0, 8, 0, 8):
         plan = bench.scheduler.schedule(max_prefill_tokens)
         starts += [(chunk.start, chunk.num_tokens) for chunk in plan.chunks]
-        bench.scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+        bench.scheduler.commit(plan, [(SampledToken(5),) for _ in plan.drawing_sequences()])
     assert starts == [(0, 8), (8, 8), (16, 4)]
 
 

@@ -22,8 +22,11 @@ SUPPRESSED = (3, 4)
 EAGER_OR_GRAPHS = pytest.mark.parametrize("records_graphs", [False, True], ids=["eager", "graphs"])
 
 
-def make_engine(transformer=None, stream=None, *, records_graphs=True, device_sampler=None, **config):
+def make_engine(
+    transformer=None, stream=None, *, records_graphs=True, device_sampler=None, drafter=None, **config
+):
     executor = None
+    config = {"speculation": "off"} | config
     if stream is not None:
         draws = device_sampler or HostSampler(SUPPRESSED)
         executor = on_stream(stream, records_graphs=records_graphs, device_sampler=draws)
@@ -33,6 +36,7 @@ def make_engine(transformer=None, stream=None, *, records_graphs=True, device_sa
         suppressed_token_ids=SUPPRESSED,
         compile_grammar=lambda grammar: HashedConstraint(grammar, VOCAB_SIZE),
         make_executor=executor,
+        drafter=drafter,
     )
 
 
@@ -262,3 +266,33 @@ def test_requests_that_come_while_steps_run_ahead_are_served_in_turn():
     assert {id_: tuple(tokens) for id_, tokens in answers.items()} == {
         id_: text[0] for id_, text in expected.items()
     }
+
+
+class Foreteller:
+    """Drafts what an engine without drafts has answered, the third token of each wrong."""
+
+    def __init__(self, answers):
+        self._answers = answers
+
+    def propose(self, sequences, max_lengths):
+        drafts = []
+        for sequence, length in zip(sequences, max_lengths, strict=True):
+            begun = sequence.num_output_tokens
+            draft = list(self._answers[sequence.request_id].token_ids[begun : begun + length])
+            draft[2:3] = [(token + 1) % VOCAB_SIZE for token in draft[2:3]]
+            drafts.append(tuple(draft))
+        return drafts
+
+
+@EAGER_OR_GRAPHS
+def test_drafts_are_checked_on_the_device_and_no_answer_depends_on_them(records_graphs):
+    requests = of_all_kinds()
+    answers = run(make_engine(), requests)
+    stream = RecordedStream()
+    engine = make_engine(
+        stream=stream, records_graphs=records_graphs, drafter=Foreteller(answers), speculation="ngram"
+    )
+    assert texts(run(engine, requests)) == texts(answers)
+    stats = engine.stats()
+    assert stats.num_accepted_tokens > 20
+    assert stats.num_draft_tokens > stats.num_accepted_tokens

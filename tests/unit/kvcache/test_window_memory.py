@@ -45,7 +45,7 @@ def most_bytes_held(num_prompt_tokens, *, prefix_cache):
     while "long" in scheduler:
         plan = scheduler.schedule()
         most_blocks = max(most_blocks, pool.num_blocks - pool.num_free)
-        scheduler.commit(plan, [SampledToken(5) for _ in plan.drawing_sequences()])
+        scheduler.commit(plan, [(SampledToken(5),) for _ in plan.drawing_sequences()])
     assert sequence.num_tokens == NUM_TOKENS
     assert pool.num_free == pool.num_blocks
     return most_blocks * BLOCK_BYTES

@@ -8,7 +8,7 @@ import pytest
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.checkpoint.synthetic import tiny_config
 from gptoss_ray.planner.hardware import ACCELERATORS, ETHERNET, INFINIBAND, Link
-from gptoss_ray.planner.rates import COMPUTE_EFFICIENCY, MEMORY_EFFICIENCY, Group, expected_experts
+from gptoss_ray.planner.rates import COMPUTE_EFFICIENCY, MEMORY_EFFICIENCY, Group
 from gptoss_ray.planner.traffic import Wiring
 from gptoss_ray.planner.weights import AS_PUBLISHED
 
@@ -44,9 +44,9 @@ def test_distinct_experts_are_the_mean_over_independent_tokens():
     model = tiny_config(num_experts=8, num_experts_per_token=2)
     rng = random.Random(0)
     trials = [len({e for _ in range(5) for e in rng.sample(range(8), 2)}) for _ in range(4000)]
-    assert expected_experts(model, 5) == pytest.approx(sum(trials) / len(trials), rel=0.02)
-    assert expected_experts(model, 1) == pytest.approx(2)
-    assert expected_experts(model, 10_000) == pytest.approx(8)
+    assert model.expected_experts(5) == pytest.approx(sum(trials) / len(trials), rel=0.02)
+    assert model.expected_experts(1) == pytest.approx(2)
+    assert model.expected_experts(10_000) == pytest.approx(8)
 
 
 def test_ranks_of_a_group_share_the_reading_of_experts():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gptoss_ray.kernels.kernels import HeadShape
-from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.kernels.triton.attention import AttentionTiles, TritonAttention
+from tests.support.attention_runs import AttentionRun, reference_attention
 from tests.support.paged_rows import PagedRows
 
 HEADS = HeadShape(num_heads=8, num_kv_heads=2, head_dim=16)
@@ -17,27 +17,9 @@ TILES = AttentionTiles(lanes=16, keys=16, split=32)
 WINDOWS = [None, 1, 20]
 
 
-class Run:
-    """A cache that batches of rows go through, one after the other, as in an engine."""
-
-    def __init__(self, paged, window, *, tiles=TILES, max_slots=1 << 10, dtype=torch.bfloat16):
-        self.paged, self.window = paged, window
-        self.kernels = TritonAttention(torch.device("cpu"), tiles, max_slots=max_slots)
-        self.keys, self.values = paged.cache(dtype)
-
-    def __call__(self, rows):
-        batch = self.paged.batch(rows, self.window)
-        plan = self.kernels.plan(batch, self.paged.heads, self.paged.block_size)
-        qkv = self.paged.stacked(rows)
-        return self.kernels.attend(qkv, plan, self.keys, self.values, self.paged.sinks)
-
-
-def reference(paged, window, rows):
-    """All rows in one batch, in float32."""
-    kernels = ReferenceKernels(torch.float32)
-    plan = kernels.plan_attention(paged.batch(rows, window), paged.heads, paged.block_size)
-    keys, values = paged.cache(torch.float32)
-    return kernels.attention(paged.stacked(rows).float(), plan, keys, values, paged.sinks)
+def run_over(paged, window, **kwargs):
+    kwargs.setdefault("tiles", TILES)
+    return AttentionRun(paged, window, torch.device("cpu"), **kwargs)
 
 
 @pytest.mark.parametrize("block_size", [8, 32])
@@ -46,7 +28,7 @@ def test_rows_of_several_sequences_attend_as_the_reference_does(window, block_si
     paged = PagedRows([3, 70, 9], HEADS, block_size)
     rows = [row for sequence in range(3) for row in paged.all_rows(sequence)]
     torch.testing.assert_close(
-        Run(paged, window)(rows).float(), reference(paged, window, rows), atol=2e-2, rtol=2e-2
+        run_over(paged, window)(rows).float(), reference_attention(paged, window, rows), atol=2e-2, rtol=2e-2
     )
 
 
@@ -55,47 +37,36 @@ def test_any_number_of_heads_may_share_keys(num_heads):
     heads = HeadShape(num_heads, 2, 16)
     paged = PagedRows([37], heads, 16)
     rows = paged.all_rows(0)
-    run = Run(paged, None, tiles=AttentionTiles(lanes=32, keys=32, split=32))
-    torch.testing.assert_close(run(rows).float(), reference(paged, None, rows), atol=2e-2, rtol=2e-2)
+    run = run_over(paged, None, tiles=AttentionTiles(lanes=32, keys=32, split=32))
+    torch.testing.assert_close(
+        run(rows).float(), reference_attention(paged, None, rows), atol=2e-2, rtol=2e-2
+    )
 
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_a_row_has_the_same_bits_alone_in_any_chunks_and_beside_any_other_rows(window):
     """Contexts over several splits; a row's splits go through one program or through one each."""
-    paged = PagedRows([110, 45], HEADS, 8)
-    whole = Run(paged, window)([*paged.all_rows(0), *paged.all_rows(1)])
-    expected = {row: whole[place] for place, row in enumerate([*paged.all_rows(0), *paged.all_rows(1)])}
-    generator = random.Random(1)
+    paged = PagedRows([70, 20], HEADS, 8)
+    expected = run_over(paged, window).whole()
     for max_slots in (0, 9, 1 << 10):
-        run = Run(paged, window, max_slots=max_slots)
-        done = [0, 0]
-        while done != paged.lengths:
-            ends = [
-                min(length, start + generator.choice([0, 1, 1, 2, 3, 30]))
-                for start, length in zip(done, paged.lengths, strict=True)
-            ]
-            rows = [
-                row for sequence in (1, 0) for row in paged.all_rows(sequence, done[sequence], ends[sequence])
-            ]
-            for row, result in zip(rows, run(rows) if rows else [], strict=True):
-                assert torch.equal(result, expected[row]), (max_slots, row)
-            done = ends
+        run = run_over(paged, window, max_slots=max_slots)
+        run.assert_same_bits_in_chunks(expected, [0, 1, 3, 30], seed=max_slots)
 
 
 def test_rows_may_come_in_any_order():
     paged = PagedRows([40, 9], HEADS, 16)
     rows = [*paged.all_rows(0), *paged.all_rows(1)]
-    expected = Run(paged, None)(rows)
+    expected = run_over(paged, None)(rows)
     order = random.Random(2).sample(range(len(rows)), len(rows))
-    assert torch.equal(Run(paged, None)([rows[place] for place in order]), expected[order])
+    assert torch.equal(run_over(paged, None)([rows[place] for place in order]), expected[order])
 
 
 def test_what_breaks_one_sequence_leaves_the_others_their_bits():
     paged = PagedRows([40, 70], HEADS, 16)
     rows = [*paged.all_rows(0), *paged.all_rows(1)]
-    expected = Run(paged, None)(rows)
+    expected = run_over(paged, None)(rows)
     paged.qkv[0, 12].fill_(torch.nan)
-    out = Run(paged, None)(rows)
+    out = run_over(paged, None)(rows)
     assert torch.equal(out[40:], expected[40:])
     assert torch.equal(out[:12], expected[:12])
     assert out[12:40].isnan().any(1).all()
@@ -104,27 +75,27 @@ def test_what_breaks_one_sequence_leaves_the_others_their_bits():
 def test_parts_of_a_split_row_wait_for_no_layer_but_their_own():
     """The workspace is handed on from layer to layer without being cleared."""
     paged = PagedRows([100], HEADS, 16)
-    run = Run(paged, None)
+    run = run_over(paged, None)
     run(paged.all_rows(0, 0, 99))
     first, second = run(paged.all_rows(0, 99)), run(paged.all_rows(0, 99))
     assert torch.equal(first, second)
-    assert torch.equal(first, Run(paged, None)(paged.all_rows(0))[99:])
+    assert torch.equal(first, run_over(paged, None)(paged.all_rows(0))[99:])
     assert not run.kernels._slots(HEADS)[2].any()
 
 
 def test_a_strong_sink_takes_the_weight_and_gives_no_value():
     paged = PagedRows([50], HEADS, 16)
     paged.sinks[:] = 1e4
-    assert not Run(paged, None)(paged.all_rows(0)).any()
+    assert not run_over(paged, None)(paged.all_rows(0)).any()
 
 
 def test_an_8_bit_cache_holds_rounded_keys_and_values_and_keeps_large_ones_finite():
     paged = PagedRows([40], HEADS, 16)
     paged.qkv[0, 3] *= 1000
     rows = paged.all_rows(0)
-    run = Run(paged, None, dtype=torch.float8_e4m3fn)
+    run = run_over(paged, None, dtype=torch.float8_e4m3fn)
     out = run(rows)
-    exact = Run(paged, None)
+    exact = run_over(paged, None)
     exact(rows)
     blocks, offsets = paged.table[0, torch.arange(40) // 16].long(), torch.arange(40) % 16
     for narrow, wide in ((run.keys, exact.keys), (run.values, exact.values)):
@@ -135,7 +106,7 @@ def test_an_8_bit_cache_holds_rounded_keys_and_values_and_keeps_large_ones_finit
 
 def test_no_rows_need_no_launch():
     paged = PagedRows([10], HEADS, 16)
-    run = Run(paged, None)
+    run = run_over(paged, None)
     empty = paged.batch([], None)
     plan = run.kernels.plan(empty, HEADS, 16)
     qkv = torch.empty(0, 12 * 16, dtype=torch.bfloat16)
@@ -148,3 +119,22 @@ def test_no_rows_need_no_launch():
 def test_tiles_that_would_straddle_blocks_of_keys_are_refused(sizes):
     with pytest.raises(AssertionError):
         AttentionTiles(**sizes).rows(HEADS)
+
+
+@pytest.mark.parametrize(
+    ("window", "max_slots", "splits"), [(None, 4, [0, 1, 2, 3]), (None, 3, [-1]), (20, 4, [-1])]
+)
+def test_splits_of_a_row_go_to_programs_of_their_own_while_there_is_room_for_its_parts(
+    window, max_slots, splits
+):
+    paged = PagedRows([100], HEADS, 16)
+    kernels = TritonAttention(torch.device("cpu"), TILES, max_slots=max_slots)
+    plan = kernels.plan(paged.batch([(0, 99)], window), HEADS, 16)
+    assert plan.items[: plan.counts[0], 2].tolist() == splits
+
+
+def test_whole_tiles_of_a_chunk_go_through_their_splits_in_one_program_each():
+    paged = PagedRows([100], HEADS, 16)
+    kernels = TritonAttention(torch.device("cpu"), TILES)
+    plan = kernels.plan(paged.batch(paged.all_rows(0, 40), None), HEADS, 16)
+    assert plan.items[: plan.counts[0], :3].tolist() == [[row, 4, -1] for row in range(0, 60, 4)]

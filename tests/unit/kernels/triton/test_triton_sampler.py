@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from gptoss_ray.generation import SamplingParams
 from gptoss_ray.kernels.device_sampler import NO_TOKEN
 from gptoss_ray.kernels.triton import sampler
 from gptoss_ray.kernels.triton.sampler import TritonSampler
+from tests.support.draw_columns import draw_columns
 
 VOCAB_SIZE = 1500  # two chunks, the last one not full
 CPU = torch.device("cpu")
@@ -28,25 +27,9 @@ def make_logits(num_rows, seed=0, scale=3.0, vocab_size=VOCAB_SIZE):
     return torch.randn(num_rows, vocab_size, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def make_inputs(rows):
-    """Of rows' parameters and uniforms."""
-    dtypes = {
-        "temperature": torch.float32,
-        "top_k": torch.int32,
-        "top_p": torch.float64,
-        "min_p": torch.float32,
-    }
-    columns = {
-        name: torch.tensor([getattr(params, name) for params, _ in rows], dtype=dtype)
-        for name, dtype in dtypes.items()
-    }
-    uniform = torch.tensor([uniform for _, uniform in rows], dtype=torch.float64)
-    return SimpleNamespace(**columns, uniform=uniform)
-
-
 def draw(logits, rows, suppressed=()):
     drawer = TritonSampler(logits.shape[1], suppressed, CPU)
-    return drawer.draw(logits.clone(), make_inputs(rows)).tolist()
+    return drawer.draw(logits.clone(), draw_columns(rows)).tolist()
 
 
 def expected(logits, rows):
