@@ -168,9 +168,9 @@ def tile_table_path() -> Path:
     """Return where measured tiles for this process' GPU are kept; ConfigError without one. Imports torch."""
     import torch  # noqa: PLC0415
 
+    _gpu_architecture()
     from gptoss_ray.kernels.triton.tile_table import table_path  # noqa: PLC0415
 
-    _gpu_architecture()
     return table_path(torch.cuda.get_device_name(), importlib.metadata.version("triton"))
 
 
