@@ -41,11 +41,11 @@ def test_ranks_that_draft_each_for_itself_answer_as_one(checkpoint, expected, nu
 
     config = group_config(checkpoint, num_ranks, dispatch=dispatch)
     config = config.model_copy(update={"engine": small_config(speculation="ngram")})
-    ranks = serve_in_threads(config, arrivals_of("random arrivals", num_ranks), give_drafter)
+    ranks = serve_in_threads(config, arrivals_of("all ranks", num_ranks), give_drafter)
     assert texts([rank.answers for rank in ranks]) == expected
     assert len({rank.link.collectives.num_calls for rank in ranks}) == 1
-    stats = [rank.engine.stats() for rank in ranks[1:]]
-    assert all(0 < each.num_accepted_tokens < each.num_draft_tokens for each in stats)
+    num_accepted = [rank.engine.stats().num_accepted_tokens for rank in ranks]
+    assert num_accepted[0] < min(num_accepted[1:])
 
 
 def check_group(checkpoint, engine, expected, num_ranks, dispatch, pattern):
