@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gptoss_ray.config import EngineConfig
+from gptoss_ray.config import MAX_DRAFTED_TOKENS, EngineConfig
 from gptoss_ray.engine.ngram_drafter import NgramDrafter
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.speculation import (
     FIRST_LIKELIHOOD,
-    MAX_DRAFTED_TOKENS,
     Speculation,
     before_stop,
     make_speculation,
