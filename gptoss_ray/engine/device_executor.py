@@ -19,7 +19,6 @@ from gptoss_ray.engine.device_stream import DeviceStream, Graph, Mark
 from gptoss_ray.engine.graph_shapes import block_counts, row_counts, smallest
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.sampler import Sampler
-from gptoss_ray.engine.speculation import MAX_DRAFTED_TOKENS
 from gptoss_ray.engine.step_buffers import StepBuffers, StepShape
 from gptoss_ray.engine.step_executor import LaunchedStep, StepLimits
 from gptoss_ray.engine.step_packing import (
@@ -84,7 +83,7 @@ class DeviceExecutor:
         self._row_counts = row_counts(limits.max_num_sequences)
         self._block_counts = block_counts(limits.max_context, kv_cache.block_size)
         self._graphs: dict[StepShape, Graph] = {}
-        num_draws = limits.max_num_sequences + MAX_DRAFTED_TOKENS
+        num_draws = limits.max_num_sequences + limits.max_drafted_tokens
         num_bytes = largest_shape(limits, kv_cache.block_size).num_bytes
         self._inputs = stream.memory(num_bytes)
         self._drawn, self._kept = (stream.memory(num_draws * 8).view(torch.int64) for _ in range(2))
@@ -227,7 +226,7 @@ class DeviceExecutor:
 def largest_shape(limits: StepLimits, block_size: int) -> StepShape:
     """Return a shape whose inputs take as much memory as those of any step."""
     num_blocks = -(-limits.max_context // block_size)
-    num_logits = limits.max_num_sequences + MAX_DRAFTED_TOKENS + MAX_SCORED_TOKENS
+    num_logits = limits.max_num_sequences + limits.max_drafted_tokens + MAX_SCORED_TOKENS
     num_tokens = max(limits.max_num_tokens, limits.max_num_sequences)
     return StepShape(num_tokens, limits.max_num_sequences, num_blocks, num_logits)
 
