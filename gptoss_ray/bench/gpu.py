@@ -86,7 +86,7 @@ def run(bench: GpuBench, note: Note = lambda _: None) -> GpuReport:
     torch.cuda.empty_cache()
     note("random weights")
     config = bench.engine_config(cases)
-    transformer = Transformer.load(DeviceCheckpoint(bench.model, device), config, device=str(device))
+    transformer = Transformer.load(DeviceCheckpoint(bench.model, device), config, device="cuda")
     note("recording graphs")
     engine = Engine(transformer, config)
     steps = _measure_steps(bench, engine, cases, note)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
 from gptoss_ray.planner import kv
-from gptoss_ray.planner.rates import attention_flops, expected_experts
+from gptoss_ray.planner.rates import attention_flops
+from gptoss_ray.planner.weights import padded_inputs
 
 KERNEL_S = 2.5e-6
 """From one dependent kernel of a graph to the next, with nothing to do in it: an assumption."""
@@ -101,7 +102,7 @@ def decode_step(
     """
     kv_bytes = num_rows * kv.read_bytes(model, context, _BF16)
     flops = num_rows * attention_flops(model, context)
-    touched = expected_experts(model, num_rows) if num_experts is None else num_experts
+    touched = model.expected_experts(num_rows) if num_experts is None else num_experts
     return StepCost(tuple(_kernels(model, num_rows, num_rows, kv_bytes, flops, touched)))
 
 
@@ -110,7 +111,7 @@ def prefill_step(model: ModelConfig, num_tokens: int, context: int = 0) -> StepC
     mean_context = context + num_tokens // 2
     kv_bytes = kv.read_bytes(model, context + num_tokens, _BF16)
     flops = num_tokens * attention_flops(model, mean_context)
-    touched = expected_experts(model, num_tokens)
+    touched = model.expected_experts(num_tokens)
     return StepCost(tuple(_kernels(model, num_tokens, 1, kv_bytes, flops, touched)))
 
 
@@ -147,14 +148,16 @@ def _kernels(
 
 
 def _matmul(name: str, layers: int, rows: int, num_inputs: int, num_outputs: int) -> KernelCost:
-    num_bytes = (num_inputs * num_outputs + rows * (num_inputs + num_outputs)) * _BF16
+    num_values = padded_inputs(num_inputs) * num_outputs + rows * (num_inputs + num_outputs)
+    num_bytes = num_values * _BF16
     return KernelCost(name, layers, layers * num_bytes, 2.0 * layers * rows * num_inputs * num_outputs)
 
 
 def _experts(name: str, layers: int, slots: int, touched: float, sizes: tuple[int, int, int]) -> KernelCost:
     """Return the cost of a matrix of `touched` experts; sizes are inputs, outputs, and what is stored."""
     num_inputs, num_outputs, num_stored = sizes
-    weights = touched * num_inputs * num_outputs * MXFP4_BITS / 8 + touched * num_outputs * _FLOAT32
+    values_bytes = padded_inputs(num_inputs) * num_outputs * MXFP4_BITS / 8
+    weights = touched * (values_bytes + num_outputs * _FLOAT32)
     activations = slots * (num_inputs + num_stored) * _BF16
     flops = 2.0 * slots * num_inputs * num_outputs
     return KernelCost(name, layers, layers * (weights + activations), layers * flops)

@@ -13,6 +13,10 @@ _WIDE = ("norm.weight", "gate.weight", "gate.bias", "sinks")
 _FLOAT32 = 4
 # Native kernels fill matrices up to whole tiles of so many rows (kernels/native/src/api.h).
 _NATIVE_TILE_ROWS = 16
+# Kernels for GPUs fill matrices up to whole tiles of so many outputs (of MXFP4) and inputs
+# (kernels/triton/matrix.py).
+_TRITON_TILE_N, _TRITON_TILE_K = 64, 128
+_MATRICES = ("q.weight", "k.weight", "v.weight", "attention.out.weight", "unembedding.weight", ".blocks")
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,25 @@ def _tensor_bytes(name: str, shape: tuple[int, ...], weight_format: WeightFormat
         return 0  # counted with the blocks
     if name.endswith(".blocks"):
         num_values = num_values // shape[-1] * MXFP4_BLOCK
+    if weight_format.is_triton and name.endswith(_MATRICES):
+        num_values = _triton_values(name, shape)
     elif name == "unembedding.weight" and weight_format.is_native:
         # The rows of all other matrices are a multiple of a tile's anyway.
         num_values = -(-num_rows // _NATIVE_TILE_ROWS) * _NATIVE_TILE_ROWS * shape[1]
     return int(num_values * _bits(name, weight_format) / 8)
+
+
+def padded_inputs(num_inputs: int) -> int:
+    """Return the inputs that the kernels for GPUs hold of each output of a matrix, and read."""
+    return -(-num_inputs // _TRITON_TILE_K) * _TRITON_TILE_K
+
+
+def _triton_values(name: str, shape: tuple[int, ...]) -> int:
+    if not name.endswith(".blocks"):
+        return shape[0] * padded_inputs(shape[1])
+    num_experts, num_outputs, num_blocks, _ = shape
+    num_outputs = -(-num_outputs // _TRITON_TILE_N) * _TRITON_TILE_N
+    return num_experts * num_outputs * padded_inputs(num_blocks * MXFP4_BLOCK)
 
 
 def _bits(name: str, weight_format: WeightFormat) -> float:

@@ -14,7 +14,7 @@ def test_every_number_of_rows_has_a_graph_that_is_little_larger(max_num_rows):
         count = smallest(counts, num_rows)
         assert count is not None
         assert count - num_rows < 8 or count <= 1.25 * num_rows
-        assert num_rows < 65 or count <= 1.25 * num_rows
+        assert num_rows < 33 or count - num_rows <= count / 5
 
 
 def test_few_graphs_serve_many_rows():

@@ -44,7 +44,7 @@ def test_the_120b_fits_one_h200_with_kv_for_half_a_million_tokens():
     engine = EngineConfig(max_num_sequences=256, max_num_batched_tokens=8192, kv_cache_bytes=45 << 30)
     plan = plan_memory(LARGE, engine, ParallelConfig(device="cuda"), weight_format=WeightFormat.of_triton())
     check_fits(plan, ACCELERATORS["h200"].usable_bytes)
-    assert 60e9 < plan.weight_bytes < 66e9
+    assert 66e9 < plan.weight_bytes < 67e9
     assert plan.num_kv_blocks * engine.kv_block_size // 2 > 500_000
     assert plan.scratch_bytes == plan.grammar_bytes == 0
     assert 0 < plan.graph_bytes + plan.activation_bytes < 2e9

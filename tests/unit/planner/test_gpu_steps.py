@@ -21,15 +21,15 @@ H200 = Ceilings(ACCELERATORS["h200"].memory_bytes_per_s, ACCELERATORS["h200"].fl
 
 
 @pytest.mark.parametrize(("model", "gigabytes"), [(SMALL, 3.71), (LARGE, 5.00)], ids=["20b", "120b"])
-def test_one_stream_reads_the_known_bytes(model, gigabytes):
-    assert decode_step(model, 1, 1).num_bytes / 1e9 == pytest.approx(gigabytes, rel=0.01)
+def test_one_stream_reads_the_known_bytes_and_what_fills_up_tiles(model, gigabytes):
+    assert gigabytes < decode_step(model, 1, 1).num_bytes / 1e9 < 1.03 * gigabytes
 
 
 @pytest.mark.parametrize("model", [SMALL, LARGE], ids=["20b", "120b"])
 @pytest.mark.parametrize(("num_rows", "context"), [(1, 1024), (8, 8192), (64, 1024), (256, 1024)])
 def test_weights_and_kv_are_nearly_all_that_a_decode_step_reads(model, num_rows, context):
     least = decode_step_bytes(model, "bfloat16", num_rows, context)
-    assert least < decode_step(model, num_rows, context).num_bytes < 1.16 * least
+    assert least < decode_step(model, num_rows, context).num_bytes < 1.18 * least
 
 
 def test_a_prompts_operations_are_those_of_its_matrices_and_its_attention():
@@ -41,7 +41,7 @@ def test_a_prompts_operations_are_those_of_its_matrices_and_its_attention():
 def test_fewer_experts_than_expected_are_fewer_bytes():
     few, expected = (decode_step(SMALL, 64, 1024, num_experts=number) for number in (4, None))
     expert = 3 * SMALL.hidden_size * SMALL.intermediate_size * 4.25 / 8
-    assert expected.num_bytes - few.num_bytes == pytest.approx(24 * 27.99 * expert, rel=0.01)
+    assert expected.num_bytes - few.num_bytes == pytest.approx(24 * 27.99 * expert, rel=0.03)
 
 
 def test_a_kernel_takes_the_longer_of_its_bytes_and_its_operations_and_of_its_launches():
@@ -60,10 +60,14 @@ def test_a_kernel_takes_the_longer_of_its_bytes_and_its_operations_and_of_its_la
 
 @pytest.mark.parametrize(
     ("model", "num_rows", "context", "target"),
-    [(SMALL, 1, 1024, 900), (SMALL, 256, 1024, 20_000), (LARGE, 1, 1024, 500), (LARGE, 64, 1024, 5_000)],
+    [(SMALL, 1, 1024, 900), (SMALL, 256, 1024, 20_000), (LARGE, 1, 1024, 500), (LARGE, 64, 1024, 4_500)],
 )
-def test_the_targets_on_one_h200_are_not_beyond_the_least_time(model, num_rows, context, target):
-    assert num_rows / decode_step(model, num_rows, context).least_s(H200) > target
+def test_targets_on_one_h200_are_within_the_least_time_but_that_of_64_streams_of_the_120b(
+    model, num_rows, context, target
+):
+    rate = num_rows / decode_step(model, num_rows, context).least_s(H200)
+    assert rate > target
+    assert (model, num_rows) != (LARGE, 64) or rate < 5_000
 
 
 def test_what_a_graph_saves_is_most_where_there_is_one_stream():

@@ -27,6 +27,9 @@ from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model import transformer as transformer_module
 from gptoss_ray.model.transformer import Transformer
 from gptoss_ray.planner.gpu_steps import decode_step
+from gptoss_ray.planner.memory import plan_memory
+from gptoss_ray.planner.weights import WeightFormat
+from tests.support.live_memory import owned_bytes
 from tests.support.recorded_stream import RecordedStream
 
 MODEL = tiny_config(num_layers=3, vocab_size=96)
@@ -98,3 +101,15 @@ def test_a_decode_step_launches_what_is_planned(transformer, monkeypatch, num_ro
             executor._compute(transformer, step, num_rows)
     executor.close()
     assert len(launches.names) == decode_step(MODEL, num_rows, 1).num_launches
+
+
+@pytest.mark.parametrize("sizes", [(64, 64), (96, 160)])
+def test_planned_weights_are_what_the_network_holds_to_the_byte(monkeypatch, sizes):
+    hidden, width = sizes
+    model = tiny_config(num_layers=1, hidden_size=hidden, intermediate_size=width, max_context=256)
+    monkeypatch.setattr(transformer_module, "make_kernels", lambda *_, **__: TritonKernels("cpu"))
+    network = Transformer.load(DeviceCheckpoint(model, CPU), EngineConfig(kernels="torch"))
+    plan = plan_memory(model, EngineConfig(), weight_format=WeightFormat.of_triton())
+    kernels_own = owned_bytes(network.loader)
+    tables = model.num_layers * model.num_experts * 2 * 3 * 8  # addresses of experts' matrices
+    assert plan.weight_bytes == owned_bytes(network) - kernels_own - tables
