@@ -12,7 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gptoss_ray.commands import bench_gpu, bench_ingress, bench_overload, bench_routing, bench_speed
+from gptoss_ray.commands import (
+    bench_gpu,
+    bench_ingress,
+    bench_overload,
+    bench_routing,
+    bench_speed,
+    bench_tiles,
+)
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.http_client import bearer, first_model
 
@@ -22,6 +29,7 @@ bench_app = typer.Typer(help="Measure kernels, an engine, or a running server.",
 bench_app.command()(bench_speed.kernels)
 bench_app.command()(bench_speed.engine)
 bench_app.command()(bench_gpu.gpu)
+bench_app.command()(bench_tiles.tiles)
 bench_app.command("ep-throughput")(bench_speed.ep_throughput)
 bench_app.command()(bench_ingress.ingress)
 bench_app.command()(bench_overload.overload)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters, is_last
-from gptoss_ray.kernels.triton.matrix import TILE_K, TritonMatrix
-from gptoss_ray.kernels.triton.tiles import BLOCK_K, Tile, linear_tile, num_splits
+from gptoss_ray.kernels.triton.matrix import TritonMatrix
+from gptoss_ray.kernels.triton.tile_plan import TilePlan
+from gptoss_ray.kernels.triton.tile_table import TileTable
+from gptoss_ray.kernels.triton.tiles import Tile
 
 
 @triton.jit
@@ -148,77 +147,27 @@ def _linear_kernel(
         _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
 
 
-@dataclass(frozen=True)
-class TilePlan:
-    """How the programs of a dense matmul share its work.
-
-    Attributes:
-        grid: Tiles, and splits that go side by side.
-        parts: Memory for sums of splits.
-        constants: What `sum_of_tile` is compiled for.
-        options: Of the launch.
-    """
-
-    grid: tuple[int, int]
-    parts: Tensor
-    constants: Mapping[str, int]
-    options: Mapping[str, int]
-
-    @classmethod
-    def of(cls, x: Tensor, matrix: TritonMatrix, tile: Tile) -> TilePlan:
-        """Plan x [T, K] @ W.T."""
-        num_rows, (n, k) = len(x), matrix.shape
-        splits = num_splits(n, k)
-        num_tiles = triton.cdiv(n, tile.outputs) * triton.cdiv(num_rows, tile.rows)
-        side_by_side = splits > 1 and num_rows <= 64
-        num_parts = num_tiles * splits if side_by_side else 0
-        constants = {
-            "N": n,
-            "K": k,
-            "STRIDE": triton.cdiv(k, TILE_K) * TILE_K,
-            "SPLITS": splits,
-            "SIDE_BY_SIDE": side_by_side,
-            "BLOCK_N": tile.outputs,
-            "BLOCK_M": tile.rows,
-            "BLOCK_K": BLOCK_K,
-        }
-        return cls(
-            grid=(num_tiles, splits if side_by_side else 1),
-            parts=x.new_empty(num_parts * tile.outputs * tile.rows, dtype=torch.float32),
-            constants=constants,
-            options={
-                "num_warps": tile.num_warps,
-                "num_stages": tile.num_stages,
-                "enable_fp_fusion": False,
-            },
-        )
-
-    @property
-    def num_results(self) -> int:
-        """Counters of arrivals that it takes."""
-        return self.grid[0] if self.grid[1] > 1 else 0
-
-
 class Linear:
     """Dense matmuls on one device and stream.
 
     Args:
         counters: Shared with all that works on the same stream.
+        tiles: What was measured to be fast; None: nothing.
     """
 
-    def __init__(self, counters: ArrivalCounters) -> None:
-        self._counters = counters
+    def __init__(self, counters: ArrivalCounters, tiles: TileTable | None = None) -> None:
+        self._counters, self._tiles = counters, tiles or TileTable()
 
     def __call__(
         self, x: Tensor, matrix: TritonMatrix, residual: Tensor | None = None, *, tile: Tile | None = None
     ) -> Tensor:
         """Return x [T, K] @ W.T + bias [+ residual [T, N], written over]; rounded once unless wide."""
-        num_rows, n = len(x), matrix.shape[0]
+        num_rows, (n, k) = len(x), matrix.shape
         dtype = torch.float32 if matrix.is_wide else x.dtype
         out = x.new_empty((num_rows, n), dtype=dtype) if residual is None else residual
         if not num_rows:
             return out
-        plan = TilePlan.of(x, matrix, tile or linear_tile(num_rows))
+        plan = TilePlan.of(x, matrix, tile or self._tiles.linear(n, k, num_rows))
         _linear_kernel[plan.grid](
             x,
             matrix.tensors["weight"],

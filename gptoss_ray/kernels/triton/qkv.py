@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
-from gptoss_ray.kernels.triton.linear import TilePlan, sum_of_tile
+from gptoss_ray.kernels.triton.linear import sum_of_tile
 from gptoss_ray.kernels.triton.matrix import TritonMatrix
-from gptoss_ray.kernels.triton.tiles import linear_tile
+from gptoss_ray.kernels.triton.tile_plan import TilePlan
+from gptoss_ray.kernels.triton.tile_table import TileTable
 
 # The largest float8_e4m3fn; what is larger would become no number.
 _LARGEST_FP8 = tl.constexpr(448.0)
@@ -125,10 +126,11 @@ class QkvProjection:
 
     Args:
         counters: Shared with all that works on the same stream.
+        tiles: What was measured to be fast; None: nothing.
     """
 
-    def __init__(self, counters: ArrivalCounters) -> None:
-        self._counters = counters
+    def __init__(self, counters: ArrivalCounters, tiles: TileTable | None = None) -> None:
+        self._counters, self._tiles = counters, tiles or TileTable()
 
     def __call__(
         self,
@@ -143,7 +145,7 @@ class QkvProjection:
         q = x.new_empty(len(x), heads.num_heads * heads.head_dim)
         if not len(x):
             return q
-        tile = linear_tile(len(x))
+        tile = self._tiles.linear(*matrix.shape, len(x))
         plan = TilePlan.of(x, matrix, replace(tile, outputs=max(tile.outputs, heads.head_dim)))
         _qkv_kernel[plan.grid](
             x,

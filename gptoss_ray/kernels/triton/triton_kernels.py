@@ -42,6 +42,7 @@ from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_mxfp4, pack_valu
 from gptoss_ray.kernels.triton.norm import rms_norm
 from gptoss_ray.kernels.triton.qkv import QkvProjection
 from gptoss_ray.kernels.triton.routing import route
+from gptoss_ray.kernels.triton.tile_table import TileTable
 from gptoss_ray.kernels.triton.tiles import groups_rows, rows_per_tile
 
 
@@ -50,17 +51,18 @@ class TritonKernels:
 
     Args:
         device: Where weights and activations live; a CPU under Triton's interpreter.
+        tiles: What was measured to be fast there; None: nothing.
     """
 
     name = "triton"
     packing = None
 
-    def __init__(self, device: torch.device | str = "cuda") -> None:
+    def __init__(self, device: torch.device | str = "cuda", tiles: TileTable | None = None) -> None:
         self._device = torch.device(device)
         self._counters = ArrivalCounters(self._device)
-        self._linear = Linear(self._counters)
-        self._experts = ExpertMatmuls(self._counters)
-        self._qkv = QkvProjection(self._counters)
+        self._linear = Linear(self._counters, tiles)
+        self._experts = ExpertMatmuls(self._counters, tiles)
+        self._qkv = QkvProjection(self._counters, tiles)
         self._attention = TritonAttention(self._device)
 
     def pack(
