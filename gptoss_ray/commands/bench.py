@@ -19,6 +19,7 @@ from gptoss_ray.commands import (
     bench_routing,
     bench_speculation,
     bench_speed,
+    bench_tiles,
 )
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.http_client import bearer, first_model
@@ -29,6 +30,7 @@ bench_app = typer.Typer(help="Measure kernels, an engine, or a running server.",
 bench_app.command()(bench_speed.kernels)
 bench_app.command()(bench_speed.engine)
 bench_app.command()(bench_gpu.gpu)
+bench_app.command()(bench_tiles.tiles)
 bench_app.command("ep-throughput")(bench_speed.ep_throughput)
 bench_app.command()(bench_speculation.speculation)
 bench_app.command()(bench_ingress.ingress)

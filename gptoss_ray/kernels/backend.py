@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptoss_ray.checkpoint.model_config import MXFP4_BLOCK, ModelConfig
@@ -122,9 +123,10 @@ def make_kernels(
 
     if backend.is_triton:
         _gpu_architecture()
+        from gptoss_ray.kernels.triton.tile_table import TileTable  # noqa: PLC0415
         from gptoss_ray.kernels.triton.triton_kernels import TritonKernels  # noqa: PLC0415
 
-        return TritonKernels("cuda")
+        return TritonKernels("cuda", TileTable.load(tile_table_path()))
 
     if backend.library is not None:
         from gptoss_ray.kernels.native.native_kernels import NativeKernels  # noqa: PLC0415
@@ -160,6 +162,16 @@ def numerics_fingerprint(backend: Backend, engine: EngineConfig) -> str:
         f"{backend.name}/{backend.build};torch={torch.__version__};{platform.machine()};{capability};"
         f"{engine.dtype};kv_block={engine.kv_block_size}{formats}"
     )
+
+
+def tile_table_path() -> Path:
+    """Return where measured tiles for this process' GPU are kept; ConfigError without one. Imports torch."""
+    import torch  # noqa: PLC0415
+
+    _gpu_architecture()
+    from gptoss_ray.kernels.triton.tile_table import table_path  # noqa: PLC0415
+
+    return table_path(torch.cuda.get_device_name(), importlib.metadata.version("triton"))
 
 
 def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:

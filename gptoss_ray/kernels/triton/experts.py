@@ -14,7 +14,8 @@ from gptoss_ray.kernels.triton.expert_table import TritonExperts
 from gptoss_ray.kernels.triton.gate_up import gate_up_kernel
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.routing import Routing
-from gptoss_ray.kernels.triton.tiles import Tile, expert_splits, expert_tile
+from gptoss_ray.kernels.triton.tile_table import IN_PLACE, TileTable
+from gptoss_ray.kernels.triton.tiles import Tile, expert_splits
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class ExpertMatmuls:
 
     Args:
         counters: Shared with all that works on the same stream.
+        tiles: What was measured to be fast; None: nothing.
     """
 
-    def __init__(self, counters: ArrivalCounters) -> None:
-        self._counters = counters
+    def __init__(self, counters: ArrivalCounters, tiles: TileTable | None = None) -> None:
+        self._counters, self._tiles = counters, tiles or TileTable()
 
     def __call__(
         self,
@@ -61,10 +63,11 @@ class ExpertMatmuls:
             table: Of the layer.
             rows: How programs find them.
             swiglu: Of the model.
-            tile: For tests; None: the usual one.
+            tile: Of as many rows as `rows` says; None: the fastest that is known.
         """
         if tile is None:
-            tile = expert_tile(0 if isinstance(rows, InPlace) else rows.rows_per_tile)
+            tile_rows = IN_PLACE if isinstance(rows, InPlace) else rows.rows_per_tile
+            tile = self._tiles.experts(table.hidden_size, table.intermediate_size, tile_rows)
         activated = x.new_empty((num_rows, table.intermediate_size))
         self._gate_up(x, activated, table, rows, swiglu, tile)
         out = x.new_empty((num_rows, table.hidden_size))
@@ -123,19 +126,17 @@ class ExpertMatmuls:
     def _launch(
         self, rows: InPlace | Routing, num_outputs: int, splits: int, num_sums: int, tile: Tile, x: Tensor
     ) -> _Launch:
-        in_place = isinstance(rows, InPlace)
         num_output_tiles = triton.cdiv(num_outputs, tile.outputs)
-        grid = (rows.num_tiles, num_output_tiles, splits if in_place else 1)
-        num_shared = rows.num_tiles * num_output_tiles if in_place and splits > 1 else 0
         part_size = splits * num_sums * tile.outputs * tile.rows
-        return _Launch(
-            grid,
-            rows.expert_ids if in_place else None,
-            None if in_place else rows.tiles,
-            None if in_place else rows.order,
-            x.new_empty(num_shared * part_size, dtype=torch.float32),
-            self._counters.of(num_shared),
-        )
+        if isinstance(rows, InPlace):
+            num_shared = rows.num_tiles * num_output_tiles if splits > 1 else 0
+            grid, expert_ids = (rows.num_tiles, num_output_tiles, splits), rows.expert_ids
+            tiles = order = None
+        else:
+            num_shared, expert_ids = 0, None
+            grid, tiles, order = (rows.num_tiles, num_output_tiles, 1), rows.tiles, rows.order
+        parts = x.new_empty(num_shared * part_size, dtype=torch.float32)
+        return _Launch(grid, expert_ids, tiles, order, parts, self._counters.of(num_shared))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ VERSION = 1
 BLOCK_K = 64
 """Inputs that a dense matmul multiplies at once."""
 
+FEWEST_ROWS, FEW_ROWS, MOST_ROWS = 16, 64, 128
+"""Rows of the smallest tile, of those whose split sums have programs side by side, and of the largest."""
+
 _WANTED_PROGRAMS = 240
 _MAX_SPLITS, _EXPERT_SPLITS = 4, 3
 
@@ -54,9 +57,9 @@ def expert_splits(k: int) -> int:
 
 
 def linear_tile(num_rows: int) -> Tile:
-    """Return the tile of a dense matmul of so many rows."""
-    if num_rows <= 64:
-        return Tile(outputs=64, rows=_rows(num_rows, 64), num_warps=4, num_stages=5)
+    """Return the tile of a dense matmul of so many rows, where none was measured to be faster."""
+    if num_rows <= FEW_ROWS:
+        return Tile(outputs=64, rows=rows_up_to(num_rows, FEW_ROWS), num_warps=4, num_stages=5)
     return Tile(outputs=128, rows=128, num_warps=8, num_stages=4)
 
 
@@ -70,14 +73,26 @@ def groups_rows(num_rows: int, num_experts: int) -> bool:
 
 def rows_per_tile(num_rows: int, num_experts: int) -> int:
     """Return the rows of a tile of experts' matmuls, of so many rows for all of them together."""
-    return _rows(-(-num_rows // num_experts), 128)
+    return rows_up_to(-(-num_rows // num_experts), MOST_ROWS)
 
 
 def expert_tile(rows: int) -> Tile:
-    """Return the tile of experts' matmuls that takes so many rows."""
-    return Tile(outputs=64, rows=max(rows, 16), num_warps=4 if rows <= 64 else 8, num_stages=5)
+    """Return the tile of experts' matmuls that takes so many rows, where none was measured to be faster."""
+    return Tile(outputs=64, rows=rows, num_warps=4 if rows <= FEW_ROWS else 8, num_stages=5)
 
 
-def _rows(num_rows: int, most: int) -> int:
-    """Return the power of two from 16 that holds so many rows, up to `most`."""
-    return min(max(16, 1 << max(0, num_rows - 1).bit_length()), most)
+def rows_up_to(num_rows: int, most: int) -> int:
+    """Return the power of two from `FEWEST_ROWS` on that holds so many rows, up to `most`."""
+    return min(max(FEWEST_ROWS, 1 << max(0, num_rows - 1).bit_length()), most)
+
+
+def linear_candidates(rows: int) -> list[Tile]:
+    """Return the tiles worth measuring for a dense matmul of up to `rows` rows (of more, if `MOST_ROWS`)."""
+    shapes = [(64, 4), (128, 4), (128, 8)] if rows <= FEW_ROWS else [(64, 4), (128, 8), (256, 8)]
+    return [Tile(outputs, rows, warps, stages) for outputs, warps in shapes for stages in (3, 4, 5, 6)]
+
+
+def expert_candidates(rows: int) -> list[Tile]:
+    """Return the tiles worth measuring for experts' matmuls by tiles of `rows` rows."""
+    shapes = [(64, 4), (128, 8)] if rows <= FEW_ROWS else [(64, 8)]
+    return [Tile(outputs, rows, warps, stages) for outputs, warps in shapes for stages in (3, 4, 5, 6)]
