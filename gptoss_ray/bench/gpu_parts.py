@@ -23,7 +23,7 @@ TimeWork = Callable[[Callable[[], None]], float]
 """Returns the seconds of work."""
 
 _KERNELS = {
-    "attention layers": ("first norm", "qkv", "rotate, write KV", "attention", "attention output"),
+    "attention layers": ("first norm", "qkv, rotation, KV write", "attention", "attention output"),
     "experts": (
         "norm, gate, choice",
         "rows by expert",

@@ -127,9 +127,8 @@ def _kernels(
     yield KernelCost("tokens, positions, embedding", 8, rows * hidden * 2 * _BF16)
     yield KernelCost("attention lists", 4)
     yield KernelCost("first norm", 1, rows * hidden * 2 * _BF16)
-    yield _matmul("qkv", layers, rows, hidden, qkv)
-    yield KernelCost("rotate, write KV", layers, layers * rows * qkv * 2 * _BF16)
-    attended = layers * rows * (qkv + query) * _BF16
+    yield _matmul("qkv, rotation, KV write", layers, rows, hidden, qkv)
+    attended = layers * rows * 2 * query * _BF16
     yield KernelCost("attention", layers, kv_bytes + attended, attention)
     yield _matmul("attention output", layers, rows, query, hidden)
     gate = model.num_experts * hidden * _FLOAT32 + rows * hidden * 2 * _BF16

@@ -43,11 +43,11 @@ def test_a_captured_step_fits_other_sequences_and_contexts():
     eager(before)
     captured, replayed = [(0, 899), (1, 39)], [(2, 1999), (0, 899)]
     batch = on_device(paged.batch(captured, None), GPU)
-    qkv, sinks = paged.stacked(captured).to(GPU), paged.sinks.to(GPU)
+    qkv = paged.stacked(captured).to(GPU)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         plan = run.kernels.plan(batch, HEADS, 32)
-        out = run.kernels.attend(qkv, plan, run.keys, run.values, sinks)
+        out = run.attend(qkv, plan)
     other = on_device(paged.batch(replayed, None), GPU)
     for name in ("positions", "sequence_index", "slot_mapping", "cos", "sin"):
         getattr(batch, name).copy_(getattr(other, name))

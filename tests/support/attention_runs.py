@@ -11,7 +11,10 @@ from torch import Tensor
 
 from gptoss_ray.kernels.kernels import AttentionRows
 from gptoss_ray.kernels.reference_kernels import ReferenceKernels
-from gptoss_ray.kernels.triton.attention import AttentionTiles, TritonAttention
+from gptoss_ray.kernels.triton.attention import AttentionTiles, TritonAttention, TritonAttentionPlan
+from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
+from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_values
+from gptoss_ray.kernels.triton.qkv import QkvProjection
 from tests.support.paged_rows import PagedRows, Row
 
 
@@ -36,14 +39,21 @@ class AttentionRun:
         self.paged, self.window, self.device = paged, window, device
         self.kernels = TritonAttention(device, tiles, max_slots=max_slots)
         self.keys, self.values = (cache.to(device) for cache in paged.cache(dtype))
+        self._qkv = QkvProjection(ArrivalCounters(device))
+        # The rows are their own q, k and v.
+        identity = torch.eye(len(paged.qkv[0, 0]))
+        self._matrix = TritonMatrix(tuple(identity.shape), pack_values(identity, device))
 
     def __call__(self, rows: Sequence[Row]) -> Tensor:
         """Attend in one batch; [T, heads · D] on the CPU."""
         batch = on_device(self.paged.batch(rows, self.window), self.device)
         plan = self.kernels.plan(batch, self.paged.heads, self.paged.block_size)
-        qkv = self.paged.stacked(rows).to(self.device)
-        sinks = self.paged.sinks.to(self.device)
-        return self.kernels.attend(qkv, plan, self.keys, self.values, sinks).cpu()
+        return self.attend(self.paged.stacked(rows).to(self.device), plan).cpu()
+
+    def attend(self, qkv: Tensor, plan: TritonAttentionPlan) -> Tensor:
+        """Attend with a plan, on the device."""
+        q = self._qkv(qkv, self._matrix, plan.rows, plan.heads, self.keys, self.values)
+        return self.kernels.attend(q, plan, self.keys, self.values, self.paged.sinks.to(self.device))
 
     def whole(self) -> dict[Row, Tensor]:
         """Attend with all rows in one batch."""

@@ -1,4 +1,4 @@
-"""TritonAttention: what lies between the two matmuls of an attention layer; nothing waits for the device."""
+"""TritonAttention: attention over the paged cache, planned and computed without waiting for the device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from torch import Tensor
 from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
 from gptoss_ray.kernels.triton.attention_items import list_items_kernel
 from gptoss_ray.kernels.triton.attention_kernel import attention_kernel
-from gptoss_ray.kernels.triton.rotary_kernel import rotate_and_store_kernel
 
-_HEADS_AT_ONCE = 16
 # Of a multiprocessor, shared by its programs.
 _REGISTERS = 65_536
 
@@ -113,38 +111,17 @@ class TritonAttention:
         return TritonAttentionPlan(rows, heads, block_size, items, counts)
 
     def attend(
-        self, qkv: Tensor, plan: TritonAttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
+        self, q: Tensor, plan: TritonAttentionPlan, keys: Tensor, values: Tensor, sinks: Tensor
     ) -> Tensor:
-        """Attend from qkv [T, (heads + 2 · kv_heads) · D], whose q is rotated in place → [T, heads · D]."""
-        attended = qkv.new_empty(len(qkv), plan.heads.num_heads * plan.heads.head_dim)
-        if len(qkv):
-            self._rotate_and_store(qkv, plan, keys, values)
-            self._attend(qkv, plan, keys, values, sinks, attended)
+        """Attend from rotated q [T, heads · D], with k and v of all rows in the cache → [T, heads · D]."""
+        attended = torch.empty_like(q)
+        if len(q):
+            self._attend(q, plan, keys, values, sinks, attended)
         return attended
-
-    def _rotate_and_store(self, qkv: Tensor, plan: TritonAttentionPlan, keys: Tensor, values: Tensor) -> None:
-        heads, rows = plan.heads, plan.rows
-        num_all_heads = heads.num_heads + 2 * heads.num_kv_heads
-        rotate_and_store_kernel[(len(qkv), triton.cdiv(num_all_heads, _HEADS_AT_ONCE))](
-            qkv,
-            rows.cos,
-            rows.sin,
-            rows.slot_mapping,
-            keys,
-            values,
-            qkv.stride(0),
-            NUM_HEADS=heads.num_heads,
-            KV_HEADS=heads.num_kv_heads,
-            D=heads.head_dim,
-            BLOCK_SIZE=plan.block_size,
-            HEADS=_HEADS_AT_ONCE,
-            num_warps=2,
-            enable_fp_fusion=False,
-        )
 
     def _attend(
         self,
-        qkv: Tensor,
+        q: Tensor,
         plan: TritonAttentionPlan,
         keys: Tensor,
         values: Tensor,
@@ -154,7 +131,7 @@ class TritonAttention:
         heads, rows, tiles = plan.heads, plan.rows, self.tiles
         parts, part_weights, arrivals = self._slots(heads)
         attention_kernel[(self._num_programs,)](
-            qkv,
+            q,
             keys,
             values,
             attended,
@@ -167,7 +144,6 @@ class TritonAttention:
             parts,
             part_weights,
             arrivals,
-            qkv.stride(0),
             rows.block_table.stride(0),
             heads.head_dim**-0.5 * math.log2(math.e),
             NUM_HEADS=heads.num_heads,

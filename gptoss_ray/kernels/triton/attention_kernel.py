@@ -99,7 +99,7 @@ def _meet(
 
 @triton.jit
 def attention_kernel(
-    qkv,
+    q,
     keys,
     values,
     out,
@@ -112,7 +112,6 @@ def attention_kernel(
     parts,
     part_weights,
     arrivals,
-    qkv_stride,
     table_stride,
     scale,
     NUM_HEADS: tl.constexpr,
@@ -129,11 +128,10 @@ def attention_kernel(
 ):
     """Attend with rotated q, after k and v of all rows are in the cache.
 
-    qkv [T, qkv_stride] whose first NUM_HEADS · D columns are q, keys and values
-    [num_blocks, KV_HEADS, BLOCK_SIZE, D], out [T, NUM_HEADS · D], sinks [NUM_HEADS], positions and
-    sequence_index [T], table [S, table_stride], items [I, 4] and counts [2] of `list_items_kernel`, parts
-    [slots, NUM_HEADS, D] and part_weights [slots, NUM_HEADS, 2] unset, arrivals [slots, KV_HEADS] all 0, and
-    left so. `scale` holds the factor log2(e) too; WINDOW 0 is none.
+    q and out [T, NUM_HEADS · D], keys and values [num_blocks, KV_HEADS, BLOCK_SIZE, D], sinks [NUM_HEADS],
+    positions and sequence_index [T], table [S, table_stride], items [I, 4] and counts [2] of
+    `list_items_kernel`, parts [slots, NUM_HEADS, D] and part_weights [slots, NUM_HEADS, 2] unset, arrivals
+    [slots, KV_HEADS] all 0, and left so. `scale` holds the factor log2(e) too; WINDOW 0 is none.
     """
     lanes = tl.arange(0, LANES)
     dims = tl.arange(0, D)
@@ -152,8 +150,9 @@ def attention_kernel(
         lane_heads_at = head * GROUP + lane_heads
         sequence_table = table + tl.load(sequence_index + row) * table_stride
 
-        q_at = (row + lane_rows).to(tl.int64) * qkv_stride + lane_heads_at * D
-        q = tl.load(qkv + q_at[:, None] + dims[None, :], mask=is_live[:, None], other=0.0)
+        lane_at = (row + lane_rows).to(tl.int64) * (NUM_HEADS * D) + lane_heads_at * D
+        lane_at = lane_at[:, None] + dims[None, :]
+        lane_q = tl.load(q + lane_at, mask=is_live[:, None], other=0.0)
         sink = tl.load(sinks + lane_heads_at, mask=lane_heads < GROUP, other=0.0) * 1.4426950408889634
 
         best, weight = sink, tl.full([LANES], 1.0, tl.float32)
@@ -177,13 +176,14 @@ def attention_kernel(
                 outer_end = tl.minimum((number + 1) * SPLIT, edge + KEYS)
                 for start in tl.range(number * SPLIT, inner_end, KEYS, num_stages=STAGES):
                     part_best, part_weight, part = _meet(
-                        q, part_best, part_weight, part, start, lane_positions, first, last, sequence_table,
-                        keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, False,
+                        lane_q, part_best, part_weight, part, start, lane_positions, first, last,
+                        sequence_table, keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS,
+                        False,
                     )  # fmt: skip
             for start in tl.range(inner_end, outer_end, KEYS, num_stages=STAGES if WINDOW > 0 else 1):
                 part_best, part_weight, part = _meet(
-                    q, part_best, part_weight, part, start, lane_positions, first, last, sequence_table,
-                    keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, True,
+                    lane_q, part_best, part_weight, part, start, lane_positions, first, last,
+                    sequence_table, keys, values, head, scale, KV_HEADS, D, BLOCK_SIZE, WINDOW, KEYS, True,
                 )  # fmt: skip
             if is_part:
                 part_at = (slot + number * num_rows + lane_rows).to(tl.int64) * NUM_HEADS + lane_heads_at
@@ -207,7 +207,5 @@ def attention_kernel(
                     part_weight = tl.load(weight_at + 1, is_live, 0.0, cache_modifier=".cg")
                     best, weight, total = _join(best, weight, total, part_best, part_weight, part)
         if is_complete:
-            out_at = (row + lane_rows).to(tl.int64) * (NUM_HEADS * D) + lane_heads_at * D
             attended = total / weight[:, None] + 0.0  # no negative zeros
-            out_at = out_at[:, None] + dims[None, :]
-            tl.store(out + out_at, attended.to(out.dtype.element_ty), mask=is_live[:, None])
+            tl.store(out + lane_at, attended.to(out.dtype.element_ty), mask=is_live[:, None])

@@ -8,9 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters, is_last
-from gptoss_ray.kernels.triton.matrix import TILE_K, TritonMatrix
+from gptoss_ray.kernels.triton.matrix import TritonMatrix
+from gptoss_ray.kernels.triton.tile_plan import TilePlan
 from gptoss_ray.kernels.triton.tile_table import TileTable
-from gptoss_ray.kernels.triton.tiles import BLOCK_K, FEW_ROWS, Tile, num_splits
+from gptoss_ray.kernels.triton.tiles import Tile
 
 
 @triton.jit
@@ -67,6 +68,56 @@ def _finish(
     tl.store(out_ptr + places, total.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def sum_of_tile(
+    x_ptr,
+    weight_ptr,
+    parts_ptr,
+    counters_ptr,
+    num_rows,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    STRIDE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SIDE_BY_SIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Return outputs n and rows m of the program's tile, their sums, and whether these are complete."""
+    # Programs that share a tile of the weight run one after the other: it is read from memory once.
+    num_row_tiles = tl.cdiv(num_rows, BLOCK_M)
+    tile = tl.program_id(0)
+    n = tile // num_row_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tile % num_row_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    # Behind the last output it is computed again, and not stored.
+    near_n = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
+    if SIDE_BY_SIDE:
+        split = tl.program_id(1)
+        total = _sum_of_split(
+            split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+        )
+        SIZE: tl.constexpr = BLOCK_N * BLOCK_M
+        parts = parts_ptr + tile.to(tl.int64) * (SPLITS * SIZE)
+        parts += tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+        tl.store(parts + split * SIZE, total)
+        is_complete = is_last(counters_ptr + tile, SPLITS)
+        if is_complete:
+            total = tl.load(parts, cache_modifier=".cg")
+            for other in tl.static_range(1, SPLITS):
+                total += tl.load(parts + other * SIZE, cache_modifier=".cg")
+    else:
+        total = _sum_of_split(
+            0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+        )
+        for split in range(1, SPLITS):
+            total += _sum_of_split(
+                split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
+            )
+        is_complete = True
+    return n, m, total, is_complete
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _linear_kernel(
     x_ptr,
@@ -88,36 +139,11 @@ def _linear_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    # Programs that share a tile of the weight run one after the other: it is read from memory once.
-    num_row_tiles = tl.cdiv(num_rows, BLOCK_M)
-    tile = tl.program_id(0)
-    n = tile // num_row_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tile % num_row_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    # Behind the last output it is computed again, and not stored.
-    near_n = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
-
-    if SIDE_BY_SIDE:
-        split = tl.program_id(1)
-        part = _sum_of_split(
-            split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
-        )
-        SIZE: tl.constexpr = BLOCK_N * BLOCK_M
-        parts = parts_ptr + tile.to(tl.int64) * (SPLITS * SIZE)
-        parts += tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
-        tl.store(parts + split * SIZE, part)
-        if is_last(counters_ptr + tile, SPLITS):
-            total = tl.load(parts, cache_modifier=".cg")
-            for other in tl.static_range(1, SPLITS):
-                total += tl.load(parts + other * SIZE, cache_modifier=".cg")
-            _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
-    else:
-        total = _sum_of_split(
-            0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
-        )
-        for split in range(1, SPLITS):
-            total += _sum_of_split(
-                split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
-            )
+    n, m, total, is_complete = sum_of_tile(
+        x_ptr, weight_ptr, parts_ptr, counters_ptr, num_rows, N, K, STRIDE, SPLITS, SIDE_BY_SIDE, BLOCK_N,
+        BLOCK_M, BLOCK_K,
+    )  # fmt: skip
+    if is_complete:
         _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
 
 
@@ -141,32 +167,19 @@ class Linear:
         out = x.new_empty((num_rows, n), dtype=dtype) if residual is None else residual
         if not num_rows:
             return out
-        tile, splits = tile or self._tiles.linear(n, k, num_rows), num_splits(n, k)
-        num_tiles = triton.cdiv(n, tile.outputs) * triton.cdiv(num_rows, tile.rows)
-        side_by_side = splits > 1 and num_rows <= FEW_ROWS
-        num_parts = num_tiles * splits if side_by_side else 0
-        parts = x.new_empty(num_parts * tile.outputs * tile.rows, dtype=torch.float32)
-        _linear_kernel[(num_tiles, splits if side_by_side else 1)](
+        plan = TilePlan.of(x, matrix, tile or self._tiles.linear(n, k, num_rows))
+        _linear_kernel[plan.grid](
             x,
             matrix.tensors["weight"],
             matrix.bias,
             residual,
             out,
-            parts,
-            self._counters.of(num_tiles if side_by_side else 0),
+            plan.parts,
+            self._counters.of(plan.num_results),
             num_rows,
-            N=n,
-            K=k,
-            STRIDE=triton.cdiv(k, TILE_K) * TILE_K,
-            SPLITS=splits,
-            SIDE_BY_SIDE=side_by_side,
             HAS_BIAS=matrix.bias is not None,
             HAS_RESIDUAL=residual is not None,
-            BLOCK_N=tile.outputs,
-            BLOCK_M=tile.rows,
-            BLOCK_K=BLOCK_K,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-            enable_fp_fusion=False,
+            **plan.constants,
+            **plan.options,
         )
         return out

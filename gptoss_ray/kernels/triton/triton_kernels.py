@@ -1,8 +1,8 @@
 """TritonKernels: the network's arithmetic on a GPU.
 
-A layer of a rank that has all experts takes eight launches: qkv, rotation and KV write, attention, out, gate,
-gate_up, down, and the sum of the experts, which also norms for the next layer; with many rows a ninth groups
-them by expert. Nothing is read back to the host, so that a graph can capture all of them.
+A layer of a rank that has all experts takes seven launches: qkv with rotation and KV write, attention, out,
+gate, gate_up, down, and the sum of the experts, which also norms for the next layer; with many rows an eighth
+groups them by expert. Nothing is read back to the host, so that a graph can capture all of them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from gptoss_ray.kernels.triton.layer_stack import TritonLayerStack, triton_stack
 from gptoss_ray.kernels.triton.linear import Linear
 from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_mxfp4, pack_values, triton_matrix
 from gptoss_ray.kernels.triton.norm import rms_norm
+from gptoss_ray.kernels.triton.qkv import QkvProjection
 from gptoss_ray.kernels.triton.routing import route
 from gptoss_ray.kernels.triton.tile_table import TileTable
 from gptoss_ray.kernels.triton.tiles import groups_rows, rows_per_tile
@@ -61,6 +62,7 @@ class TritonKernels:
         self._counters = ArrivalCounters(self._device)
         self._linear = Linear(self._counters, tiles)
         self._experts = ExpertMatmuls(self._counters, tiles)
+        self._qkv = QkvProjection(self._counters, tiles)
         self._attention = TritonAttention(self._device)
 
     def pack(
@@ -155,9 +157,10 @@ class TritonKernels:
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        qkv = self._linear(normed, triton_matrix("qkv", weights.qkv))
         plan = cast(TritonAttentionPlan, plan)
-        attended = self._attention.attend(qkv, plan, keys, values, weights.sinks)
+        qkv = triton_matrix("qkv", weights.qkv)
+        q = self._qkv(normed, qkv, plan.rows, plan.heads, keys, values)
+        attended = self._attention.attend(q, plan, keys, values, weights.sinks)
         return self._linear(attended, triton_matrix("out", weights.out), residual=hidden)
 
     def _zero_counts(self, stack: TritonLayerStack, num_tokens: int) -> Tensor | None:

@@ -29,6 +29,7 @@ def test_three_programs_share_a_processor_and_multiply_by_one_instruction_of_one
     for kernel in kernels:
         if kernel not in attention:
             kernel.assert_fits()
+            assert kernel.has_wgmma == (kernel.name == "_qkv_kernel")
 
 
 @pytest.mark.timeout(900)

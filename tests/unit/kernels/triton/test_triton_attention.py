@@ -109,8 +109,7 @@ def test_no_rows_need_no_launch():
     run = run_over(paged, None)
     empty = paged.batch([], None)
     plan = run.kernels.plan(empty, HEADS, 16)
-    qkv = torch.empty(0, 12 * 16, dtype=torch.bfloat16)
-    assert run.kernels.attend(qkv, plan, run.keys, run.values, paged.sinks).shape == (0, 128)
+    assert run.attend(torch.empty(0, 12 * 16, dtype=torch.bfloat16), plan).shape == (0, 128)
 
 
 @pytest.mark.parametrize(
