@@ -118,6 +118,10 @@ class TritonKernels:
         counts = num_rows_per_expert
         if not isinstance(counts, Tensor):
             counts = _counts_on(self._device, counts, len(table), len(rows))
+        elif counts.shape != (len(table),) or counts.dtype != torch.int32:
+            raise ValueError(
+                f"counts are {counts.dtype} {tuple(counts.shape)}; int32 ({len(table)},) is wanted"
+            )
         routing = route(counts, len(rows), rows_per_tile(len(rows), len(table)))
         return self._experts(rows, len(rows), table, routing, swiglu)
 

@@ -72,6 +72,8 @@ def test_experts_of_different_shapes_and_wrong_counts_are_refused():
         triton.expert_table([*table.experts, *other.experts])
     with pytest.raises(ValueError, match="add up to the 3 rows"):
         triton.experts(torch.randn(3, 64).bfloat16(), [1, 1, 0, 0], table, SWIGLU)
+    with pytest.raises(ValueError, match=r"int64 \(4,\); int32"):
+        triton.experts(torch.randn(3, 64).bfloat16(), torch.tensor([1, 1, 1, 0]), table, SWIGLU)
 
 
 def test_no_rows_give_no_rows():
