@@ -91,7 +91,7 @@ def rows_up_to(num_rows: int, most: int) -> int:
 
 def linear_candidates(rows: int) -> list[Tile]:
     """Return the tiles worth measuring for a dense matmul of up to `rows` rows (of more, if `MOST_ROWS`)."""
-    shapes = [(64, 4), (128, 4), (128, 8)] if rows <= FEW_ROWS else [(64, 4), (128, 8), (256, 8)]
+    shapes = [(64, 4), (128, 4), (128, 8)] if rows <= FEW_ROWS else [(64, 4), (128, 8)]
     return [Tile(outputs, rows, warps, stages) for outputs, warps in shapes for stages in (3, 4, 5, 6)]
 
 
