@@ -30,6 +30,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+MAX_DRAFTED_TOKENS = 64
+"""Of a step, in all drafts: each costs a row of logits as wide as the vocabulary (0.8 MB of o200k's)."""
+
+
 class EngineConfig(_Frozen):
     """Limits and memory of one rank's engine."""
 
@@ -69,6 +73,13 @@ class EngineConfig(_Frozen):
     packed_weights: str | None = Field(
         None, min_length=1, description="Folder that keeps packed weights, for the next start and all ranks."
     )
+
+    @property
+    def max_drafted_tokens(self) -> int:
+        """Tokens of drafts that one step may check."""
+        if self.speculation == "off":
+            return 0
+        return min(MAX_DRAFTED_TOKENS, self.max_num_sequences * self.max_draft_tokens)
 
 
 class ParallelConfig(_Frozen):

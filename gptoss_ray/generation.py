@@ -169,3 +169,23 @@ class TokenOutput(NamedTuple):
     num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: GptossError | None = None
+
+    def split(self) -> tuple[TokenOutput, ...]:
+        """Return outputs of one token each that say the same, the end with the last.
+
+        So what reads them stops at the same token, however many a step has made.
+        """
+        num_tokens = len(self.token_ids)
+        if num_tokens < 2:
+            return (self,)
+        return tuple(
+            self._replace(
+                position=self.position + number,
+                token_ids=self.token_ids[number : number + 1],
+                logprobs=self.logprobs[number : number + 1],
+                prompt_logprobs=() if number else self.prompt_logprobs,
+                finish_reason=self.finish_reason if number == num_tokens - 1 else None,
+                error=self.error if number == num_tokens - 1 else None,
+            )
+            for number in range(num_tokens)
+        )

@@ -37,7 +37,8 @@ def engine_config(
 ) -> EngineConfig:
     """Return `base` with KV memory for each case alone and `num_steps` steps, and without prefix cache.
 
-    Equal prompts must not be found in a cache: they are there to be read again.
+    Equal prompts must not be found in a cache: they are there to be read again. Nor are there drafts: a step
+    makes one token a stream.
     """
     cases = list(cases)
     num_blocks = max(_num_blocks(base, case, num_steps) for case in cases)
@@ -48,6 +49,7 @@ def engine_config(
             "kv_cache_bytes": max(1 << 20, num_blocks * block_bytes),
             "max_num_sequences": max(case.num_streams for case in cases),
             "prefix_cache": False,
+            "speculation": "off",
             "max_context": None,
         }
     )

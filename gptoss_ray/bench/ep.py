@@ -105,7 +105,9 @@ def run(
         config = ServedModelConfig(
             name="bench",
             checkpoint=folder,
-            engine=EngineConfig(kv_cache_bytes=max(8 << 20, 4096 * num_prompt_tokens), prefix_cache=False),
+            engine=EngineConfig(
+                kv_cache_bytes=max(8 << 20, 4096 * num_prompt_tokens), prefix_cache=False, speculation="off"
+            ),
             parallel=parallel,
         )
         args = (config, membership, num_prompt_tokens, num_stream_tokens, idle_s)

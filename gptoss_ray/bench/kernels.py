@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from gptoss_ray.bench import ceilings
 from gptoss_ray.bench.ceilings import Ceilings
@@ -133,7 +134,8 @@ def run(
 
     def kernels_of(formats: MatrixFormats) -> AnyKernels:
         changes = {"dense_weights": formats[0], "activations": formats[1]}
-        return make_kernels(backend, engine.model_copy(update=changes), unpacks_mxfp4=False)
+        kernels = make_kernels(backend, engine.model_copy(update=changes), unpacks_mxfp4=False)
+        return cast(AnyKernels, kernels)  # of a CPU
 
     for formats in EXPERT_FORMATS:
         for case in expert_cases(

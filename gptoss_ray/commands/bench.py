@@ -17,6 +17,7 @@ from gptoss_ray.commands import (
     bench_ingress,
     bench_overload,
     bench_routing,
+    bench_speculation,
     bench_speed,
     bench_tiles,
 )
@@ -31,6 +32,7 @@ bench_app.command()(bench_speed.engine)
 bench_app.command()(bench_gpu.gpu)
 bench_app.command()(bench_tiles.tiles)
 bench_app.command("ep-throughput")(bench_speed.ep_throughput)
+bench_app.command()(bench_speculation.speculation)
 bench_app.command()(bench_ingress.ingress)
 bench_app.command()(bench_overload.overload)
 bench_app.command()(bench_routing.routing)

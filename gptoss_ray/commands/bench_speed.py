@@ -46,7 +46,7 @@ def kernels(
     from gptoss_ray.bench.synthetic_folder import shape_of  # noqa: PLC0415
 
     torch.set_num_threads(1)  # torch's threads would compete with the kernels' own
-    num_threads = threads or _num_cpus()
+    num_threads = threads or num_cpus()
     bench = KernelBench.tiny() if shape == "tiny" else KernelBench(min_s=seconds)
     report = run(shape_of(shape), num_threads, bench, note)
     title = f"{report.kernels}, {num_threads} thread(s), {shape}"
@@ -97,14 +97,14 @@ def engine(
     from gptoss_ray.bench.engine import EngineBench, run  # noqa: PLC0415  (torch takes seconds to import)
     from gptoss_ray.bench.synthetic_folder import default_cache  # noqa: PLC0415
 
-    checkpoint = _checkpoint(checkpoint, shape, layers)
+    checkpoint = checkpoint_folder(checkpoint, shape, layers)
     bench = EngineBench(
         checkpoint=checkpoint,
         engine=EngineConfig(
             kernels=kernels,
             dense_weights=dense,
             activations=activations,
-            num_threads=threads or _num_cpus(),
+            num_threads=threads or num_cpus(),
             pin_threads=pin,
             max_num_batched_tokens=batched_tokens,
             packed_weights=str(packed or default_cache() / "packed"),
@@ -142,10 +142,10 @@ def ep_throughput(
     engine = EngineConfig(
         dense_weights=dense,
         activations=activations,
-        num_threads=threads or _num_cpus(),
+        num_threads=threads or num_cpus(),
         packed_weights=str(packed or default_cache() / "packed"),
     )
-    folder = _checkpoint(checkpoint, shape, layers)
+    folder = checkpoint_folder(checkpoint, shape, layers)
     bench = EPThroughputBench(folder, engine, ranks, streams, context, rounds, steps)
     arrangements = run(bench, note)
     rows = [arrangement.row(arrangements[0]) for arrangement in arrangements]
@@ -154,7 +154,7 @@ def ep_throughput(
     write_json(json_file, {"shape": shape, **formats, "context": context, "results": rows})
 
 
-def _checkpoint(given: Path | None, shape: str, layers: int | None) -> Path:
+def checkpoint_folder(given: Path | None, shape: str, layers: int | None) -> Path:
     """Return the folder that was given, or that of a random checkpoint; ConfigError where both are asked."""
     from gptoss_ray.bench.synthetic_folder import synthetic_folder  # noqa: PLC0415
 
@@ -179,17 +179,18 @@ def _decode_cases(streams: Sequence[int], context: int, long_context: int) -> It
 def numbers(option: str, text: str) -> tuple[int, ...]:
     """Read numbers above 0 between commas; an empty text has none."""
     try:
-        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+        found = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        numbers = (0,)
-    if any(number < 1 for number in numbers):
+        found = (0,)
+    if any(number < 1 for number in found):
         raise ConfigError(
             f"--{option} is {text!r}; give numbers above 0 between commas, as 1,4,16", param=option
         )
-    return numbers
+    return found
 
 
-def _num_cpus() -> int:
+def num_cpus() -> int:
+    """Return how many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -24,7 +24,7 @@ from gptoss_ray.planner.memory import gigabytes
 _PUBLISHER = "openai/"
 _CAVEAT = (
     "Predictions are roofline bounds times a stated efficiency, not measurements; "
-    "this release computes on CPUs only. See docs/performance-model.md."
+    "nothing has run on a GPU yet. See docs/performance-model.md."
 )
 
 

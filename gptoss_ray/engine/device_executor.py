@@ -19,7 +19,6 @@ from gptoss_ray.engine.device_stream import DeviceStream, Graph, Mark
 from gptoss_ray.engine.graph_shapes import block_counts, row_counts, smallest
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.sampler import Sampler
-from gptoss_ray.engine.speculation import MAX_DRAFTED_TOKENS
 from gptoss_ray.engine.step_buffers import StepBuffers, StepShape
 from gptoss_ray.engine.step_executor import LaunchedStep, StepLimits
 from gptoss_ray.engine.step_packing import (
@@ -84,7 +83,7 @@ class DeviceExecutor:
         self._row_counts = row_counts(limits.max_num_sequences)
         self._block_counts = block_counts(limits.max_context, kv_cache.block_size)
         self._graphs: dict[StepShape, Graph] = {}
-        num_draws = limits.max_num_sequences + MAX_DRAFTED_TOKENS
+        num_draws = limits.max_num_sequences + limits.max_drafted_tokens
         num_bytes = largest_shape(limits, kv_cache.block_size).num_bytes
         self._inputs = stream.memory(num_bytes)
         self._drawn, self._kept = (stream.memory(num_draws * 8).view(torch.int64) for _ in range(2))
@@ -126,32 +125,32 @@ class DeviceExecutor:
         """See `StepExecutor`."""
         assert behind is None or isinstance(behind, DeviceStep)
         assert plan.num_rows <= max_num_tokens, "more tokens than were agreed on for this step"
-        stage = self._next_stage()
-        shape = self._graph_shape(plan)
+        stage, runs, needed = self._next_stage(), draw_runs(plan), shape_of(plan)
+        num_draws = sum(run.num_rows for run in runs)
+        shape = self._graph_shape(needed) if is_decoding(needed, num_draws) else None
         graph = None if shape is None else self._graph(shape, stage)
-        shape = shape or shape_of(plan)
+        shape = shape or needed
         buffers = StepBuffers.over(stage.inputs, shape)
         pack(plan, buffers, self.kv_cache.block_size, {} if behind is None else behind.sources)
         if graph is not None:
             pad(buffers, len(plan.chunks), self.kv_cache.block_size, self.kv_cache.spare_block)
-        runs = draw_runs(plan)
-        on_host = [row for run in runs for row in run.host_rows]
-        on_host += range(plan.num_draws, shape_of(plan).num_logits)
         self._send(stage, shape)
         if graph is None:
-            self.stream.run(partial(self._compute, self._transformer, shape, plan.num_draws))
+            self.stream.run(partial(self._compute, self._transformer, shape, num_draws))
         else:
             graph.replay()
+        on_host = [row for run in runs if run.num_on_host for row in run.host_rows]
+        on_host += range(num_draws, needed.num_logits)
         step = DeviceStep(
             plan=plan,
             sampler=self.sampler,
             runs=runs,
-            drawn=stage.drawn[: plan.num_draws],
+            drawn=stage.drawn[:num_draws],
             host_rows=on_host,
             host_logits=self._host_logits(len(on_host)),
             sources={run.chunk.sequence: run.first for run in runs},
         )
-        self.stream.run(lambda: self._fetch(step))
+        self.stream.run(partial(self._fetch, step))
         step.mark = stage.mark = self.stream.mark()
         step.begin_masks(self.masks)
         return step
@@ -176,11 +175,10 @@ class DeviceExecutor:
             mark.wait()
         return stage
 
-    def _graph_shape(self, plan: StepPlan) -> StepShape | None:
-        """Return the padded shape of a plan that a graph computes; None: it is computed as it is."""
-        if not self._records_graphs or not plan.chunks or not is_decoding(plan):
+    def _graph_shape(self, needed: StepShape) -> StepShape | None:
+        """Return the padded shape whose graph computes a decoding step; None: it is computed as it is."""
+        if not self._records_graphs or not needed.num_sequences:
             return None
-        needed = shape_of(plan)
         num_rows = smallest(self._row_counts, needed.num_sequences)
         num_blocks = smallest(self._block_counts, needed.num_blocks)
         assert num_rows is not None, "more sequences than the engine takes"
@@ -228,7 +226,7 @@ class DeviceExecutor:
 def largest_shape(limits: StepLimits, block_size: int) -> StepShape:
     """Return a shape whose inputs take as much memory as those of any step."""
     num_blocks = -(-limits.max_context // block_size)
-    num_logits = limits.max_num_sequences + MAX_DRAFTED_TOKENS + MAX_SCORED_TOKENS
+    num_logits = limits.max_num_sequences + limits.max_drafted_tokens + MAX_SCORED_TOKENS
     num_tokens = max(limits.max_num_tokens, limits.max_num_sequences)
     return StepShape(num_tokens, limits.max_num_sequences, num_blocks, num_logits)
 

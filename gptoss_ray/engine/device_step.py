@@ -100,6 +100,11 @@ class DrawRun:
     num_on_host: int
 
     @property
+    def num_rows(self) -> int:
+        """All of them."""
+        return 1 + len(self.chunk.draft)
+
+    @property
     def host_rows(self) -> range:
         """Those rows."""
         return range(self.first, self.first + self.num_on_host)
@@ -119,6 +124,8 @@ class DrawRun:
         if isinstance(by_host, GptossError):
             return by_host
         draft, drawn = self.chunk.draft, list(by_host)
+        if not draft and not drawn and token_ids[self.first] != NO_TOKEN:
+            return (SampledToken(token_ids[self.first]),)
         if len(drawn) < self.num_on_host:
             return tuple(drawn)
         while len(drawn) <= len(draft) and all(

@@ -23,12 +23,12 @@ NO_DRAFTS: Mapping[Sequence, Draft] = MappingProxyType({})
 
 
 class Drafter(Protocol):
-    """Guesses what comes next: by looking into the text (`NgramDrafter`), or by a small network of its own."""
+    """Guesses what comes next: from the text (`NgramDrafter`), or with a small network of its own."""
 
     def propose(
         self, sequences: ReadOnlySequence[Sequence], max_lengths: ReadOnlySequence[int]
     ) -> list[Draft]:
-        """Return a draft for each sequence; between two steps, and with none of the sequences changed.
+        """Return a draft for each sequence; between two steps, with no sequence changed.
 
         Args:
             sequences: That decode. What was computed of them, and their KV, is as `Sequence` says.

@@ -311,7 +311,12 @@ class Engine:
 
     def _step_limits(self) -> StepLimits:
         config = self._config
-        return StepLimits(config.max_num_sequences, config.max_num_batched_tokens, self.max_context)
+        return StepLimits(
+            max_num_sequences=config.max_num_sequences,
+            max_num_tokens=config.max_num_batched_tokens,
+            max_context=self.max_context,
+            max_drafted_tokens=config.max_drafted_tokens,
+        )
 
     def _swap_placement(self, agreed: int) -> None:
         """Take the staged experts into use if all ranks have them; between steps, so on all alike."""

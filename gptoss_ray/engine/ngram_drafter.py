@@ -52,7 +52,7 @@ class NgramIndex:
         for place, key in enumerate(windows, first):
             earlier.append(latest.get(key, _NOWHERE))
             latest[key] = place
-        return len(earlier) == len(token_ids) + 1
+        return len(earlier) > len(token_ids)
 
     def find(self, token_ids: ReadOnlySequence[int]) -> int | None:
         """Return the earlier place with the longest equal text before it, the latest among equals.

@@ -128,6 +128,7 @@ class Scheduler:
             max_prefill_tokens: Most tokens of prompts to compute; None: as many as fit.
             is_urgent: Whether others wait for the step: it takes fewer of them, the longer the prompt.
         """
+        drafts, self._drafts = self._drafts, NO_DRAFTS
         draft = PlanDraft(self._max_num_batched_tokens, max_prefill_tokens, is_urgent=is_urgent)
         for sequence in self._candidates():
             if sequence.request_id not in self._running:
@@ -138,7 +139,7 @@ class Scheduler:
                 draft.add(sequence)
         if not self._suspects:
             self._admit_waiting(draft)
-        self._add_drafts(draft)
+        self._add_drafts(draft, drafts)
         return draft.plan()
 
     def schedule_ahead(self, launched: StepPlan) -> StepPlan | None:
@@ -268,9 +269,8 @@ class Scheduler:
             )
         return sum(map(len, self._drafts.values()))
 
-    def _add_drafts(self, plan: PlanDraft) -> None:
+    def _add_drafts(self, plan: PlanDraft, drafts: Mapping[Sequence, Draft]) -> None:
         """Add the drafts that were chosen to those sequences that the plan has decode; nobody makes room."""
-        drafts, self._drafts = self._drafts, NO_DRAFTS
         for sequence, draft in drafts.items():
             if not plan.takes_draft(sequence, draft):
                 continue

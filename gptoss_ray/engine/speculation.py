@@ -7,13 +7,10 @@ from collections.abc import Sequence as ReadOnlySequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from gptoss_ray.config import EngineConfig
+from gptoss_ray.config import MAX_DRAFTED_TOKENS, EngineConfig
 from gptoss_ray.engine.draft import Draft, Drafter
 from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.step_cost import StepCost, worthwhile_lengths
-
-MAX_DRAFTED_TOKENS = 64
-"""Of a step, in all drafts: each costs a row of logits as wide as the vocabulary (0.8 MB of o200k's)."""
 
 FIRST_LIKELIHOOD = 0.5
 """That a draft's next token is right, of a sequence that has not had one."""

@@ -34,11 +34,13 @@ class StepLimits:
         max_num_sequences: Sequences of a step.
         max_num_tokens: Tokens of a step.
         max_context: Tokens of a sequence.
+        max_drafted_tokens: Tokens of drafts in a step.
     """
 
     max_num_sequences: int
     max_num_tokens: int
     max_context: int
+    max_drafted_tokens: int = 0
 
 
 class LaunchedStep(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as ReadOnlySequence
+from itertools import accumulate
 
 import torch
 
@@ -21,16 +22,16 @@ DrawSources = Mapping[Sequence, int]
 _OF_TOKENS = ("token_ids", "positions", "sequence_index", "slot_mapping_full", "slot_mapping_window")
 
 
-def is_decoding(plan: StepPlan) -> bool:
-    """Whether every chunk is one token behind which another is drawn: a step that a graph can hold."""
-    return all(chunk.num_rows == 1 and chunk.draws_token and not chunk.scored for chunk in plan.chunks)
-
-
 def shape_of(plan: StepPlan) -> StepShape:
     """Return the shape of a plan as it is, without padding."""
     num_logits = plan.num_draws + sum(len(chunk.scored) for chunk in plan.chunks)
     num_blocks = max((len(chunk.sequence.blocks) for chunk in plan.chunks), default=0)
     return StepShape(plan.num_rows, len(plan.chunks), num_blocks, num_logits)
+
+
+def is_decoding(shape: StepShape, num_draws: int) -> bool:
+    """Whether each sequence of a step has one token, behind which another is drawn: a graph can hold that."""
+    return shape.num_tokens == shape.num_sequences == shape.num_logits == num_draws
 
 
 def is_unknown(chunk: ScheduledChunk) -> bool:
@@ -66,7 +67,7 @@ def pack(plan: StepPlan, buffers: StepBuffers, block_size: int, sources: DrawSou
         block_size: Of the KV cache.
         sources: Of the step before, where it was not read when this plan was made.
     """
-    batch = build_batch(plan, block_size, plan.num_rows)
+    batch = build_batch(plan, block_size, len(buffers.token_ids))
     for name in _OF_TOKENS:
         getattr(buffers, name)[: batch.num_tokens] = getattr(batch, name)
     num_sequences, num_blocks = batch.block_tables_full.shape
@@ -98,12 +99,16 @@ def pad(buffers: StepBuffers, first: int, block_size: int, spare_block: int) -> 
 def _pack_sources(
     chunks: ReadOnlySequence[ScheduledChunk], buffers: StepBuffers, sources: DrawSources
 ) -> None:
+    ends = list(accumulate(chunk.num_rows for chunk in chunks))
+    unknown = [
+        (end - 1, sources[chunk.sequence])
+        for end, chunk in zip(ends, chunks, strict=True)
+        if is_unknown(chunk)
+    ]
     buffers.sources.fill_(-1)
-    end = 0
-    for chunk in chunks:
-        end += chunk.num_rows
-        if is_unknown(chunk):
-            buffers.sources[end - 1] = sources[chunk.sequence]
+    if unknown:
+        places, rows = torch.tensor(unknown).unbind(1)
+        buffers.sources[places] = rows
 
 
 def _pack_draws(chunks: ReadOnlySequence[ScheduledChunk], buffers: StepBuffers) -> None:

@@ -45,6 +45,8 @@ class ScheduledChunk:
     def scored(self) -> range:
         """Positions whose logits are wanted for the log probability of the prompt's next token."""
         unscored = self.sequence.unscored
+        if not unscored:
+            return unscored
         return range(max(self.start, unscored.start), min(self.end, unscored.stop))
 
 
@@ -149,6 +151,8 @@ class PlanDraft:
         """
         num_tokens = self._within_budget(sequence, is_new)
         unscored = sequence.unscored
+        if not unscored:
+            return num_tokens
         first = max(unscored.start, sequence.next_start)
         if unscored.stop - first <= self._scored_tokens_left:
             return num_tokens

@@ -181,10 +181,12 @@ def _layout(model: ModelConfig, cluster: Cluster, load: Load, num_ranks: int) ->
 def _weight_format(
     model: ModelConfig, cluster: Cluster, engine: EngineConfig, parallel: ParallelConfig
 ) -> WeightFormat:
+    if not cluster.is_cpu:
+        return WeightFormat.of_triton()
     if cluster.is_native:
         return WeightFormat.of_native(engine)
     num_experts, memory_bytes = experts_after_losses(model, parallel), cluster.accelerator.memory_bytes
-    are_unpacked = cluster.is_cpu and unpacked_experts_fit(model, num_experts, 2, memory_bytes)
+    are_unpacked = unpacked_experts_fit(model, num_experts, 2, memory_bytes)
     return WeightFormat.of_torch(engine, experts_packed=not are_unpacked)
 
 

@@ -79,8 +79,13 @@ def activation_bytes(
     return stream + max(
         _attention_bytes(model, engine, num_tokens),
         _expert_bytes(model, engine, parallel, experts_packed=weight_format.experts_packed),
-        _whole_tiles(engine.max_num_sequences) * (model.vocab_size + model.hidden_size) * _FLOAT32,
+        _whole_tiles(_num_logits(engine)) * (model.vocab_size + model.hidden_size) * _FLOAT32,
     )
+
+
+def _num_logits(engine: EngineConfig) -> int:
+    """Rows of logits of a step: one a sequence, one a token of its draft."""
+    return engine.max_num_sequences + engine.max_drafted_tokens
 
 
 def _native_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
@@ -88,7 +93,7 @@ def _native_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelCo
     itemsize, num_tokens, hidden = _itemsize(engine), engine.max_num_batched_tokens, model.hidden_size
     # Rotations of the rows stay for all layers; positions and slots are small beside them.
     lasting = num_tokens * (hidden * itemsize + model.head_dim * _FLOAT32)
-    logits = engine.max_num_sequences * (model.vocab_size * _FLOAT32 + hidden * itemsize)
+    logits = _num_logits(engine) * (model.vocab_size * _FLOAT32 + hidden * itemsize)
     # Rows travel only in a group: normed, grouped by expert, their results, and the results that come home.
     num_rows = num_tokens * (1 + model.num_experts_per_token) + 2 * expert_rows(model, engine, parallel)
     travelling = num_rows * hidden * itemsize if parallel.num_ranks > 1 else 0

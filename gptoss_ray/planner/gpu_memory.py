@@ -14,15 +14,15 @@ GRAPH_BYTES = 4 << 20
 """Of one graph's nodes on the device: an assumption."""
 
 _BF16, _FLOAT32, _INT64, _INT32 = 2, 4, 8, 4
-# Rows of logits for prompt tokens and drafts (engine/), slots for parts of attention (kernels/triton/).
-MAX_SCORED_TOKENS, MAX_DRAFTED_TOKENS = 64, 64
+# Rows of logits for prompt tokens (engine/step_plan.py), slots for parts of attention (kernels/triton/).
+MAX_SCORED_TOKENS = 64
 ATTENTION_SLOTS = 4096
 
 
 def lasting_bytes(model: ModelConfig, engine: EngineConfig) -> int:
     """Return what stays from step to step: inputs, logits, drawn tokens, attention's parts, graphs."""
     logits = _max_num_logits(engine) * model.vocab_size * _FLOAT32
-    drawn = 2 * (engine.max_num_sequences + MAX_DRAFTED_TOKENS) * _INT64
+    drawn = 2 * (engine.max_num_sequences + engine.max_drafted_tokens) * _INT64
     per_slot = model.num_attention_heads * (model.head_dim + 2) + model.num_key_value_heads
     parts = ATTENTION_SLOTS * per_slot * _FLOAT32
     graphs = num_graphs(engine.max_num_sequences) * GRAPH_BYTES if engine.step_graphs else 0
@@ -39,7 +39,7 @@ def input_bytes(model: ModelConfig, engine: EngineConfig) -> int:
 
 
 def _max_num_logits(engine: EngineConfig) -> int:
-    return engine.max_num_sequences + MAX_DRAFTED_TOKENS + MAX_SCORED_TOKENS
+    return engine.max_num_sequences + engine.max_drafted_tokens + MAX_SCORED_TOKENS
 
 
 def num_graphs(num_sequences: int) -> int:

@@ -34,6 +34,12 @@ RANK_COUNTERS: dict[str, tuple[str, Callable[[RankStats], float]]] = {
         lambda rank: rank.engine.prefix_cache_queries,
     ),
     "prefix_cache_hits": ("Tokens found there.", lambda rank: rank.engine.prefix_cache_hits),
+    "drafts": ("Drafts of tokens to come that steps have checked.", lambda rank: rank.engine.num_drafts),
+    "draft_tokens": ("Their tokens.", lambda rank: rank.engine.num_draft_tokens),
+    "accepted_draft_tokens": (
+        "Of them, those that became output: steps that were saved.",
+        lambda rank: rank.engine.num_accepted_tokens,
+    ),
     "rank_prompt_tokens": (
         "Tokens of the prompts that a rank has taken.",
         lambda rank: rank.engine.num_prompt_tokens,

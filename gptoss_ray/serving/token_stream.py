@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import ray
@@ -126,7 +127,7 @@ class TokenStreams:
                 .remote(self.sink_id)
             )
             async for message in stream:
-                for output in await message:
+                for output in chain.from_iterable(map(TokenOutput.split, await message)):
                     route = self._routes.get(output.request_id)
                     if route is not None and route.put(output):
                         logger.info("stream_paused request_id=%s", route.request_id)

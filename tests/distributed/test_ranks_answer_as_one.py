@@ -10,8 +10,9 @@ from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.parallel.expert_placement import LayerPlacement
 from gptoss_ray.ranks.layer_swap import LayerSwap
 from gptoss_ray.ranks.rank_experts import with_swap
+from tests.support.drafters import knowing
 from tests.support.engine_runs import small_config
-from tests.support.group_requests import PATTERNS, answers_of_one, arrivals_of, texts
+from tests.support.group_requests import CONFIG, PATTERNS, answers_of_one, arrivals_of, texts
 from tests.support.serving_ranks import group_config, serve_in_threads
 
 
@@ -27,6 +28,24 @@ def test_ranks_that_compute_with_torch_answer_as_one(checkpoint, dispatch):
     engine = small_config(kernels="torch")
     expected = answers_of_one(checkpoint, engine)
     check_group(checkpoint, engine, expected, 3, dispatch, "random arrivals")
+
+
+@pytest.mark.parametrize("dispatch", ["padded", "exact"])
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_that_draft_each_for_itself_answer_as_one(checkpoint, expected, num_ranks, dispatch):
+    answers = {name: text[0] for name, text in expected.items()}
+
+    def give_drafter(step, rank):
+        if step == 0 and rank.link.rank > 0:  # one has none
+            rank.engine._speculation._drafter = knowing(answers, CONFIG.vocab_size, rank.link.rank)
+
+    config = group_config(checkpoint, num_ranks, dispatch=dispatch)
+    config = config.model_copy(update={"engine": small_config(speculation="ngram")})
+    ranks = serve_in_threads(config, arrivals_of("all ranks", num_ranks), give_drafter)
+    assert texts([rank.answers for rank in ranks]) == expected
+    assert len({rank.link.collectives.num_calls for rank in ranks}) == 1
+    num_accepted = [rank.engine.stats().num_accepted_tokens for rank in ranks]
+    assert num_accepted[0] < min(num_accepted[1:])
 
 
 def check_group(checkpoint, engine, expected, num_ranks, dispatch, pattern):

@@ -1,4 +1,4 @@
-"""Matmuls, gate and experts on a card, at the published shapes: right, and the same bits however rows come (law 1).
+"""Matmuls, gate and experts on a card, at the published shapes: right, and with the same bits in any batch.
 
 Here is shown what no interpreter can: that an element's sum in the matrix instruction does not depend on the
 tile, on the rows beside it, or on which programs summed its parts.
@@ -118,7 +118,7 @@ def test_experts_are_right_and_a_row_has_its_bits_in_place_grouped_and_in_any_ti
     for row in RNG.sample(range(4 * num_tokens), 12):
         wanted = expected_expert(stored[int(ids.flatten()[row])], x[row // 4])
         torch.testing.assert_close(in_place[row].float(), wanted, rtol=0.03, atol=0.03 * wanted.abs().max())
-    for rows in (16, 32, 64, 128):
+    for rows in (16, 32, 64):
         routing = route(counts, 4 * num_tokens, rows, ids, ranks.int())
         for tile in (None, *expert_candidates(rows)):
             try:

@@ -37,6 +37,7 @@ class CompiledKernel:
         has_wgmma: Whether it multiplies by Hopper's matrix instruction.
         has_mma: Whether it multiplies by the older one.
         reductions: Layouts of what it sums over, as Triton writes them.
+        loop_conversions: How often values change their lanes in its loops.
         files: Suffix (ptx, ttgir, cubin) to path.
     """
 
@@ -50,6 +51,7 @@ class CompiledKernel:
     has_wgmma: bool
     has_mma: bool
     reductions: tuple[str, ...]
+    loop_conversions: int
     files: dict[str, str]
 
     def assert_fits(self) -> None:
@@ -152,6 +154,7 @@ def _describe(kernel, grid, num_launches) -> CompiledKernel:
         has_wgmma="wgmma.mma_async" in ptx,
         has_mma="mma.sync" in ptx,
         reductions=_reductions(ttgir),
+        loop_conversions=_loop_conversions(ttgir),
         files=files,
     )
 
@@ -161,6 +164,16 @@ def _reductions(ttgir: str) -> tuple[str, ...]:
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
     types = re.findall(r'"tt\.reduce"\(.*?^\s*\}\) : \((.*?)\) ->', ttgir, re.MULTILINE | re.DOTALL)
     return tuple(re.sub(r"#\w+", lambda name: layouts.get(name[0], name[0]), each) for each in types)
+
+
+def _loop_conversions(ttgir: str) -> int:
+    """Return how many conversions of layouts stand in loops."""
+    depth = count = 0
+    for line in ttgir.splitlines():
+        depth += "scf.for" in line
+        count += depth > 0 and "ttg.convert_layout" in line
+        depth -= bool(re.match(r"\s*scf\.yield", line)) and depth > 0
+    return count
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def expert(width: int = HIDDEN) -> Expert:
 
 
 def experts() -> None:
-    """The experts of one token, of 8 a rank, and of 2048."""
+    """The experts of one token, of 8, of 256 and of 2048."""
     table, multiply = TritonExperts.of([expert()] * 32, META), ExpertMatmuls(ArrivalCounters(META))
     swiglu = SwiGLU(1.702, 7.0)
     multiply(values(1, HIDDEN), 4, table, InPlace(values(1, 4, dtype=torch.int64)), swiglu)

@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from gptoss_ray.errors import ContextLengthExceededError, GptossError, InvalidRequestError, OverloadedError
-from gptoss_ray.generation import SamplingParams
+from gptoss_ray.generation import FinishReason, SamplingParams, TokenLogprobs, TokenOutput
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,19 @@ def test_errors_cross_processes_with_their_fields(error):
     assert str(copy) == str(error)
     assert copy.__dict__ == error.__dict__
     assert copy.code == error.code
+
+
+def test_an_output_of_several_tokens_says_the_same_as_those_it_is_split_into():
+    logprobs = tuple(TokenLogprobs(-float(number)) for number in range(3))
+    whole = TokenOutput("r", 7, (5, 6, 5), logprobs, (None,), 12, FinishReason.STOP)
+    first, second, last = whole.split()
+    assert first == TokenOutput("r", 7, (5,), logprobs[:1], (None,), 12)
+    assert second == TokenOutput("r", 8, (6,), logprobs[1:2], (), 12)
+    assert last == TokenOutput("r", 9, (5,), logprobs[2:], (), 12, FinishReason.STOP)
+
+
+@pytest.mark.parametrize("token_ids", [(), (4,)])
+def test_an_output_of_at_most_one_token_is_not_split(token_ids):
+    error = GptossError("m")
+    output = TokenOutput("r", 0, token_ids, finish_reason=FinishReason.ERROR, error=error)
+    assert output.split() == (output,)

@@ -19,7 +19,7 @@ BLOCK_K = 64
 """Inputs that a dense matmul multiplies at once."""
 
 FEWEST_ROWS, FEW_ROWS, MOST_ROWS = 16, 64, 128
-"""Rows of the smallest tile, of those whose split sums have programs side by side, and of the largest."""
+"""Rows of the smallest tile; of the largest whose split sums have programs side by side; of the largest."""
 
 _WANTED_PROGRAMS = 240
 _MAX_SPLITS, _EXPERT_SPLITS = 4, 3
@@ -72,13 +72,16 @@ def groups_rows(num_rows: int, num_experts: int) -> bool:
 
 
 def rows_per_tile(num_rows: int, num_experts: int) -> int:
-    """Return the rows of a tile of experts' matmuls, of so many rows for all of them together."""
-    return rows_up_to(-(-num_rows // num_experts), MOST_ROWS)
+    """Return the rows of a tile of experts' matmuls, of so many rows for all of them together.
+
+    No more than `FEW_ROWS`: the sums of gates and ups, and of the splits before, fill the registers.
+    """
+    return rows_up_to(-(-num_rows // num_experts), FEW_ROWS)
 
 
 def expert_tile(rows: int) -> Tile:
     """Return the tile of experts' matmuls that takes so many rows, where none was measured to be faster."""
-    return Tile(outputs=64, rows=rows, num_warps=4 if rows <= FEW_ROWS else 8, num_stages=5)
+    return Tile(outputs=64, rows=rows, num_warps=4, num_stages=5)
 
 
 def rows_up_to(num_rows: int, most: int) -> int:
@@ -94,5 +97,5 @@ def linear_candidates(rows: int) -> list[Tile]:
 
 def expert_candidates(rows: int) -> list[Tile]:
     """Return the tiles worth measuring for experts' matmuls by tiles of `rows` rows."""
-    shapes = [(64, 4), (128, 8)] if rows <= FEW_ROWS else [(64, 8)]
+    shapes = [(64, 4), (128, 8)]
     return [Tile(outputs, rows, warps, stages) for outputs, warps in shapes for stages in (3, 4, 5, 6)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import triton
@@ -20,7 +21,7 @@ from gptoss_ray.kernels.triton.tile_table import IN_PLACE, TileTable, expert_key
 from gptoss_ray.kernels.triton.tiles import FEWEST_ROWS, Tile, expert_candidates, linear_candidates
 
 _LINEAR_ROWS = (1, 32, 64, 1024)
-_EXPERT_TILE_ROWS = (16, 32, 64, 128)
+_EXPERT_TILE_ROWS = (16, 32, 64)
 
 Measure = Callable[[Callable[[], object]], float]
 """Returns how long a call takes."""
@@ -31,7 +32,7 @@ def fastest(candidates: Sequence[Tile], run: Callable[[Tile], object], measure: 
     times = {}
     for tile in candidates:
         try:
-            times[tile] = measure(lambda tile=tile: run(tile))
+            times[tile] = measure(partial(run, tile))
         except triton.runtime.errors.OutOfResources:
             continue
     return min(times, key=lambda tile: times[tile])

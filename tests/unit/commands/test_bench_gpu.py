@@ -43,3 +43,10 @@ def test_an_unknown_card_is_refused_with_the_choices():
     result = run("--accounting", "--gpu", "h9000")
     assert isinstance(result.exception, ConfigError)
     assert "h200" in str(result.exception)
+
+
+@NEEDS_NO_CARD
+def test_tiles_are_not_measured_without_a_card():
+    result = CliRunner().invoke(app, ["bench", "tiles"])
+    assert isinstance(result.exception, ConfigError)
+    assert "finds no GPU" in str(result.exception)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gptoss_ray.engine.engine import Engine
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenLogprobs
 from tests.support.constraints import HashedConstraint, InlineMasks
+from tests.support.drafters import KnowingDrafter
 from tests.support.engine_invariants import check_engine
 from tests.support.engine_runs import run, small_config
 from tests.support.fake_transformer import FakeConfig, FakeTransformer
@@ -33,11 +34,13 @@ PARAMS = st.builds(
 )
 
 
-def make_engine(transformer, num_blocks, make_executor=None, **config):
+def make_engine(transformer, num_blocks, drafter=None, make_executor=None, **config):
     config = {"kv_block_size": 4, "max_num_batched_tokens": 8, "max_num_sequences": 4} | config
+    config["speculation"] = "off" if drafter is None else "ngram"
     return Engine(
         transformer,
         small_config(kv_cache_bytes=num_blocks * BLOCK_BYTES, **config),
+        drafter=drafter,
         compile_grammar=lambda grammar: HashedConstraint(grammar, TINY_CONFIG.vocab_size),
         make_executor=make_executor,
     )
@@ -46,10 +49,13 @@ def make_engine(transformer, num_blocks, make_executor=None, **config):
 class EngineMachine(RuleBasedStateMachine):
     """Submits, aborts, steps and failing steps in any order."""
 
-    def __init__(self, make_executor=None, **config):
+    drafter = None
+    make_executor = None
+
+    def __init__(self):
         super().__init__()
         self.transformer = FakeTransformer(TINY_CONFIG)
-        self.engine = make_engine(self.transformer, 26, make_executor, **config)
+        self.engine = make_engine(self.transformer, 26, self.drafter, self.make_executor)
         self.requests: dict[str, GenerationRequest] = {}
         self.outputs: dict[str, list[int]] = {}
         self.scores: dict[str, list[TokenLogprobs | None]] = {}
@@ -136,10 +142,31 @@ class EngineAheadMachine(EngineMachine):
     """The same where steps are launched ahead, and replayed from graphs."""
 
     def __init__(self):
-        super().__init__(on_stream(RecordedStream()), speculation="off")
+        self.make_executor = on_stream(RecordedStream())
+        super().__init__()
+
+
+class SpeculatingMachine(EngineMachine):
+    """The same with drafts, which are right and wrong at random."""
+
+    def __init__(self):
+        self.answers: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self.drafter = KnowingDrafter(self.know, TINY_CONFIG.vocab_size)
+        super().__init__()
+
+    def know(self, sequence):
+        request = sequence.request
+        key = (request.prompt_token_ids, request.params)
+        if key not in self.answers:
+            lonely = make_engine(FakeTransformer(TINY_CONFIG), num_blocks=200)
+            lonely._executor.masks = InlineMasks()
+            self.answers[key] = run(lonely, [GenerationRequest("x", *key)])["x"].token_ids
+        return self.answers[key]
 
 
 TestEngineMachine = EngineMachine.TestCase
 TestEngineMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 TestEngineAheadMachine = EngineAheadMachine.TestCase
 TestEngineAheadMachine.settings = TestEngineMachine.settings
+TestSpeculatingMachine = SpeculatingMachine.TestCase
+TestSpeculatingMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

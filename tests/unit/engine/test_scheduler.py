@@ -7,6 +7,7 @@ import pytest
 from gptoss_ray.engine.sampler import SampledToken
 from gptoss_ray.engine.scheduler import Scheduler
 from gptoss_ray.engine.sequence import Sequence
+from gptoss_ray.engine.speculation import Speculation
 from gptoss_ray.engine.step_plan import PlanDraft
 from gptoss_ray.errors import InternalError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams
@@ -21,7 +22,7 @@ BUDGET = 16
 class Bench:
     """A scheduler whose model always says token 5."""
 
-    def __init__(self, num_blocks=100, budget=BUDGET, max_num_sequences=8):
+    def __init__(self, num_blocks=100, budget=BUDGET, max_num_sequences=8, speculation=None):
         self.geometry = KVGeometry(block_size=4, window=6, max_chunk=budget)
         self.pool = BlockPool(num_blocks)
         self.scheduler = Scheduler(
@@ -29,6 +30,7 @@ class Bench:
             PrefixCache(self.pool, self.geometry),
             max_num_sequences=max_num_sequences,
             max_num_batched_tokens=budget,
+            speculation=speculation,
         )
         self.num_added = 0
 
@@ -247,3 +249,93 @@ def test_an_urgent_step_takes_fewer_tokens_of_a_prompt_the_longer_it_is_but_alwa
 
     assert chunk_lengths(is_urgent=False) == [20] * 5
     assert chunk_lengths(is_urgent=True) == [20, 20, 10, 4, 1]
+
+
+class FiveAlways:
+    """Drafts what the model says."""
+
+    def propose(self, sequences, max_lengths):
+        return [(5,) * length for length in max_lengths]
+
+
+def drafting_bench(**sizes):
+    return Bench(speculation=Speculation(FiveAlways(), 4, None), **sizes)
+
+
+def drafted_step(bench):
+    """Rows of each chunk of a step whose drafts are all right, and the demand before it."""
+    demand = bench.scheduler.demand()
+    plan = bench.plan()
+    draws = [(SampledToken(5),) * (1 + len(plan.drafts.get(each, ()))) for each in plan.drawing_sequences()]
+    bench.scheduler.commit(plan, draws)
+    rows = [chunk.num_rows for chunk in plan.chunks]
+    assert sum(rows) <= demand.num_decode_tokens + demand.num_prefill_tokens
+    return rows
+
+
+def test_drafts_are_demanded_and_take_what_decodes_and_prompts_leave_of_the_budget():
+    bench = drafting_bench()
+    for name in "ab":
+        bench.add(name, 3)
+    assert drafted_step(bench) == [3, 3]
+    assert drafted_step(bench) == [5, 5]
+    bench.add("long", 9)
+    assert drafted_step(bench) == [5, 2, 9]  # of 16
+    bench.add("longer", 30)
+    assert drafted_step(bench) == [1, 1, 1, 13]
+
+
+def test_a_draft_that_is_right_moves_its_sequence_by_all_of_it():
+    bench = drafting_bench()
+    bench.add("a", 3, max_tokens=14)
+    drafted_step(bench)
+    assert [drafted_step(bench) for _ in range(3)] == [[5], [5], [3]]
+    assert bench.scheduler.num_running == 0
+    assert bench.pool.num_free == bench.pool.num_blocks
+
+
+def test_drafts_are_those_of_the_last_demand_and_planned_once():
+    bench = drafting_bench()
+    bench.add("a", 3)
+    drafted_step(bench)
+    bench.scheduler.demand()
+    assert [chunk.num_rows for chunk in bench.plan().chunks] == [5]
+    assert [chunk.num_rows for chunk in bench.plan().chunks] == [1]
+
+
+def test_a_draft_takes_free_blocks_but_nobody_is_preempted_for_it():
+    bench = drafting_bench(num_blocks=8)
+    bench.add("a", 6)
+    drafted_step(bench)
+    taken = [bench.pool.allocate() for _ in range(bench.pool.num_free)]
+    assert drafted_step(bench) == [2]  # up to the end of its block of four
+    for block_id in taken:
+        bench.pool.release(block_id)
+    assert drafted_step(bench) == [5]
+    assert bench.scheduler.num_preemptions == 0
+
+
+def test_suspects_are_planned_without_drafts():
+    bench = drafting_bench()
+    bench.add("a", 3)
+    drafted_step(bench)
+    bench.scheduler.suspect(["a"])
+    assert drafted_step(bench) == [1]
+    assert drafted_step(bench) == [5]
+
+
+def test_of_a_refused_draft_no_block_is_published_and_its_place_is_computed_again():
+    bench = drafting_bench()
+    bench.add("a", 3)
+    bench.step()
+    bench.scheduler.demand()
+    plan = bench.plan()
+    [chunk] = plan.chunks
+    assert (chunk.start, chunk.num_rows) == (3, 5)
+    bench.scheduler.commit(plan, [(SampledToken(5), SampledToken(9))])
+    sequence = chunk.sequence
+    assert sequence.token_ids[3:] == [5, 5, 9]
+    assert sequence.num_computed_tokens == 5
+    assert len(bench.pool._block_of) == 2  # the first four tokens, of both groups
+    bench.scheduler.demand()
+    assert [chunk.start for chunk in bench.plan().chunks] == [5]

@@ -21,7 +21,7 @@ ALIGNMENT_BYTES = 16 * 14
 @pytest.mark.parametrize("num_tokens", [16, 8192])
 def test_planned_inputs_are_those_of_the_executor(num_sequences, num_tokens):
     engine = EngineConfig(max_num_sequences=num_sequences, max_num_batched_tokens=num_tokens)
-    limits = StepLimits(num_sequences, num_tokens, LARGE.max_context)
+    limits = StepLimits(num_sequences, num_tokens, LARGE.max_context, engine.max_drafted_tokens)
     shape = largest_shape(limits, engine.kv_block_size)
     assert 0 <= shape.num_bytes - gpu_memory.input_bytes(LARGE, engine) <= ALIGNMENT_BYTES
     assert gpu_memory.MAX_SCORED_TOKENS == MAX_SCORED_TOKENS

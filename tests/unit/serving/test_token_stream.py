@@ -128,3 +128,28 @@ async def test_leaving_while_a_sequence_is_paused_aborts_nothing_twice(source):
     await outputs.aclose()
     await asyncio.sleep(0)
     assert set(source.rank.aborted) == {"r"}
+
+
+async def test_tokens_that_one_step_has_made_are_told_one_by_one_and_counted_so(streams):
+    """Whatever reads them, stop strings and usage among it, ends at the same token as without drafts."""
+    made = [TokenOutput("r", 0, (5, 6, 7)), TokenOutput("r", 3, (8, 9), finish_reason=FinishReason.STOP)]
+
+    async def messages():
+        for output in made:
+            future = asyncio.get_running_loop().create_future()
+            future.set_result([output])
+            yield future
+
+    stream = SimpleNamespace(remote=lambda sink_id: messages())
+    streams._ranks["rank"] = SimpleNamespace(
+        token_stream=SimpleNamespace(options=lambda **_: stream),
+        abort=SimpleNamespace(remote=lambda request_id: None),
+    )
+    route = streams.open_route("r")
+    streams._pumps["rank"] = None
+    await streams._pump("rank")
+    told = [route.queue.get_nowait() for _ in range(MAX_UNREAD)]
+    assert [output.token_ids for output in told] == [(5,), (6,), (7,), (8,)]
+    assert [output.position for output in told] == [0, 1, 2, 3]
+    end = route.queue.get_nowait()
+    assert (end.token_ids, end.finish_reason) == ((9,), FinishReason.STOP)

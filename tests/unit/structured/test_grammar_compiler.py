@@ -161,3 +161,29 @@ def test_a_hostile_schema_is_refused_or_made_to_fail_and_does_not_hang(hostile):
 def test_a_hundred_tools_are_no_hostile_grammar():
     calls = {f"tool_{number}": json_rule(CITY_SCHEMA, is_strict=True, param="x") for number in range(128)}
     assert grammar_checker().compile(chat_grammar(ANY_TEXT, calls)).allowed().any()
+
+
+def test_masks_along_a_draft_are_those_of_an_output_that_went_that_way_and_move_nothing():
+    grammar = of_schema({"type": "object", "properties": {"a": {"const": 57}}, "required": ["a"]})
+    text = b'{"a": 57}'
+    state, output = byte_compiler().compile(grammar), byte_compiler().compile(grammar)
+    for start in range(len(text)):
+        masks = state.allowed_along(text[start:])
+        assert len(masks) == len(text) - start + 1
+        assert (masks[0] == output.allowed()).all()
+        ahead = byte_compiler().compile(grammar)
+        assert all(map(ahead.advance, text[:start]))
+        for token_id, mask in zip(text[start:], masks, strict=False):
+            assert (mask == ahead.allowed()).all()
+            assert ahead.advance(token_id)
+        assert (masks[-1] == ahead.allowed()).all()
+        assert (state.allowed() == output.allowed()).all()
+        assert state.advance(text[start])
+        assert output.advance(text[start])
+
+
+def test_masks_along_a_draft_end_where_it_is_not_allowed():
+    state = byte_compiler().compile(of_schema({"const": 571}))
+    masks = state.allowed_along(b"57x1")
+    assert [np.flatnonzero(mask).tolist() for mask in masks] == [[ord("5")], [ord("7")], [ord("1")]]
+    assert state.advance(ord("5"))

@@ -86,3 +86,5 @@ def test_experts_at_the_published_shapes_use_the_tensor_cores_of_a_hopper_and_sp
     for kernel in kernels:
         kernel.assert_fits()
         assert kernel.has_wgmma == (kernel.name != "_route_kernel") and not kernel.has_mma, kernel
+        # Codes go from memory to the instruction in its own layout, and sums stay where they are.
+        assert kernel.loop_conversions == 0, kernel
