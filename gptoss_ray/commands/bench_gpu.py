@@ -26,6 +26,9 @@ def gpu(
     accounting: Annotated[
         bool, typer.Option("--accounting", help="Only print what steps cost on paper; needs no card.")
     ] = False,
+    host: Annotated[
+        bool, typer.Option("--host", help="Also measure the host's part of steps; needs no card.")
+    ] = False,
     card: Annotated[str, typer.Option("--gpu", help="Whose data sheet the paper goes by.")] = "h200",
     json_file: JsonFile = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw tokens a second here.")] = None,
@@ -62,6 +65,12 @@ def gpu(
         ceilings, ran = report.ceilings, list(report.steps)
         tables = all_tables(report, accelerator.usable_bytes)
         title = f"{shape} on one {report.card['card']}"
+    if host:
+        from gptoss_ray.bench.engine_cases import DecodeCase  # noqa: PLC0415
+        from gptoss_ray.bench.host_steps import host_row  # noqa: PLC0415
+
+        cases = [DecodeCase(number, min(bench.contexts, default=1024)) for number in bench.streams]
+        tables["the host's part of a step, here"] = [host_row(case, bench.num_steps) for case in cases]
     print_tables(tables)
     write_json(json_file, {"shape": shape, "has_run": not accounting, "tables": tables})
     if plot_file is not None:

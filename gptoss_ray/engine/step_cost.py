@@ -20,6 +20,8 @@ OVERHEAD_BYTES = 45e6
 """What such a CPU reads in the time that a step spends outside of the kernels."""
 DRAW_PASSES = 5
 """Over a row of logits."""
+MIN_GAIN = 1.1
+"""Drafts that promise less are not checked: the cost is known no better than that."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def worthwhile_lengths(
     chances.sort(key=lambda chance: -chance[0])
     num_rows = len(drafts) + num_other_rows
     num_tokens = float(len(drafts))
-    best_rate, num_worthwhile = num_tokens / cost.of(num_rows) if drafts else 0.0, 0
+    best_rate, num_worthwhile = MIN_GAIN * num_tokens / cost.of(num_rows) if drafts else 0.0, 0
     for number, (likelihood, _) in enumerate(chances[:max_num_tokens], 1):
         num_tokens += likelihood
         rate = num_tokens / cost.of(num_rows + number)

@@ -94,7 +94,7 @@ def test_a_group_gets_a_bundle_for_each_of_its_nodes_and_the_replica_takes_nothi
 def test_a_file_for_gpus_says_first_that_they_are_not_served_yet(path):
     head = path.read_text().split("\n\n")[0]
     is_gpu = any("GPU" in bundle for bundle in BUNDLES[path.name])
-    assert ("GPU BACKEND IS NOT IN THIS RELEASE" in head) == is_gpu
+    assert ("NEVER RUN ON GPUS" in head) == is_gpu
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.name)

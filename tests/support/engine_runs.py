@@ -27,8 +27,10 @@ class Answer:
 
 
 def small_config(**changes) -> EngineConfig:
-    """An engine of 16-token blocks; `changes` may leave the range that operators are held to."""
-    config = EngineConfig(kv_block_size=16, kv_cache_bytes=1 << 20, max_num_batched_tokens=64)
+    """An engine of 16-token blocks that makes one token a step; `changes` may leave the operators' range."""
+    config = EngineConfig(
+        kv_block_size=16, kv_cache_bytes=1 << 20, max_num_batched_tokens=64, speculation="off"
+    )
     return config.model_copy(update=changes)
 
 

@@ -30,6 +30,16 @@ def test_accounting_needs_no_card(tmp_path, shape):
     assert plot_file.stat().st_size > 1000
 
 
+def test_the_hosts_part_of_steps_is_measured_without_a_card(tmp_path):
+    json_file = tmp_path / "figures.json"
+    options = ["--streams", "1,3", "--contexts", "40", "--prompts", "", "--steps", "4"]
+    result = run("--shape", "tiny", "--accounting", "--host", *options, "--json", str(json_file))
+    assert result.exit_code == 0, result.output
+    rows = json.loads(json_file.read_text())["tables"]["the host's part of a step, here"]
+    assert [(row["streams"], row["tokens"]) for row in rows] == [(1, 40), (3, 40)]
+    assert all(row["host_ms"] >= row["least_ms"] > 0 for row in rows)
+
+
 @NEEDS_NO_CARD
 def test_without_a_card_the_benchmark_says_so_and_fails():
     result = run("--shape", "tiny", "--contexts", "1024", "--prompts", "64")

@@ -79,7 +79,7 @@ def test_all_drafts_of_a_step_have_a_limit():
 
 def test_what_was_wrong_before_is_no_longer_checked_and_what_became_right_is_again():
     """Also of drafts that were not checked: what came in their place is known afterwards."""
-    speculation, sequence = Speculation(Says(7), 8, RowsCost(0.4)), make_sequence()
+    speculation, sequence = Speculation(Says(7), 8, RowsCost(0.3)), make_sequence()
     assert lengths(speculation, [sequence]) == [1]
     for _ in range(3):
         [length] = lengths(speculation, [sequence])

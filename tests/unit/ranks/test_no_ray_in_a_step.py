@@ -51,7 +51,7 @@ def config(tmp_path_factory) -> ServedModelConfig:
     return ServedModelConfig(
         name="tiny",
         checkpoint=str(folder),
-        engine=EngineConfig(kv_cache_bytes=1 << 20, max_context=256),
+        engine=EngineConfig(kv_cache_bytes=1 << 20, max_context=256, speculation="off"),
         parallel=ParallelConfig(num_ranks=2, heartbeat_s=0.01),
     )
 
