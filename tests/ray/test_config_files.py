@@ -91,7 +91,7 @@ def test_a_group_gets_a_bundle_for_each_of_its_nodes_and_the_replica_takes_nothi
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_a_file_for_gpus_says_first_that_they_are_not_served_yet(path):
+def test_a_file_for_gpus_says_first_that_it_has_never_run_there(path):
     head = path.read_text().split("\n\n")[0]
     is_gpu = any("GPU" in bundle for bundle in BUNDLES[path.name])
     assert ("NEVER RUN ON GPUS" in head) == is_gpu
