@@ -4,7 +4,6 @@ import pytest
 
 from gptoss_ray.bench.step_bytes import decode_step_bytes, expert_bytes, prefill_flops
 from gptoss_ray.checkpoint.model_config import ModelConfig
-from gptoss_ray.planner.rates import expected_experts
 
 CONFIG = ModelConfig.published("gpt-oss-20b")
 
@@ -23,9 +22,9 @@ def test_one_token_of_the_published_shape_reads_what_its_parts_weigh():
 
 
 def test_streams_share_the_experts_that_several_of_them_choose():
-    assert expected_experts(CONFIG, 1) == pytest.approx(4)
-    assert 4 * 4 > expected_experts(CONFIG, 4) > 4
-    assert expected_experts(CONFIG, 10_000) == pytest.approx(32)
+    assert CONFIG.expected_experts(1) == pytest.approx(4)
+    assert 4 * 4 > CONFIG.expected_experts(4) > 4
+    assert CONFIG.expected_experts(10_000) == pytest.approx(32)
 
 
 def test_a_prompt_costs_two_operations_a_weight_and_token():
