@@ -15,6 +15,7 @@ from dataclasses import replace
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.expert_counts import expert_load, expert_traffic
+from gptoss_ray.engine.failed_steps import FailedSteps, Verdict
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.model_runner import ModelRunner
@@ -93,6 +94,7 @@ class Engine:
         self._staged: tuple[int, Transformer] | None = None
         self._ended_at_submit: dict[str, TokenOutput] = {}
         self._open_plan: StepPlan | None = None
+        self._failed_steps = FailedSteps()
         self._num_steps = 0
         self._num_prompt_tokens = 0
         self._num_generation_tokens = 0
@@ -181,6 +183,7 @@ class Engine:
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks; no output of it follows. False when it is not here."""
+        self._failed_steps.forget(request_id)
         had_ended = self._ended_at_submit.pop(request_id, None) is not None
         was_here = had_ended or self._scheduler.abort(request_id)
         logger.debug("request_aborted request_id=%s was_here=%s", request_id, was_here)
@@ -200,6 +203,7 @@ class Engine:
             GroupBrokenError: A rank is lost, late, or of another epoch.
         """
         staged = self._placement if self._staged is None else self._staged[0]
+        self._open_plan = None
         with self._leaving_on_failure():
             demand = replace(self._scheduler.demand(), staged_placement=staged, is_leaving=is_leaving)
             return self._step_sync.agree(demand)
@@ -220,17 +224,14 @@ class Engine:
         return self._take_ended_at_submit() + outputs
 
     def blame(self) -> tuple[str, ...]:
-        """Say whose requests are to fail for the step that failed last; none while that is being found out.
-
-        A request that was computed alone is to blame. Of several, each runs alone from now on until it has
-        completed a step. Where nothing was computed, it is all of them.
-        """
+        """Take a failed step into account, once; return which requests are to fail (`failed_steps.py`)."""
         chunks = () if self._open_plan is None else self._open_plan.chunks
         planned = tuple(chunk.sequence.request_id for chunk in chunks)
-        if len(planned) <= 1:
-            return planned or self._scheduler.request_ids
-        self._scheduler.suspect(planned)
-        return ()
+        verdict = self._failed_steps.fail(planned)
+        if verdict is Verdict.ISOLATE:
+            logger.error("requests_isolated request_ids=%s", ",".join(planned))
+            self._scheduler.suspect(planned)
+        return (planned or self._scheduler.request_ids) if verdict is Verdict.BLAME else ()
 
     def stage_placement(self, version: int, transformer: Transformer) -> None:
         """Get ready to go on with other experts; they are swapped in once all ranks have staged them.
@@ -287,7 +288,7 @@ class Engine:
             draws = self._sampler.sample(logits[: len(drawing)], drawing, masks)
         scores = self._sampler.score(logits[len(drawing) :], plan.scored_chunks())
         outputs = self._count(self._scheduler.commit(plan, draws, scores))
-        self._open_plan = None
+        self._failed_steps.complete(chunk.sequence.request_id for chunk in plan.chunks)
         return outputs
 
     def _swap_placement(self, agreed: int) -> None:

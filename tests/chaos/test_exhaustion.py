@@ -66,7 +66,7 @@ def was_refused(answer: StreamedAnswer) -> bool:
 
 @contextlib.contextmanager
 def small_disk(size: str) -> Iterator[Path]:
-    """Mount a file system of its own that is soon full; its path is short, for names of sockets have limits."""
+    """Mount a file system that is soon full; its path is short, for names of sockets have limits."""
     with tempfile.TemporaryDirectory(prefix="full-", dir="/tmp") as folder:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
         try:
