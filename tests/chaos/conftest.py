@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.served_app import ServedApp, serve_app, write_config
-from tests.support.streamed_answers import StreamedAnswer, client, long_answer, stream_all
+from tests.support.streamed_answers import StreamedAnswer, client, long_answer, print_pauses, stream_all
 
 NUM_STREAMS = 50
 
@@ -33,4 +33,5 @@ def undisturbed(served_pair: ServedApp) -> list[StreamedAnswer]:
     answers = asyncio.run(all_answers())
     assert not any(answer.problem for answer in answers), answers
     assert len({str(answer.said) for answer in answers}) == NUM_STREAMS, "questions must differ"
+    print_pauses("nothing happens", answers)
     return answers
