@@ -6,11 +6,11 @@ CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
 FUZZ_S  ?= 60
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or up or promtool
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or up or scale or promtool
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench wheel test-oracle test-ep test-soak test-chaos \
-        test-fault-soak test-hosts test-browser test-clients test-up test-promtool test-sanitize fuzz \
+        test-fault-soak test-hosts test-browser test-clients test-up test-scale test-promtool test-sanitize fuzz \
         train-demo clean
 
 help: ## list the targets
@@ -59,6 +59,9 @@ test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations u
 
 test-fault-soak: $(VENV)/.dev-installed ## 50 streams for 20 minutes, a fault every 45 s: no answer wrong or missing
 	$(BIN)/python -m pytest -m fault_soak
+
+test-scale: $(VENV)/.dev-installed ## a load that grows and ends: replicas of two models come and go, no stream is cut (minutes)
+	$(BIN)/python -m pytest -m scale
 
 test-hosts: $(VENV)/.dev-installed ## serve from ranks on several hosts, built in namespaces (root, 3 GB)
 	$(BIN)/python -m pytest -m hosts

@@ -190,6 +190,54 @@ class QuotaConfig(_Frozen):
     )
 
 
+class ScalingConfig(_Frozen):
+    """How many replicas a model has: between two bounds, as many as its load needs.
+
+    Targets are of one replica; whichever is exceeded brings another.
+    """
+
+    min_replicas: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="0: none while nobody asks; the first request is held until one is there.",
+    )
+    max_replicas: int = Field(1, ge=1, le=1024)
+    target_running: float = Field(
+        0.75, gt=0, le=1, description="Sequences, waiting ones too, as a share of engine.max_num_sequences."
+    )
+    target_kv_use: float = Field(0.8, gt=0, le=1, description="KV blocks that running sequences own.")
+    target_queued_tokens: int = Field(
+        16_384, ge=1, description="Of requests that wait, prompts and expected outputs."
+    )
+    target_first_token_s: float | None = Field(
+        None, gt=0, le=3600, description="Time to the first token, of nine requests in ten; unset: any."
+    )
+    up_delay_s: float = Field(2.0, ge=0, le=3600, description="More load than that must last so long.")
+    down_delay_s: float = Field(
+        300.0, ge=0, le=86_400, description="So long must fewer replicas have been enough."
+    )
+    zero_delay_s: float = Field(
+        900.0,
+        ge=0,
+        le=604_800,
+        description="With min_replicas 0, the last one goes after so long without work.",
+    )
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> ScalingConfig:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}"
+            )
+        return self
+
+    @property
+    def num_first_replicas(self) -> int:
+        """At the start: one at least, so that what is wrong with it shows there."""
+        return max(1, self.min_replicas)
+
+
 class ServedModelConfig(_Frozen):
     """One model behind the ingress."""
 
@@ -207,6 +255,17 @@ class ServedModelConfig(_Frozen):
         30.0, gt=0, description="A replica without room this long is a failed start."
     )
     startup_timeout_s: float = Field(600.0, gt=0, description="Loading longer than this is a failed start.")
+    scaling: ScalingConfig | None = Field(
+        None, description="Replicas by load; unset: as the deployment's own options say, one without any."
+    )
+    routing: Literal["prefix", "load"] = Field(
+        "prefix",
+        description="Which replica takes a request: the one that has most of its prefix and least to do, or "
+        "the less busy of two at random.",
+    )
+    hold_timeout_s: float = Field(
+        300.0, gt=0, le=86_400, description="A request waits so long for a replica while there is none."
+    )
 
     @model_validator(mode="after")
     def _pinned_threads_do_not_meet(self) -> ServedModelConfig:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gptoss_ray.commands import bench_ingress, bench_overload, bench_speed
+from gptoss_ray.commands import bench_ingress, bench_overload, bench_routing, bench_speed
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.http_client import bearer, first_model
 
@@ -24,6 +24,7 @@ bench_app.command()(bench_speed.engine)
 bench_app.command("ep-throughput")(bench_speed.ep_throughput)
 bench_app.command()(bench_ingress.ingress)
 bench_app.command()(bench_overload.overload)
+bench_app.command()(bench_routing.routing)
 
 Url = Annotated[str, typer.Option(help="HTTP address of the server.")]
 ApiKey = Annotated[str, typer.Option(envvar="GPTOSS_RAY_API_KEY", help="Key of the server.")]

@@ -9,6 +9,7 @@ tenant may fill as much of it as it leaves free, so that one who floods it never
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from gptoss_ray.ranks.rank_room import OutputEstimate
 from gptoss_ray.ranks.rank_selector import RankSelector, Seat
 
 MAX_RETRY_AFTER_S = 60.0
+MAX_REMEMBERED_ENDS = 1024
+"""Prompts of which a replica tells that it has lately seen them."""
+
 _RATE_MEMORY_S = 30.0
 
 
@@ -79,6 +83,7 @@ class Admission:
         self._caches_prefixes = caches_prefixes
         self._queue: FairQueue[Ticket] = FairQueue()
         self._outputs = OutputEstimate()
+        self._latest_ends: OrderedDict[bytes, None] = OrderedDict()
         self._rate = _Rate(clock)
 
     @property
@@ -90,6 +95,11 @@ class Admission:
     def num_queued_tokens(self) -> int:
         """What they are thought to come to, prompts and outputs."""
         return round(self._queue.cost)
+
+    @property
+    def latest_ends(self) -> list[bytes]:
+        """Hashes of the last complete block of each prompt of late: what goes on from it begins with that."""
+        return list(self._latest_ends)
 
     def enter(self, request: GenerationRequest, admit: Callable[[int], None]) -> Ticket:
         """Take a request in; `admit` is called with its rank, at once where there is room.
@@ -144,8 +154,16 @@ class Admission:
         if ticket.seat is None:
             return False
         self._queue.serve(request.cache_salt, ticket.num_tokens, request.share)
+        self._remember_end(hashes)
         ticket.admit(ticket.seat.rank)
         return True
+
+    def _remember_end(self, hashes: list[bytes]) -> None:
+        if hashes:
+            self._latest_ends[hashes[-1]] = None
+            self._latest_ends.move_to_end(hashes[-1])
+            if len(self._latest_ends) > MAX_REMEMBERED_ENDS:
+                self._latest_ends.popitem(last=False)
 
     def _check_limits(self, ticket: Ticket) -> None:
         queue, tenant = self._queue, ticket.request.cache_salt

@@ -23,6 +23,7 @@ from gptoss_ray.ranks.rank_member import RankMember, RankPulse
 from gptoss_ray.ranks.request_traces import RequestTraces
 from gptoss_ray.ranks.sink_outbox import SinkOutbox
 from gptoss_ray.ranks.step_loop import Batches, StepLoop, SteppedEngine
+from gptoss_ray.ranks.wait_times import WaitTimes
 
 if TYPE_CHECKING:
     from gptoss_ray.model.transformer import Transformer
@@ -42,7 +43,11 @@ _FIRST_GRAMMAR = replace(_WARM_UP, params=SamplingParams(grammar='start: "a"'))
 
 @dataclass(frozen=True, slots=True)
 class RankStats:
-    """What a rank reports of itself; `engine` is its `EngineStats`, `step_s` the seconds spent in steps."""
+    """What a rank reports of itself; `engine` is its `EngineStats`, `step_s` the seconds spent in steps.
+
+    `first_token_s` is how long nine requests in ten waited for their first token here of late; None where
+    none did.
+    """
 
     rank: int
     engine: Any
@@ -51,6 +56,7 @@ class RankStats:
     num_messages: int
     """Batches handed to token streams so far."""
     step_s: float = 0.0
+    first_token_s: float | None = None
 
 
 class EngineRank:
@@ -86,6 +92,7 @@ class EngineRank:
         self._ended: dict[str, asyncio.Future[TokenOutput]] = {}
         self._submissions: dict[str, asyncio.Task[GptossError | None]] = {}
         self._abort_keys = AbortKeys()
+        self._first_tokens = WaitTimes()
         self._traces = RequestTraces(config.name, rank)
         self._num_messages = 0
         self._prepared: Transformer | None = None
@@ -221,6 +228,7 @@ class EngineRank:
             constraint = await asyncio.to_thread(engine.prepare, request) if has_grammar else None
             self._ended[request_id] = asyncio.get_running_loop().create_future()
             self._outbox.open_request(request.sink_id, request_id)
+            self._first_tokens.begin(request_id)
             is_open = True
             if request.traceparent:
                 await self._traces.begin(request)
@@ -228,6 +236,7 @@ class EngineRank:
         except Exception as error:
             if is_open:
                 del self._ended[request_id]
+                self._first_tokens.drop(request_id)
                 self._outbox.close_request(request.sink_id, request_id)
             self._traces.drop(request_id, error)
             if isinstance(error, GptossError):
@@ -285,6 +294,7 @@ class EngineRank:
             num_failed_steps=self._loop.num_failed_steps,
             num_messages=self._num_messages,
             step_s=self._loop.step_s,
+            first_token_s=self._first_tokens.recent_s(),
         )
 
     async def take_expert_load(self) -> list[list[int]]:
@@ -399,9 +409,12 @@ class EngineRank:
         self._outbox.deliver(batches)
         for outputs in batches.values():
             for output in outputs:
+                if output.token_ids:
+                    self._first_tokens.end(output.request_id)
                 if self._traces:
                     self._traces.take(output)
                 if output.finish_reason is not None:
+                    self._first_tokens.drop(output.request_id)
                     self._ended.pop(output.request_id).set_result(output)
                     self._abort_keys.discard(output.request_id)
 

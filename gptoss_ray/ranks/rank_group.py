@@ -22,6 +22,7 @@ from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.ranks.admission import Admission, QueueLimits
 from gptoss_ray.ranks.engine_rank import LoadEngine, RankStats
 from gptoss_ray.ranks.group_keeper import GroupKeeper
+from gptoss_ray.ranks.group_load import GroupLoad
 from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.rank_facts import RankFacts, check_fingerprints, read_shape
 from gptoss_ray.ranks.rank_memory import check_group_memory, describe_memory
@@ -29,6 +30,7 @@ from gptoss_ray.ranks.rank_room import RankRoom
 from gptoss_ray.ranks.rank_selector import RankSelector
 from gptoss_ray.ranks.ray_ranks import RayRanks
 from gptoss_ray.ranks.recovery import FIRST_EPOCH, RankId, Stage
+from gptoss_ray.ranks.wait_times import WaitTimes
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +48,14 @@ class Rank:
 
 
 @dataclass
-class Routed:
-    """A request on its way through a rank; whoever sees its end notes how long its output was."""
+class Visit:
+    """A request in the group; whoever sees its end notes how long its output was.
 
-    rank: Rank
+    Attributes:
+        turn: Resolves to the number of its rank, once its turn has come.
+    """
+
+    turn: asyncio.Future[int]
     num_output_tokens: int | None = None
 
 
@@ -85,6 +91,7 @@ class RankGroup:
         self._has_failed = False
         self._selector: RankSelector | None = None
         self._admission: Admission | None = None
+        self._turns = WaitTimes()
 
     async def load(self, suppressed_token_ids: Sequence[int]) -> None:
         """Load every rank, bring them into step and wait until each has completed a first step.
@@ -158,8 +165,8 @@ class RankGroup:
         return self._keeper.open_ranks if self._keeper is not None else self._first
 
     @asynccontextmanager
-    async def route(self, request: GenerationRequest) -> AsyncIterator[Routed]:
-        """Yield where the request goes, once its turn has come; it counts there until the block ends.
+    async def visit(self, request: GenerationRequest) -> AsyncIterator[Visit]:
+        """Let a request in; it counts here until the block ends. `rank_of` says where it goes.
 
         Raises:
             OverloadedError: It would have to wait, and no more may.
@@ -168,19 +175,30 @@ class RankGroup:
         if self._admission is None:
             raise UnavailableError("The model is still loading; try again in a moment.")
         self._check_not_lost()
-        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        visit = Visit(asyncio.get_running_loop().create_future())
 
         def admit(number: int) -> None:
-            if not turn.done():  # else the caller has just left
-                turn.set_result(number)
+            self._turns.end(request.request_id)
+            if not visit.turn.done():  # else the caller has just left
+                visit.turn.set_result(number)
 
-        ticket = self._admission.enter(request, admit)
-        routed: Routed | None = None
+        self._turns.begin(request.request_id)
         try:
-            routed = Routed(self._rank(await turn))
-            yield routed
+            ticket = self._admission.enter(request, admit)
+            try:
+                yield visit
+            finally:
+                self._admission.leave(ticket, visit.num_output_tokens)
         finally:
-            self._admission.leave(ticket, None if routed is None else routed.num_output_tokens)
+            self._turns.drop(request.request_id)
+
+    async def rank_of(self, visit: Visit) -> Rank:
+        """Return the rank of a request, once its turn has come.
+
+        Raises:
+            UnavailableError: The ranks were lost meanwhile.
+        """
+        return self._rank(await visit.turn)
 
     def _rank(self, number: int) -> Rank:
         """Return the rank with a number; who waited until it was lost has not been lost with it."""
@@ -191,7 +209,7 @@ class RankGroup:
         raise UnavailableError(f"Rank {number} was lost while the request waited for it; try again.")
 
     async def submit(self, rank: Rank, request: GenerationRequest) -> GptossError | None:
-        """Hand a request to the rank that `route` yielded; returns the refusal, if any.
+        """Hand a request to its rank; returns the refusal, if any.
 
         Raises:
             RayError: The rank is lost.
@@ -272,6 +290,14 @@ class RankGroup:
             call.cancel()
         done = [call for call in asked if call.done() and not call.cancelled() and call.exception() is None]
         return [call.result() for call in done]
+
+    def latest_ends(self) -> list[bytes]:
+        """See `Admission.latest_ends`."""
+        return [] if self._admission is None else self._admission.latest_ends
+
+    async def current_load(self) -> GroupLoad | None:
+        """Return how much there is to do; None where no rank answers."""
+        return GroupLoad.of(await self.stats(), self._turns.recent_s())
 
     def shutdown(self) -> None:
         """Kill the ranks, from any thread."""

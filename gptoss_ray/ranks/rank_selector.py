@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from gptoss_ray.ranks.prefix_index import PrefixIndex
 from gptoss_ray.ranks.rank_room import RankRoom
 
 MAX_INDEXED_BLOCKS = 16_384
@@ -41,7 +41,7 @@ class RankSelector:
         self._last_chosen_at = [0] * num_ranks
         self._num_chosen = 0
         self._is_open = [True] * num_ranks
-        self._indices = [_PrefixIndex() for _ in range(num_ranks)]
+        self._indices = [PrefixIndex(MAX_INDEXED_BLOCKS) for _ in range(num_ranks)]
 
     @property
     def num_live(self) -> int:
@@ -91,25 +91,3 @@ class RankSelector:
     def _has_room(self, seat: Seat) -> bool:
         num_blocks = self._num_blocks[seat.rank] + seat.num_blocks
         return self._num_live[seat.rank] < self._room.max_live and num_blocks <= self._room.num_blocks
-
-
-class _PrefixIndex:
-    """Hashes of the blocks that one rank has lately seen; the ones unused for longest are forgotten."""
-
-    def __init__(self) -> None:
-        self._blocks: OrderedDict[bytes, None] = OrderedDict()
-
-    def num_leading(self, hashes: Sequence[bytes]) -> int:
-        """Return how many of the first blocks are known without a gap."""
-        for number, block_hash in enumerate(hashes):
-            if block_hash not in self._blocks:
-                return number
-        return len(hashes)
-
-    def add(self, hashes: Sequence[bytes]) -> None:
-        """Remember the blocks of a prompt: first blocks longest, because nothing matches without them."""
-        for block_hash in reversed(hashes):
-            self._blocks[block_hash] = None
-            self._blocks.move_to_end(block_hash)
-        while len(self._blocks) > MAX_INDEXED_BLOCKS:
-            self._blocks.popitem(last=False)

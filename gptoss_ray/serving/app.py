@@ -23,6 +23,7 @@ from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.json_logs import log_as_json
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.rank_placement import GroupPlacement
+from gptoss_ray.serving.autoscaling import autoscaling_config
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
 from gptoss_ray.serving.exposure import check_exposure, deployed_hosts
 from gptoss_ray.serving.ingress import Ingress, build_fastapi_app
@@ -31,6 +32,7 @@ from gptoss_ray.serving.metrics import IngressMetrics
 from gptoss_ray.serving.models import ServedModel
 from gptoss_ray.serving.replica import EngineReplica
 from gptoss_ray.serving.response_store_actor import ActorStore, shared_store
+from gptoss_ray.serving.router import router_config
 from gptoss_ray.serving.stream_pacing import pace_replica_streams
 from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 from gptoss_ray.tracing import Tracer, process_tracer
@@ -146,6 +148,8 @@ def _engine_replica(config: ServingConfig, model: ServedModelConfig, load: LoadE
         max_ongoing_requests=model.parallel.num_ranks * num_requests_per_rank + MAX_REFUSALS_AT_ONCE,
         max_queued_requests=MAX_REFUSALS_AT_ONCE,
         max_constructor_retry_count=MAX_START_ATTEMPTS,
+        autoscaling_config=autoscaling_config(model),
+        request_router_config=router_config(model),
         # The replica itself only waits; its bundle, the first, is for the ranks of its node.
         ray_actor_options={"num_cpus": 0},
         placement_group_bundles=placement.bundles,
@@ -175,7 +179,7 @@ def _served_model(
         encoding=HarmonyEncoding.load(folder),
         max_context=model.engine.max_context or shape.max_context,
         vocab_size=shape.vocab_size,
-        token_source=RoutedTokenSource(handle, streams, metrics.phases(model.name), tracer),
+        token_source=RoutedTokenSource(handle, streams, model, metrics.phases(model.name), tracer),
         aliases=model.aliases,
         created=int(time.time()),
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gptoss_ray.config import LimitsConfig
 from gptoss_ray.errors import InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
-from gptoss_ray.serving.token_source import SequencePausedError, TokenSource
+from gptoss_ray.serving.token_source import RequestMovesError, SequencePausedError, TokenSource
 from gptoss_ray.tracing import Span, Tracer
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Journal:
     """One request, and what has been delivered of it.
 
     Attributes:
-        num_attempts: How often the request was lost or paused, and sent again.
+        num_attempts: How often the request was lost, paused or moved, and sent again.
         num_migrations: How often because it was lost.
         migration: Span of the migration that is under way, of a traced request.
     """
@@ -129,7 +129,8 @@ class JournaledTokenSource:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`; a lost request is sent again, `limits.max_migrations` times at most.
 
-        So is one whose sequence was paused, once its reader has read all that was kept, however often.
+        So is one whose sequence was paused, once its reader has read all that was kept, and one that waits
+        at a full replica while another has room, however often.
 
         Raises:
             GptossError: The request was refused when it came, failed, was lost too often, or found no rank
@@ -148,7 +149,7 @@ class JournaledTokenSource:
                             if output.finish_reason is not None:
                                 return
                     raise RequestLostError("What worked on this request has gone; send it again.")
-                except SequencePausedError:
+                except (SequencePausedError, RequestMovesError):
                     logger.info(
                         "request_goes_on request_id=%s position=%d", request.request_id, journal.position
                     )

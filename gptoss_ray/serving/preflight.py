@@ -135,6 +135,8 @@ def check_memory(
 
 def _num_first_replicas(file: ServeFile, model: ServedModelConfig) -> int:
     """Return how many replicas of a model Serve starts before there is any load."""
+    if model.scaling is not None:
+        return model.scaling.num_first_replicas
     name = replica_name(file.serving, model)
     for deployment in file.schema.applications[0].deployments:
         if deployment.name == name:

@@ -20,9 +20,11 @@ from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.json_logs import log_as_json
 from gptoss_ray.ranks.engine_rank import LoadEngine
 from gptoss_ray.ranks.group_stats import GroupStats
-from gptoss_ray.ranks.rank_group import RankGroup, Routed
+from gptoss_ray.ranks.rank_group import RankGroup, Visit
 from gptoss_ray.serving.bind_address import bind_replica_to_node_address
-from gptoss_ray.serving.routed_call import RequestEnded, RequestRouted
+from gptoss_ray.serving.replica_load import load_figures
+from gptoss_ray.serving.replica_selector import routing_stats
+from gptoss_ray.serving.routed_call import RequestEnded, RequestQueued, RequestRouted
 
 logger = logging.getLogger(__name__)
 
@@ -55,42 +57,42 @@ class EngineReplica:
         bind_replica_to_node_address()
         placement_group = get_current_placement_group()
         assert placement_group is not None, "app.build gives every EngineReplica a placement group"
-        owner = serve.get_replica_context().replica_id.unique_id
-        self._group = RankGroup(model, placement_group, owner, load, json_logs=json_logs)
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._group = RankGroup(model, placement_group, self._name, load, json_logs=json_logs)
         await self._group.load(await asyncio.to_thread(_reserved_token_ids, model))
 
     async def generate(
         self, request: GenerationRequest
-    ) -> AsyncGenerator[RequestRouted | RequestEnded | GptossError, None]:
+    ) -> AsyncGenerator[RequestQueued | RequestRouted | RequestEnded | GptossError, None]:
         """Have a rank work on a request; the call stays open for the request's life.
 
-        Yields `RequestRouted` when its turn has come, then `RequestEnded` when the rank is done with it; or
-        only the GptossError with which it was refused, RequestLostError where the rank died. Cancelling the
-        call gives the request up.
+        Yields `RequestQueued` where it has to wait, `RequestRouted` when its turn has come, and
+        `RequestEnded` when the rank is done with it; or at any point, as the last, the GptossError with which
+        it was refused, RequestLostError where the rank died. Cancelling the call gives the request up.
         """
         assert self._group is not None
         try:
-            async with (
-                self._group.route(request) as routed,
-                aclosing(self._work(request, routed)) as words,
-            ):
-                async for word in words:
-                    yield word
+            async with self._group.visit(request) as visit:
+                if not visit.turn.done():
+                    yield RequestQueued(self._name)
+                async with aclosing(self._work(request, visit)) as words:
+                    async for word in words:
+                        yield word
         except GptossError as refusal:
             yield refusal
 
     async def _work(
-        self, request: GenerationRequest, routed: Routed
+        self, request: GenerationRequest, visit: Visit
     ) -> AsyncGenerator[RequestRouted | RequestEnded, None]:
-        """Have the rank work on the request to its end; raise the GptossError with which it was refused."""
+        """Have its rank work on the request to its end; raise the GptossError with which it was refused."""
         assert self._group is not None
-        rank = routed.rank
+        rank = await self._group.rank_of(visit)
         try:
             refusal = await self._group.submit(rank, request)
             if refusal is not None:
                 raise refusal
             yield RequestRouted(rank.name)
-            routed.num_output_tokens = await rank.actor.wait_ended.remote(request.request_id)
+            visit.num_output_tokens = await rank.actor.wait_ended.remote(request.request_id)
             yield RequestEnded()
         except (asyncio.CancelledError, GeneratorExit):
             rank.actor.abort.remote(request.request_id)
@@ -119,6 +121,15 @@ class EngineReplica:
         """Return what there is to tell of the group and its ranks."""
         assert self._group is not None
         return await self._group.stats()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what this replica is scaled by; Serve asks every second, and hands it to the policy."""
+        load = None if self._group is None else await self._group.current_load()
+        return {} if load is None else load_figures(load)
+
+    async def record_routing_stats(self) -> dict[str, bytes]:
+        """Return what routers are to know of this replica; Serve asks and hands it to all of them."""
+        return {} if self._group is None else routing_stats(self._group.latest_ends())
 
     async def check_health(self) -> None:
         """Raise where the ranks no longer complete their steps; Serve then replaces the replica."""

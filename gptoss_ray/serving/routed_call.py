@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class RequestQueued:
+    """The first item where the request has to wait for its turn; others begin with `RequestRouted`.
+
+    `replica_name` is Serve's: the unique id of the replica at which it waits.
+    """
+
+    replica_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRouted:
-    """The first item: the rank (by its actor's name) whose token stream carries the request."""
+    """The rank (by its actor's name) whose token stream carries the request."""
 
     rank_name: str
 

@@ -16,9 +16,7 @@ from gptoss_ray.engine.scripted_engine import Script, ScriptedEngine
 from gptoss_ray.engine.stamped_script import StampedScript
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.serving.app import application
-from gptoss_ray.serving.bind_address import GRPC_HOST_VARIABLE
-from gptoss_ray.serving.free_ports import LOOPBACK
-from gptoss_ray.serving.ingress import GRPC_SERVICER_FUNCTIONS
+from gptoss_ray.serving.loopback_schema import loopback_schema
 from gptoss_ray.serving.ruled_script import RuledScript
 from gptoss_ray.serving.scripted_options import (
     LETTER,
@@ -67,33 +65,11 @@ def build(args: dict[str, Any]) -> Application:
 
 def scripted_file(server: ScriptedServer) -> ServeFile:
     """Return what a configuration file would say: one ingress replica, and a rank for each model."""
-    schema = ServeDeploySchema.model_validate(
-        {
-            "proxy_location": "HeadOnly",
-            "http_options": {"host": LOOPBACK, "port": server.http_port},
-            "grpc_options": {
-                "port": server.grpc_port,
-                "grpc_servicer_functions": list(GRPC_SERVICER_FUNCTIONS),
-            },
-            "controller_options": {
-                "runtime_env": {
-                    "env_vars": {
-                        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
-                            "gptoss_ray.serving.proxy_setup.prepare_proxy"
-                        ),
-                        GRPC_HOST_VARIABLE: LOOPBACK,
-                    }
-                }
-            },
-            "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-            "applications": [
-                {
-                    "name": NAME,
-                    "import_path": f"{__name__}:{build.__name__}",
-                    "route_prefix": "/",
-                    "args": server.application.model_dump(mode="json"),
-                }
-            ],
-        }
+    schema = loopback_schema(
+        server.http_port,
+        server.grpc_port,
+        server.application.model_dump(mode="json"),
+        name=NAME,
+        import_path=f"{__name__}:{build.__name__}",
     )
-    return ServeFile(Path(NAME), schema, server.application.serving)
+    return ServeFile(Path(NAME), ServeDeploySchema.model_validate(schema), server.application.serving)

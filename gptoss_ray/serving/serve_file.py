@@ -9,11 +9,10 @@ from pathlib import Path
 from ray.serve.schema import ServeDeploySchema
 
 from gptoss_ray.config import ServingConfig
-from gptoss_ray.serving.app import deployment_names
+from gptoss_ray.serving.app import deployment_names, replica_name
+from gptoss_ray.serving.loopback_schema import IMPORT_PATH
 from gptoss_ray.serving.tls import trusting
 from gptoss_ray.yaml_document import YamlDocument
-
-IMPORT_PATH = "gptoss_ray.serving.app:build"
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,17 @@ class ServeFile:
             raise document.error(document.node(here), "args is missing; give at least args.models.")
         serving = document.validate(ServingConfig, at=(*here, "args"))
         known = deployment_names(serving)
+        scaled = {replica_name(serving, model) for model in serving.models if model.scaling is not None}
         for index, deployment in enumerate(application.deployments):
             if deployment.name not in known:
                 raise document.error(
                     document.node((*here, "deployments", index)),
                     f"no deployment is called {deployment.name!r}; known: {', '.join(known)}.",
                 )
+            for option in ("autoscaling_config", "num_replicas"):
+                if deployment.name in scaled and option in deployment.model_fields_set:
+                    raise document.error(
+                        document.node((*here, "deployments", index, option)),
+                        f"{option} of {deployment.name} stands beside the model's own scaling; remove one.",
+                    )
         return cls(Path(path), schema, serving)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx
@@ -73,15 +73,28 @@ def start_serving(
     return file
 
 
-def deploy(console: Console, session: LocalSession, interruption: Interruption, file: ServeFile) -> None:
+def deploy(
+    console: Console,
+    session: LocalSession,
+    interruption: Interruption,
+    file: ServeFile,
+    start: Callable[[LocalSession, Mapping[str, str]], None] = start_ray,
+) -> None:
     """Start Ray and Serve and load the models of a file that was checked; returns when they are loaded.
+
+    Args:
+        console: For progress.
+        session: Of the Ray that is started.
+        interruption: Watched meanwhile.
+        file: What to serve.
+        start: Starts Ray and connects to it.
 
     Raises:
         UnavailableError: A model did not start.
         Interrupted: A signal came.
     """
     with _stage(console, "starting Ray"):
-        start_ray(session, _cluster_environment(file))
+        start(session, _cluster_environment(file))
         interruption.watch()
     with _stage(console, "starting Serve"):
         _start_serve(file)

@@ -15,6 +15,10 @@ class SequencePausedError(Exception):
     """The reader was so far behind that its sequence was ended: what has not been read can be made again."""
 
 
+class RequestMovesError(Exception):
+    """A request waits at a full replica while another has room: sent again, it goes there."""
+
+
 class TokenSource(Protocol):
     """Makes the tokens of one model."""
 
@@ -26,6 +30,7 @@ class TokenSource(Protocol):
 
         Raises:
             GptossError: The request was refused or lost, before or between outputs.
+            RequestMovesError: Before the first output, where the request is better sent again.
             SequencePausedError: Behind the last output that was kept for a reader who is too far behind.
         """
         ...

@@ -15,16 +15,18 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.errors import GptossError, InternalError, OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 from gptoss_ray.serving.metrics import PhaseWatch
-from gptoss_ray.serving.routed_call import RequestRouted
-from gptoss_ray.serving.token_source import SequencePausedError
+from gptoss_ray.serving.replica_directory import replica_directory
+from gptoss_ray.serving.routed_call import RequestQueued, RequestRouted
+from gptoss_ray.serving.token_source import RequestMovesError, SequencePausedError
 from gptoss_ray.tracing import Tracer, span
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 MAX_UNREAD_MESSAGES = 16
 """Messages in flight on one stream. A rank that is so far ahead merges what follows into one message,
 and learns there whether this process still lives."""
+
+LOOK_AROUND_S = 0.5
+"""How often a request that waits at a replica looks whether another has room."""
 
 READY_TIMEOUT_S = 2.0
 ABORT_TIMEOUT_S = 10.0
@@ -133,12 +138,20 @@ class TokenStreams:
                     route.put(_lost())
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Where a request waits for its turn, once it does."""
+
+    replica_name: str | None = None
+
+
 class RoutedTokenSource:
     """The `TokenSource` of one model: Serve picks a replica, the replica a rank, the rank streams back.
 
     Args:
-        handle: To the model's replicas.
+        handle: Of the model's replicas.
         streams: Of this ingress replica.
+        model: Whose replicas they are.
         phases: Told the times of each request on its way.
         tracer: Makes the spans of traced requests.
     """
@@ -147,28 +160,39 @@ class RoutedTokenSource:
         self,
         handle: DeploymentHandle[Any],
         streams: TokenStreams,
+        model: ServedModelConfig,
         phases: PhaseWatch = UNWATCHED,
         tracer: Tracer | None = None,
     ) -> None:
         self._handle = handle
         self._streams = streams
+        self._model = model
         self._phases = phases
         self._tracer = tracer
+        self._may_have_none = model.scaling is not None and model.scaling.min_replicas == 0
+        self._came_in_vain = False
+        self._replicas = replica_directory(handle.deployment_name)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
-        """See `TokenSource.generate`."""
+        """See `TokenSource.generate`; where there is no replica, the request is held until one is there.
+
+        Raises:
+            UnavailableError: None was there within `hold_timeout_s`.
+            RequestMovesError: It waited at a full replica, and now another has room.
+        """
         route = self._streams.open_route(request.request_id)
         # Held to the end: Serve counts the request as long as the call is open.
         call = self._call(request)
         # A task of its own: a request that is cancelled before a rank has it is aborted once one has.
-        routing = asyncio.ensure_future(_rank_name(call))
+        waiting = _Waiting()
+        routing = asyncio.ensure_future(self._rank_name(call, waiting))
         has_ended = False
         is_first, since_s = True, time.monotonic()
         try:
             with span(self._tracer, "queue", request.traceparent) as attributes:
-                rank_name = await asyncio.shield(routing)
-                attributes["gptoss.rank_name"] = rank_name
-                self._streams.follow(route, rank_name)
+                await self._until_routed(routing, waiting)
+                attributes["gptoss.rank_name"] = routing.result()
+                self._streams.follow(route, routing.result())
             since_s = _note(self._phases.note_queue, since_s)
             while not has_ended:
                 output = await route.queue.get()
@@ -206,15 +230,19 @@ class RoutedTokenSource:
         try:
             asked = self._handle.broadcast("abort", abort_key)
             return sum(await asked.results_async(timeout_s=ABORT_TIMEOUT_S))
+        except DeploymentUnavailableError:
+            return 0  # without a replica, none has anything of it
         except (RayError, RayServeException, TimeoutError) as error:
             logger.warning("abort_failed error=%s", type(error).__name__)
             raise UnavailableError("A replica could not be asked to abort; try again.") from error
 
     async def ready(self) -> bool:
-        """See `TokenSource.ready`."""
+        """See `TokenSource.ready`; where no replica is wanted while nobody asks, one that comes will do."""
         try:
-            return bool(await asyncio.wait_for(self._handle.ready.remote(), READY_TIMEOUT_S))
-        except (RayError, RayServeException, asyncio.TimeoutError):
+            return bool(await self._ask_ready())
+        except DeploymentUnavailableError:
+            return self._may_have_none and not self._came_in_vain
+        except (RayError, RayServeException, asyncio.TimeoutError, TimeoutError):
             return False
 
     async def stats(self) -> list[GroupStats]:
@@ -227,11 +255,58 @@ class RoutedTokenSource:
             return []
         return [answer for answer in answers if isinstance(answer, GroupStats)]
 
+    async def _ask_ready(self) -> object:
+        """Return what a replica answers.
 
-async def _rank_name(call: DeploymentResponseGenerator[Any]) -> str:
-    """Return the rank that took the request; raise the GptossError with which it was refused."""
+        Raises:
+            DeploymentUnavailableError: There is none.
+        """
+        if not self._may_have_none:
+            return await asyncio.wait_for(self._handle.ready.remote(), READY_TIMEOUT_S)
+        # A call would wait for a replica, and thereby start one.
+        asked = self._handle.broadcast("ready")
+        answers = await asked.results_async(timeout_s=READY_TIMEOUT_S, return_exceptions=True)
+        for answer in answers:
+            if not isinstance(answer, Exception):
+                return answer
+        raise answers[0]
+
+    async def _until_routed(self, routing: asyncio.Future[str], waiting: _Waiting) -> None:
+        """Wait until a rank has taken a request; raise RequestMovesError where another would sooner.
+
+        New replicas come where others have queues, and would stay idle beside these.
+        """
+        while not (await asyncio.wait((routing,), timeout=LOOK_AROUND_S))[0]:
+            if waiting.replica_name is not None and self._replicas.has_room_beside(waiting.replica_name):
+                raise RequestMovesError
+
+    async def _rank_name(self, call: DeploymentResponseGenerator[Any], waiting: _Waiting) -> str:
+        """Return the rank that took the request; raise the GptossError with which it was refused."""
+        hold_s = self._model.hold_timeout_s
+        try:
+            first = await asyncio.wait_for(_next_word(call), hold_s)
+        except asyncio.TimeoutError:
+            self._came_in_vain = True
+            call.cancel()  # type: ignore[no-untyped-call]
+            raise UnavailableError(
+                f"No replica of {self._model.name} was there within hold_timeout_s = {hold_s:g}; one may be "
+                "starting, or find no room. Try again later."
+            ) from None
+        self._came_in_vain = False
+        if isinstance(first, RequestQueued):
+            waiting.replica_name = first.replica_name
+        word = await _next_word(call) if isinstance(first, RequestQueued) else first
+        if isinstance(word, GptossError):
+            raise word
+        if not isinstance(word, RequestRouted):
+            raise InternalError("The replica sent something else than a rank.")
+        return word.rank_name
+
+
+async def _next_word(call: DeploymentResponseGenerator[Any]) -> object:
+    """Return the next item of a routed call; OverloadedError or RequestLostError where none comes."""
     try:
-        first = await anext(call)
+        word: object = await anext(call)
     except BackPressureError as error:
         raise OverloadedError("All replicas of the model are full; try again in a moment.") from error
     except (RayError, RayServeException) as error:
@@ -239,11 +314,7 @@ async def _rank_name(call: DeploymentResponseGenerator[Any]) -> str:
         raise _lost() from error
     except StopAsyncIteration:
         raise _lost() from None
-    if isinstance(first, GptossError):
-        raise first
-    if not isinstance(first, RequestRouted):
-        raise InternalError("The replica sent something else than a rank.")
-    return first.rank_name
+    return word
 
 
 def _note(note: Callable[[float], None], since_s: float) -> float:

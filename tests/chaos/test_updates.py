@@ -48,9 +48,8 @@ def deployment(config, name):
 
 
 def two_replicas(config):
-    replicas = deployment(config, "EngineReplica")
-    replicas.pop("autoscaling_config", None)
-    replicas["num_replicas"] = 2
+    config["applications"][0]["args"]["models"][0].pop("scaling", None)
+    deployment(config, "EngineReplica")["num_replicas"] = 2
 
 
 def one_replica(config):

@@ -26,9 +26,12 @@ import sys
 from gptoss_ray.serving.serve_file import ServeFile
 from gptoss_ray.serving.app import deployment_names
 file = ServeFile.read(sys.argv[1])
-overridden = {deployment.name for deployment in file.schema.applications[0].deployments}
+overridden = {each.name for each in file.schema.applications[0].deployments}
 assert overridden == set(deployment_names(file.serving)), overridden
-assert all(deployment.autoscaling_config for deployment in file.schema.applications[0].deployments)
+deployments = file.schema.applications[0].deployments
+scaled = {each.name for each in deployments if "autoscaling_config" in each.model_fields_set}
+assert scaled == {"Ingress"}, scaled
+assert all(model.scaling for model in file.serving.models)
 callback = file.schema.controller_options.runtime_env["env_vars"]["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
 from ray._common.utils import import_attr
 assert callable(import_attr(callback))
@@ -57,6 +60,7 @@ print(json.dumps({
 """
 
 BUNDLES = {
+    "both-models.yaml": [{"CPU": 8}],
     "demo.yaml": [{"CPU": 2}],
     "gpt-oss-20b.yaml": [{"CPU": 8}],
     "gpt-oss-20b-2ranks.yaml": [{"CPU": 16}],

@@ -1,4 +1,6 @@
-"""A server in a process of its own, for tests: `python -m tests.support.serve_process CONFIG`.
+"""A server in a process of its own, for tests: `python -m tests.support.serve_process CONFIG [elastic]`.
+
+Of a configuration file, or of the JSON of a `ScriptedServer`, which may be on a Ray that adds nodes.
 
 Ray wants its environment before it is imported, and a test run has long imported it. Commands come as
 lines on stdin and are answered as JSON lines on stdout; the end of stdin ends the server.
@@ -10,24 +12,34 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from gptoss_ray.serving.interrupt import Interruption
 from gptoss_ray.serving.local_session import LocalSession
+from gptoss_ray.serving.scripted_options import ScriptedServer
+from tests.support.elastic_ray import start_elastic_ray
 
 # Ray prints to stdout as it likes.
 _ANSWERS, sys.stdout = sys.stdout, sys.stderr
 
 
-def main(config_path: str) -> None:
+def main(config_path: str, kind: str = "local") -> None:
     session = LocalSession()
-    from gptoss_ray.serving.local_ray import stop_ray
-    from gptoss_ray.serving.startup import start_serving
+    from gptoss_ray.serving.local_ray import start_ray, stop_ray
+    from gptoss_ray.serving.scripted_app import scripted_file
+    from gptoss_ray.serving.startup import deploy, start_serving
 
+    console, interruption = Console(stderr=True), Interruption()
     try:
-        start_serving(Console(stderr=True), session, Interruption(), config_path)
+        if config_path.endswith(".json"):
+            server = ScriptedServer.model_validate_json(Path(config_path).read_text(encoding="utf-8"))
+            start = start_elastic_ray if kind == "elastic" else start_ray
+            deploy(console, session, interruption, scripted_file(server), start)
+        else:
+            start_serving(console, session, interruption, config_path)
         _say({"session_id": session.session_id, "logs": str(session.logs)})
         for line in sys.stdin:
             _say(_answer(line.strip()))
@@ -42,6 +54,10 @@ def _answer(command: str) -> Any:
 
     from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 
+    if command == "replicas":
+        return _replicas()
+    if command == "nodes":
+        return sum(node["Alive"] for node in ray.nodes())
     handle = serve.get_deployment_handle("EngineReplica", "gptoss")
     if command == "stats":
         return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30).ranks]
@@ -68,6 +84,14 @@ def _answer(command: str) -> Any:
     raise ValueError(f"unknown command {command!r}")
 
 
+def _replicas() -> dict[str, dict[str, int]]:
+    """Return how many replicas each deployment has, by their state."""
+    from ray import serve
+
+    (application,) = serve.status().applications.values()
+    return {name: dict(each.replica_states) for name, each in application.deployments.items()}
+
+
 def _redeploy(config_path: str) -> None:
     """Put another configuration in the place of the present one, as `serve deploy` does."""
     from ray.serve.context import _get_global_client
@@ -85,4 +109,4 @@ def _say(value: Any) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(sys.argv[1])
+    main(*sys.argv[1:])

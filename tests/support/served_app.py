@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import yaml
 
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.serving.free_ports import free_ports
+from gptoss_ray.serving.scripted_options import ScriptedServer
 from gptoss_ray.serving.session_processes import session_processes
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ def write_tiny_checkpoint(folder: Path) -> None:
 def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     """Write configs/demo.yaml with free ports, another checkpoint, a key, and one rank or `num_ranks`.
 
+    One replica, whatever the load, so that a test knows which.
     `parallel` and `engine` have more fields of these sections.
     """
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
@@ -44,6 +46,7 @@ def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     )
     parallel = {"num_ranks": changes.get("num_ranks", 1)} | changes.get("parallel", {})
     args["models"][0]["parallel"] = parallel
+    del args["models"][0]["scaling"]
     args["api_keys"] = [API_KEY]
     path.write_text(yaml.safe_dump(config))
     return path
@@ -104,25 +107,48 @@ class ServedApp:
 def serve_app(config_path: Path, **environment: str) -> Iterator[ServedApp]:
     """Run a server until the block ends; all its processes have these variables besides the present ones."""
     config = yaml.safe_load(config_path.read_text())
+    with _serve_process(
+        config_path, config["http_options"]["port"], config["grpc_options"]["port"], os.environ | environment
+    ) as app:
+        yield app
+
+
+@contextmanager
+def serve_script(path: Path, server: ScriptedServer, *, num_cpus: int | None) -> Iterator[ServedApp]:
+    """Run a server over scripted engines until the block ends.
+
+    Args:
+        path: Where to write what it is told, a name that ends in `.json`.
+        server: Where and what.
+        num_cpus: That Ray is to find on this machine: scripts need next to none. None: one on its head, and
+            one on each node that it adds.
+    """
+    path.write_text(server.model_dump_json(), encoding="utf-8")
+    environment: Mapping[str, str] = os.environ
+    if num_cpus is not None:
+        environment = os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": num_cpus})}
+    kind = "elastic" if num_cpus is None else "local"
+    with _serve_process(path, server.http_port, server.grpc_port, environment, kind) as app:
+        yield app
+
+
+@contextmanager
+def _serve_process(
+    path: Path, http_port: int, grpc_port: int, environment: Mapping[str, str], kind: str = "local"
+) -> Iterator[ServedApp]:
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.serve_process", str(config_path)],
+        [sys.executable, "-m", "tests.support.serve_process", str(path), kind],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | environment,
+        env=environment,
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"the server ended with {process.wait()} before it was ready"
         started = json.loads(line)
-        yield ServedApp(
-            process,
-            started["session_id"],
-            config["http_options"]["port"],
-            config["grpc_options"]["port"],
-            Path(started["logs"]),
-        )
+        yield ServedApp(process, started["session_id"], http_port, grpc_port, Path(started["logs"]))
         assert process.stdin is not None
         process.stdin.close()
         process.wait(120)

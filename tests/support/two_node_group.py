@@ -77,10 +77,11 @@ async def _generate(checkpoint: str, parallel: ParallelConfig) -> dict[str, Any]
 async def _answer(group: RankGroup, number: int) -> list[int]:
     params = SamplingParams(max_tokens=12, seed=number)
     request = GenerationRequest(f"r{number}", _PROMPTS[number], params, sink_id=f"sink{number}")
-    async with group.route(request) as routed:
-        refusal = await group.submit(routed.rank, request)
+    async with group.visit(request) as visit:
+        rank = await group.rank_of(visit)
+        refusal = await group.submit(rank, request)
         assert refusal is None, refusal
-        return await _read(routed.rank, request.sink_id)
+        return await _read(rank, request.sink_id)
 
 
 async def _read(rank: Rank, sink_id: str) -> list[int]:

@@ -5,7 +5,6 @@ import random
 import pytest
 
 from gptoss_ray.kvcache.prefix_cache import BlockHashes
-from gptoss_ray.ranks import rank_selector
 from gptoss_ray.ranks.rank_room import RankRoom
 from gptoss_ray.ranks.rank_selector import REQUEST_WORTH_TOKENS, RankSelector, Seat
 
@@ -117,16 +116,6 @@ def test_blocks_that_a_rank_has_already_need_no_room():
     ranks = selector(num_ranks=1, num_blocks=10)
     text = prompt(1, 8 * BLOCK)
     assert [ranks.acquire(text, num_output_tokens=BLOCK) for _ in range(3)] == [0, 0, None]
-
-
-def test_blocks_that_were_long_unused_are_forgotten_from_their_end(monkeypatch):
-    monkeypatch.setattr(rank_selector, "MAX_INDEXED_BLOCKS", 6)
-    index = rank_selector._PrefixIndex()
-    old, new = [b"a1", b"a2", b"a3", b"a4"], [b"b1", b"b2", b"b3", b"b4"]
-    index.add(old)
-    index.add(new)
-    assert index.num_leading(new) == 4
-    assert index.num_leading(old) == 2
 
 
 def test_a_new_prompt_goes_to_a_least_loaded_rank_whatever_comes_and_goes():

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+from gptoss_ray.config import ServedModelConfig
 from gptoss_ray.serving.metrics import IngressMetrics
 from tests.support.group_stats import healed_group
 
@@ -21,6 +22,8 @@ OTHER = Measured("other", IngressMetrics().families())
 
 class Handle:
     """Answers a broadcast with what it was given, or raises it."""
+
+    deployment_name = "m"
 
     def __init__(self, answers):
         self.answers = answers
@@ -59,7 +62,8 @@ async def test_where_none_can_be_asked_the_own_are_told():
 
 
 async def stats(answers):
-    return await RoutedTokenSource(Handle(answers), TokenStreams(16)).stats()
+    model = ServedModelConfig(name="m", checkpoint="demo")
+    return await RoutedTokenSource(Handle(answers), TokenStreams(16), model).stats()
 
 
 async def test_replicas_that_answer_are_told_and_others_left_out():

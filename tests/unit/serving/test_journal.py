@@ -17,6 +17,7 @@ from gptoss_ray.errors import (
 )
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
 from gptoss_ray.serving.journal import Journal, JournaledTokenSource
+from gptoss_ray.serving.token_source import RequestMovesError
 from tests.support.engine_runs import small_config
 from tests.support.engine_source import EngineSource
 from tests.support.fake_transformer import FakeTransformer
@@ -177,3 +178,26 @@ async def test_readiness_and_counters_are_those_of_the_source():
     source = journaled(ScriptedSource([], is_ready=False))[0]
     assert not await source.ready()
     assert list(await source.stats()) == []
+
+
+class MovingSource(ScriptedSource):
+    """Has each request wait at a full replica first, as often as it is told."""
+
+    num_moves = 2
+
+    async def generate(self, request):
+        self.attempts = [*getattr(self, "attempts", []), request.request_id]
+        if len(self.attempts) <= self.num_moves:
+            raise RequestMovesError
+        async for output in super().generate(request):
+            yield output
+
+
+async def test_a_request_that_moves_is_sent_again_under_a_new_id_and_is_not_counted_as_lost():
+    source = MovingSource([(5,)] * NUM_TOKENS)
+    guarded, losses = journaled(source, max_migrations=0)
+    token_ids, _, _, reason = await answer(guarded, request(SamplingParams(max_tokens=NUM_TOKENS)))
+    assert len(token_ids) == NUM_TOKENS
+    assert reason is FinishReason.LENGTH
+    assert source.attempts == ["r", "r~1", "r~2"]
+    assert losses == []

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from gptoss_ray.config import LimitsConfig
+from gptoss_ray.config import LimitsConfig, ServedModelConfig
 from gptoss_ray.engine.scripted_sequence import ScriptedSequence
 from gptoss_ray.errors import UnavailableError
 from gptoss_ray.generation import FinishReason, GenerationRequest, SamplingParams, TokenOutput
@@ -17,7 +18,6 @@ from tests.support.traces import TRACEPARENT, MemoryTracer
 with warnings.catch_warnings():
     # Importing Serve warns of how Serve uses pydantic.
     warnings.simplefilter("ignore")
-    from gptoss_ray.serving import token_stream
     from gptoss_ray.serving.journal import JournaledTokenSource
     from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
@@ -49,18 +49,20 @@ def streams():
 
 @pytest.fixture
 def source(streams, monkeypatch):
-    routed = RoutedTokenSource(None, streams)
+    routed = RoutedTokenSource(
+        SimpleNamespace(deployment_name="m"), streams, ServedModelConfig(name="m", checkpoint="demo")
+    )
     source = JournaledTokenSource(routed, LimitsConfig())
     source.rank = Rank(streams)
     monkeypatch.setattr(routed, "_call", lambda request: request)
     monkeypatch.setattr(streams, "follow", lambda route, rank_name: None)
     monkeypatch.setattr(streams, "abort", lambda request_id, rank: source.rank.aborted.append(request_id))
 
-    async def rank_name(request):
+    async def rank_name(request, waiting):
         source.rank.take(request)
         return "rank"
 
-    monkeypatch.setattr(token_stream, "_rank_name", rank_name)
+    monkeypatch.setattr(routed, "_rank_name", rank_name)
     return source
 
 
