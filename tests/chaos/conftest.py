@@ -1,4 +1,4 @@
-"""A server of the demo model on two ranks, and what it says when nothing happens to it."""
+"""A server of the demo model, two ranks behind two ingresses, and what it says when nothing happens to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ NUM_STREAMS = 50
 
 @pytest.fixture(scope="session")
 def served_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]:
-    with serve_app(write_config(tmp_path_factory.mktemp("pair") / "serve.yaml", "demo", num_ranks=2)) as app:
+    path = tmp_path_factory.mktemp("pair") / "serve.yaml"
+    with serve_app(write_config(path, "demo", num_ranks=2, num_ingresses=2)) as app:
         yield app
 
 
