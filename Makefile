@@ -6,11 +6,12 @@ CONFIG  ?= configs/demo.yaml
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 NATIVE  := gptoss_ray/kernels/native
 FUZZ_S  ?= 60
-SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or up or scale or promtool
+SLOW    := oracle or soak or gpu or ep or hosts or browser or chaos or fault_soak or clients or up or scale or promtool or \
+           sm90
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check lint typecheck native proto bench wheel test-oracle test-ep test-soak test-chaos \
-        test-fault-soak test-gpu test-hosts test-browser test-clients test-up test-scale test-promtool \
+        test-fault-soak test-gpu test-sm90 test-hosts test-browser test-clients test-up test-scale test-promtool \
         test-sanitize fuzz train-demo clean
 
 help: ## list the targets
@@ -59,6 +60,9 @@ test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations u
 
 test-fault-soak: $(VENV)/.dev-installed ## 50 streams for 20 minutes, a fault every 45 s: no answer wrong or missing
 	$(BIN)/python -m pytest -m fault_soak
+
+test-sm90: $(VENV)/.dev-installed ## the largest Triton kernels compiled for a Hopper card, without one
+	$(BIN)/python -m pytest -m sm90 tests/unit/kernels/triton
 
 test-gpu: $(VENV)/.dev-installed ## the Triton kernels on a card, over true shapes (needs a GPU)
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu tests/gpu

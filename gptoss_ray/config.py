@@ -120,7 +120,10 @@ class ParallelConfig(_Frozen):
     lease_s: float = Field(2.0, ge=0.2, le=60, description="A rank silent for so long is lost.")
     max_prefill_delay_steps: int = Field(4, ge=0, description="Steps a prompt waits for other prompts.")
     max_prefill_tokens_per_step: int = Field(
-        48, ge=16, description="Prompt tokens of a rank in a step while any rank decodes."
+        48,
+        ge=16,
+        description="Prompt tokens of a rank in a step while any rank decodes; the fewer, the longer until "
+        "streams of a lost rank are resumed.",
     )
     min_decode_steps: int = Field(1, ge=0, description="Steps of decoding alone after a step with prompts.")
 

@@ -16,6 +16,7 @@ from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.draft import Drafter
 from gptoss_ray.engine.engine_stats import EngineStats
 from gptoss_ray.engine.expert_counts import expert_load, expert_traffic
+from gptoss_ray.engine.failed_steps import FailedSteps, Verdict
 from gptoss_ray.engine.find_executor import MakeExecutor, find_executor
 from gptoss_ray.engine.limits import check_request, resolve_context
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
@@ -28,6 +29,7 @@ from gptoss_ray.engine.speculation import DraftCounts, make_speculation
 from gptoss_ray.engine.step_cost import StepCost
 from gptoss_ray.engine.step_executor import EagerExecutor, StepExecutor, StepLimits
 from gptoss_ray.engine.step_pipeline import StepPipeline
+from gptoss_ray.engine.step_plan import StepPlan
 from gptoss_ray.engine.token_constraint import CompileGrammar, TokenConstraint
 from gptoss_ray.errors import (
     ConfigError,
@@ -112,6 +114,7 @@ class Engine:
         self._placement = 0
         self._staged: tuple[int, Transformer] | None = None
         self._ended_at_submit: dict[str, TokenOutput] = {}
+        self._failed_steps = FailedSteps()
         self._num_steps = 0
         self._num_prompt_tokens = 0
         self._num_generation_tokens = 0
@@ -206,6 +209,7 @@ class Engine:
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks; no output of it follows. False when it is not here."""
+        self._failed_steps.forget(request_id)
         had_ended = self._ended_at_submit.pop(request_id, None) is not None
         was_here = had_ended or self._scheduler.abort(request_id)
         logger.debug("request_aborted request_id=%s was_here=%s", request_id, was_here)
@@ -241,22 +245,17 @@ class Engine:
         """
         with self._leaving_on_failure():
             self._swap_placement(agreement.placement)
-            outputs = self._count(self._pipeline.run(agreement)) if agreement.runs else []
+            outputs = self._run_step(agreement) if agreement.runs else []
         return self._take_ended_at_submit() + outputs
 
     def blame(self) -> tuple[str, ...]:
-        """Say whose requests are to fail for the step that failed last; none while that is being found out.
-
-        A request that was computed alone is to blame. Of several, each runs alone from now on until it has
-        completed a step. Where nothing was computed, it is all of them.
-        """
-        plan = self._pipeline.open_plan
-        chunks = () if plan is None else plan.chunks
-        planned = tuple(chunk.sequence.request_id for chunk in chunks)
-        if len(planned) <= 1:
-            return planned or self._scheduler.request_ids
-        self._scheduler.suspect(planned)
-        return ()
+        """Take a failed step into account, once; return which requests are to fail (`failed_steps.py`)."""
+        planned = _request_ids(self._pipeline.plan)
+        verdict = self._failed_steps.fail(planned)
+        if verdict is Verdict.ISOLATE:
+            logger.error("requests_isolated request_ids=%s", ",".join(planned))
+            self._scheduler.suspect(planned)
+        return (planned or self._scheduler.request_ids) if verdict is Verdict.BLAME else ()
 
     def stage_placement(self, version: int, transformer: Transformer) -> None:
         """Get ready to go on with other experts; they are swapped in once all ranks have staged them.
@@ -308,6 +307,11 @@ class Engine:
         """End what steps have started; no step can follow."""
         self._pipeline.drop()
         self._executor.close()
+
+    def _run_step(self, agreement: StepAgreement) -> list[TokenOutput]:
+        outputs = self._count(self._pipeline.run(agreement))
+        self._failed_steps.complete(_request_ids(self._pipeline.plan))
+        return outputs
 
     def _step_limits(self) -> StepLimits:
         config = self._config
@@ -362,6 +366,11 @@ class Engine:
                     *(output.position + len(output.token_ids), output.num_cached_tokens),
                 )
         return outputs
+
+
+def _request_ids(plan: StepPlan | None) -> tuple[str, ...]:
+    """Return whose tokens a step computes."""
+    return () if plan is None else tuple(chunk.sequence.request_id for chunk in plan.chunks)
 
 
 def _make_kv_cache(transformer: Transformer, config: EngineConfig, *, has_spare_block: bool) -> KVCache:

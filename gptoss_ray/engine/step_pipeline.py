@@ -32,17 +32,18 @@ class StepPipeline:
         executor: Computes.
 
     Attributes:
-        open_plan: Of the step that is under way, or of the last one where it failed.
+        plan: Of the step that is under way or was the last; None from the next `demand` on.
     """
 
     def __init__(self, scheduler: Scheduler, executor: StepExecutor) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._ahead: LaunchedStep | None = None
-        self.open_plan: StepPlan | None = None
+        self.plan: StepPlan | None = None
 
     def demand(self) -> StepDemand:
         """What the next step is to do: that which was launched already, or else what would be planned."""
+        self.plan = None
         return self._scheduler.demand() if self._ahead is None else self._ahead.plan.demand()
 
     def run(self, agreement: StepAgreement) -> list[TokenOutput]:
@@ -51,7 +52,7 @@ class StepPipeline:
         if step is None:
             step = self._launch(agreement)
         else:
-            self.open_plan = step.plan
+            self.plan = step.plan
         try:
             self._ahead = self._launch_behind(step)
             result = step.result()
@@ -59,7 +60,6 @@ class StepPipeline:
         except BaseException:
             self.drop()
             raise
-        self.open_plan = None
         return outputs
 
     def drop(self) -> None:
@@ -70,7 +70,7 @@ class StepPipeline:
 
     def _launch(self, agreement: StepAgreement) -> LaunchedStep:
         plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
-        self.open_plan = plan
+        self.plan = plan
         return self._executor.launch(plan, agreement.max_num_tokens)
 
     def _launch_behind(self, step: LaunchedStep) -> LaunchedStep | None:

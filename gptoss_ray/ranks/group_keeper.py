@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 JOIN_MARGIN_S = 5.0
 MAX_RESTART_DELAY_S = 60.0
 
+REPLACE_AFTER_S = 2.0
+"""How long the survivors serve before a replacement is started: it loads, while they resume what was lost."""
+
 
 class GroupRanks(Protocol):
     """The processes of a group."""
@@ -112,6 +115,7 @@ class GroupKeeper:
         self.events = GroupEvents()
         self._healed_s = 0.0
         self._stopped_at: float | None = None
+        self._serves = asyncio.Event()
 
     @property
     def is_serving(self) -> bool:
@@ -184,6 +188,7 @@ class GroupKeeper:
             self._watch_stage(after)
         if before.granted and not after.granted:
             self._leases.grant(0, frozenset())
+            self._serves.clear()
             self._stopped_at = time.monotonic()
             if after.stage is not Stage.JOINING:
                 self.events.note(EventKind.EPOCH_BROKE, before.granted, type(event).__name__)
@@ -272,6 +277,7 @@ class GroupKeeper:
         self._start_rebalancing()
         names = ",".join(map(str, sorted(members)))
         self._healed_s, self._stopped_at = self.healing_s, None
+        self._serves.set()
         self.events.note(EventKind.EPOCH_GRANTED, epoch, f"members {names}")
         logger.info("epoch_granted epoch=%d members=%s", epoch, names)
 
@@ -289,10 +295,11 @@ class GroupKeeper:
             self._num_failed_starts.pop(rank.number, None)
 
     async def _replace(self, rank: RankId) -> None:
-        """Start a rank in the place of a lost one, after a while if the last ones failed to start."""
+        """Start a rank in the place of a lost one, later where the last ones failed to start."""
         num_failed = self._num_failed_starts.get(rank.number, 0)
         self._num_failed_starts[rank.number] = num_failed + 1
-        await asyncio.sleep(min(MAX_RESTART_DELAY_S, 2.0**num_failed - 1))
+        await self._serves.wait()
+        await asyncio.sleep(min(MAX_RESTART_DELAY_S, REPLACE_AFTER_S + 2.0**num_failed - 1))
         try:
             facts = await self._ranks.start(rank)
             check_fingerprints([self._facts[self._layout.members[0]], facts])

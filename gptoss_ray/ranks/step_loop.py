@@ -72,7 +72,7 @@ class SteppedEngine(Protocol):
         ...
 
     def blame(self) -> tuple[str, ...]:
-        """Return whose requests are to fail for the step that failed; none: find out by further steps."""
+        """Return whose requests are to fail for the step that has just failed; none: it is tried again."""
         ...
 
     def stats(self) -> Any:
@@ -114,10 +114,10 @@ class _Call:
 class StepLoop:
     """Owns an engine and its thread. Its public methods may be called from any thread.
 
-    A step that fails is tried once more, in a group in its next epoch; then the request that is to blame
-    fails, once it is known which (`Engine.blame`). A group that loses a rank, or on which a step fails, is
-    broken. Its requests wait for the next epoch, and new ones with them, up to a time; then they end with an
-    error that says they can be sent again, and no others are taken.
+    A step that fails is tried again, in a group in its next epoch, until it is known which request is to
+    blame (`Engine.blame`); that one fails. A group that loses a rank, or on which a step fails, is broken.
+    Its requests wait for the next epoch, and new ones with them, up to a time; then they end with an error
+    that says they can be sent again, and no others are taken.
 
     Args:
         engine: Touched by the loop's thread alone.
@@ -149,7 +149,6 @@ class StepLoop:
         self.is_in_step = False
         self._agreement: StepAgreement | None = None
         self._is_leaving = False
-        self._last_step_failed = False
         self._step_started_at: float | None = None
         self._longest_step_s = 0.0
         self.num_steps = 0
@@ -291,22 +290,16 @@ class StepLoop:
         took_s = time.monotonic() - started_at
         self._longest_step_s = max(self._longest_step_s, took_s)
         self.step_s += took_s
-        self._last_step_failed = False
         self.num_steps += 1
         self._emit(outputs)
         self._happened(Event.STEP_DONE)
 
     def _step_failed(self) -> None:
-        """Drop the step: it is tried once more, then the requests that are to blame fail."""
+        """Drop the step, which will be tried again; end those requests that the engine blames for it."""
         self.num_failed_steps += 1
-        if not self._last_step_failed:
-            self._last_step_failed = True
-            logger.exception("step_failed action=retry num_requests=%d", len(self._live))
-            return
-        self._last_step_failed = False
         to_blame = self._engine.blame()
         if not to_blame:
-            logger.exception("step_failed action=isolate num_requests=%d", len(self._live))
+            logger.exception("step_failed action=retry num_requests=%d", len(self._live))
             return
         logger.exception("step_failed action=fail_requests request_ids=%s", ",".join(to_blame))
         error = InternalError("The engine failed while it worked on this request; its log has the cause.")

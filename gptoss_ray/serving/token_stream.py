@@ -86,6 +86,7 @@ class TokenStreams:
         self._routes: dict[str, _Route] = {}
         self._ranks: dict[str, ActorHandle[Any]] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
+        self._aborts: set[asyncio.Task[None]] = set()
 
     def open_route(self, request_id: str) -> _Route:
         """Collect the outputs of a request from now on."""
@@ -97,14 +98,9 @@ class TokenStreams:
         self._routes.pop(route.request_id, None)
 
     def follow(self, route: _Route, rank_name: str) -> None:
-        """Subscribe to the rank that works on the request, unless its stream is open already.
-
-        Raises:
-            RequestLostError: The rank is gone.
-        """
+        """Subscribe to the rank that works on the request, unless its stream is open already."""
         route.rank_name = rank_name
         if rank_name not in self._pumps:
-            self._ranks[rank_name] = _find_rank(rank_name)
             self._pumps[rank_name] = asyncio.create_task(self._pump(rank_name))
 
     def abort(self, request_id: str, rank_name: str) -> None:
@@ -113,30 +109,31 @@ class TokenStreams:
         The rank is told directly: Ray loses some cancellations of a streaming call (one in forty,
         measured at 3 ms per token), and the request would run on for nobody.
         """
-        rank = self._ranks.get(rank_name) or _find_rank(rank_name)
-        rank.abort.remote(request_id)
+        if (rank := self._ranks.get(rank_name)) is not None:
+            rank.abort.remote(request_id)
+            return
+        task = asyncio.create_task(_find_and_abort(request_id, rank_name))
+        self._aborts.add(task)
+        task.add_done_callback(self._aborts.discard)
 
     async def _pump(self, rank_name: str) -> None:
         """Read a rank's stream to its end, then fail the requests that were on it."""
         try:
-            stream = (
-                self._ranks[rank_name]
-                .token_stream.options(
-                    num_returns="streaming", _generator_backpressure_num_objects=MAX_UNREAD_MESSAGES
-                )
-                .remote(self.sink_id)
-            )
+            rank = self._ranks[rank_name] = await _find_rank(rank_name)
+            stream = rank.token_stream.options(
+                num_returns="streaming", _generator_backpressure_num_objects=MAX_UNREAD_MESSAGES
+            ).remote(self.sink_id)
             async for message in stream:
                 for output in chain.from_iterable(map(TokenOutput.split, await message)):
                     route = self._routes.get(output.request_id)
                     if route is not None and route.put(output):
                         logger.info("stream_paused request_id=%s", route.request_id)
                         self.abort(route.request_id, rank_name)
-        except RayError as error:
+        except (RayError, RequestLostError) as error:
             logger.warning("token_stream_lost rank=%s error=%s", rank_name, type(error).__name__)
         finally:
             del self._pumps[rank_name]
-            del self._ranks[rank_name]
+            self._ranks.pop(rank_name, None)
             for route in self._routes.values():
                 if route.rank_name == rank_name:
                     route.put(_lost())
@@ -200,9 +197,8 @@ class RoutedTokenSource:
             since_s = _note(self._phases.note_queue, since_s)
             while not has_ended:
                 output = await route.queue.get()
-                if isinstance(output, SequencePausedError):
-                    has_ended = True  # its rank was told already
                 if isinstance(output, Exception):
+                    has_ended = True  # paused: its rank was told already; lost: it finds that out by itself
                     raise output
                 has_ended = output.finish_reason is not None
                 if output.error is not None:
@@ -222,8 +218,7 @@ class RoutedTokenSource:
     def _abort(self, request_id: str, routing: asyncio.Future[str]) -> None:
         """Abort a request at the rank that took it; a refused or lost one needs nothing."""
         if not routing.cancelled() and routing.exception() is None:
-            with contextlib.suppress(UnavailableError):
-                self._streams.abort(request_id, routing.result())
+            self._streams.abort(request_id, routing.result())
 
     def _call(self, request: GenerationRequest) -> DeploymentResponseGenerator[Any]:
         routed = replace(request, sink_id=self._streams.sink_id)
@@ -330,12 +325,17 @@ def _note(note: Callable[[float], None], since_s: float) -> float:
     return now_s
 
 
-def _find_rank(rank_name: str) -> ActorHandle[Any]:
+async def _find_rank(rank_name: str) -> ActorHandle[Any]:
+    """Ask Ray's control store, which may be away: in a thread, so that it holds nobody else up."""
     try:
-        rank: ActorHandle[Any] = ray.get_actor(rank_name, namespace=RANK_NAMESPACE)
+        return await asyncio.to_thread(ray.get_actor, rank_name, namespace=RANK_NAMESPACE)
     except ValueError as error:
         raise _lost() from error
-    return rank
+
+
+async def _find_and_abort(request_id: str, rank_name: str) -> None:
+    with contextlib.suppress(RayError, RequestLostError):
+        (await _find_rank(rank_name)).abort.remote(request_id)
 
 
 def _lost() -> RequestLostError:

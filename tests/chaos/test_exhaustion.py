@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +20,15 @@ from tests.support.streamed_answers import Question, StreamedAnswer, client, str
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 NUM_LONG = 24
+NUM_SHORT = 80
 
 
-def long_prompt(number: int) -> Question:
-    """Some 1,000 tokens of prompt and 60 of output: a few of them fill a small KV cache."""
+def long_prompt(number: int, max_tokens: int = 600) -> Question:
+    """Some 600 tokens of prompt and as many of output: a few of them fill a small KV cache."""
     body = {
         "model": "tiny",
-        "prompt": f"{number} blocks are filled by a prompt without end, and so on. " * 60,
-        "max_tokens": 60,
+        "prompt": f"{number} blocks are filled by a prompt without end, and so on. " * 30,
+        "max_tokens": max_tokens,
         "ignore_eos": True,
         "logprobs": 0,
         "temperature": 0.7,
@@ -48,6 +50,8 @@ async def test_long_prompts_that_exhaust_the_kv_cache_all_end_exact_or_are_refus
     with serve_app(small) as served:
         before = ServerHealth.read(served)
         async with client(served) as http:
+            # Outputs are thought to be as short as these, so more is let in than there is room for.
+            await stream_all(http, [long_prompt(0, max_tokens=20)] * NUM_SHORT)
             answers = await stream_all(http, questions)
         assert served.rank_stats()["engine"]["num_preemptions"] > 0, "the KV cache was never exhausted"
         for answer, whole in zip(answers, expected, strict=True):
@@ -61,14 +65,14 @@ def was_refused(answer: StreamedAnswer) -> bool:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of its own that is soon full."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def small_disk(size: str) -> Iterator[Path]:
+    """Mount a file system that is soon full; its path is short, for names of sockets have limits."""
+    with tempfile.TemporaryDirectory(prefix="full-", dir="/tmp") as folder:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def fill(folder: Path) -> None:
@@ -81,7 +85,7 @@ def fill(folder: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs root")
 async def test_a_full_disk_under_the_logs_and_the_session_disturbs_no_stream(tmp_path, undisturbed):
-    with small_disk(tmp_path / "disk", "256m") as disk:
+    with small_disk("256m") as disk:
         config = write_config(tmp_path / "serve.yaml", "demo", num_ranks=2)
         with serve_app(config, TMPDIR=str(disk)) as served:
             assert str(served.logs).startswith(str(disk))

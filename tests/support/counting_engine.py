@@ -25,6 +25,7 @@ class CountingEngine:
     step_sync: StepSync = field(default_factory=LocalStepSync)
     num_agree_calls: int = 0
     may_prepare: threading.Event = field(default_factory=threading.Event)
+    has_just_failed: bool = False
     is_closed: bool = False
     transformer: object = "the first epoch's"
     placement: int = 0
@@ -57,13 +58,16 @@ class CountingEngine:
         time.sleep(self.step_s)
         if self.faults:
             raise self.faults.pop(0)
+        self.has_just_failed = False
         return [self._next(request) for request in list(self.requests.values())]
 
     def change_epoch(self, version: int, transformer: object) -> None:
         self.placement, self.transformer = version, transformer
 
     def blame(self) -> tuple[str, ...]:
-        return tuple(self.requests)
+        """All, of the second step in a row that fails."""
+        self.has_just_failed = not self.has_just_failed
+        return () if self.has_just_failed else tuple(self.requests)
 
     def stats(self) -> dict[str, int]:
         return {"num_running": len(self.requests)}

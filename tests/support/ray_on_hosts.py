@@ -47,17 +47,24 @@ def demo_config() -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs/demo.yaml").read_text(encoding="utf-8"))
     model = config["applications"][0]["args"]["models"][0]
     model["name"] = "demo"
-    model["parallel"] = {}
+    del model["parallel"]["num_ranks"]
     return config
 
 
 def write_config(path: Path, head: Host, num_ranks: int, num_nodes: int, *, name: str = "demo") -> Path:
-    """Write a configuration of the demo model, called `name`, on ranks of several hosts."""
+    """Write a configuration of the demo model, called `name`, on ranks of several hosts.
+
+    There is one replica, and one ingress on the head, beside the proxy.
+    """
     config = demo_config()
     config["http_options"]["host"] = head.address
     args = config["applications"][0]["args"]
     args["models"][0] |= {"name": name}
-    args["models"][0]["parallel"] = {"num_ranks": num_ranks, "num_nodes": num_nodes}
+    del args["models"][0]["scaling"]
+    (ingress,) = [each for each in config["applications"][0]["deployments"] if each["name"] == "Ingress"]
+    del ingress["autoscaling_config"]
+    ingress["ray_actor_options"] = {"resources": {"node:__internal_head__": 0.001}}
+    args["models"][0]["parallel"] |= {"num_ranks": num_ranks, "num_nodes": num_nodes}
     args["api_keys"] = [API_KEY]
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path

@@ -32,7 +32,7 @@ def write_tiny_checkpoint(folder: Path) -> None:
 def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     """Write configs/demo.yaml with free ports, another checkpoint, a key, and one rank or `num_ranks`.
 
-    One replica, whatever the load, so that a test knows which.
+    One replica and one ingress, or `num_ingresses`, whatever the load, so that a test knows which.
     `parallel` and `engine` have more fields of these sections.
     """
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
@@ -44,9 +44,11 @@ def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     args["models"][0]["engine"] |= {"max_context": 2048, "kv_cache_bytes": 32 << 20} | changes.get(
         "engine", {}
     )
-    parallel = {"num_ranks": changes.get("num_ranks", 1)} | changes.get("parallel", {})
-    args["models"][0]["parallel"] = parallel
+    args["models"][0]["parallel"] |= {"num_ranks": changes.get("num_ranks", 1)} | changes.get("parallel", {})
     del args["models"][0]["scaling"]
+    (ingress,) = [each for each in config["applications"][0]["deployments"] if each["name"] == "Ingress"]
+    del ingress["autoscaling_config"]
+    ingress["num_replicas"] = changes.get("num_ingresses", 1)
     args["api_keys"] = [API_KEY]
     path.write_text(yaml.safe_dump(config))
     return path

@@ -57,7 +57,14 @@ def _difference(served: ServedApp, before: ServerHealth) -> str:
         return f"open files were {before.num_files} and are {now.num_files}"
     if now.num_bytes > before.num_bytes + _MAX_MORE_BYTES:
         return f"private memory was {before.num_bytes >> 20} MiB and is {now.num_bytes >> 20} MiB"
-    for rank in served.ask("stats"):
+    return _problem_of_ranks(served, before.processes["EngineRank"])
+
+
+def _problem_of_ranks(served: ServedApp, num_ranks: int) -> str:
+    ranks = served.ask("stats")
+    if len(ranks) != num_ranks:
+        return f"{len(ranks)} of {num_ranks} ranks take requests"
+    for rank in ranks:
         engine = rank["engine"]
         if rank["num_live_requests"] or engine["num_running"] or engine["num_waiting"]:
             return f"rank {rank['rank']} still works on requests"

@@ -86,6 +86,20 @@ def test_a_forward_pass_that_fails_leaves_the_group_and_does_not_show_its_cause(
     assert rank.num_times_left == 1
 
 
+def test_a_request_that_fails_twice_is_to_blame_though_steps_of_others_come_in_between():
+    without_prompts = StepAgreement(runs=True, max_num_tokens=9, max_prefill_tokens=0, placement=0)
+    rank = Rank(EMPTY_STEP, without_prompts, EMPTY_STEP)
+    rank.transformer.failing = {1, 3}
+    rank.engine.submit(request())
+    with pytest.raises(GroupBrokenError):
+        rank.engine.step()
+    assert rank.engine.blame() == ()
+    assert rank.engine.step() == []
+    with pytest.raises(GroupBrokenError):
+        rank.engine.step()
+    assert rank.engine.blame() == ("r",)
+
+
 def test_a_group_that_broke_elsewhere_is_left_too():
     rank = Rank(GroupBrokenError("rank 1 is lost"))
     with pytest.raises(GroupBrokenError, match="rank 1"):

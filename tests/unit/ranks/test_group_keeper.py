@@ -105,6 +105,11 @@ class Ranks:
         await self.until(lambda: self.keeper.is_serving and self.keeper.open_ranks == sorted(ranks))
 
 
+@pytest.fixture(autouse=True)
+def replaced_at_once(monkeypatch):
+    monkeypatch.setattr(group_keeper, "REPLACE_AFTER_S", 0.0)
+
+
 @pytest_asyncio.fixture
 async def keep() -> AsyncIterator:
     tasks: list[asyncio.Task[None]] = []
@@ -155,6 +160,22 @@ async def test_a_dead_rank_is_left_out_at_once_and_replaced(keep):
     assert healing_s > 0
     await asyncio.sleep(0.01)
     assert ranks.keeper.healing_s == healing_s
+
+
+async def test_a_replacement_takes_nothing_from_the_survivors_before_they_serve_again(keep):
+    ranks, may_prepare = keep(), asyncio.Event()
+
+    async def prepare_epoch(rank, change):
+        await may_prepare.wait()
+
+    ranks.prepare_epoch = prepare_epoch
+    await ranks.until(lambda: len(ranks.broken) == 1)
+    ranks.die(SECOND)
+    await ranks.until(lambda: set(ranks.changes(2)) == {FIRST, THIRD})
+    await asyncio.sleep(0.05)
+    assert not ranks.started
+    may_prepare.set()
+    await ranks.until_serving(FIRST, RankId(1, 1), THIRD)
 
 
 async def test_an_epoch_that_breaks_without_a_loss_is_formed_again_by_all(keep):

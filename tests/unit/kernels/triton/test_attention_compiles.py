@@ -12,6 +12,7 @@ SHARED_BYTES_OF_A_PROCESSOR = 227 << 10
 PROGRAMS = 3
 
 
+@pytest.mark.sm90
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cache", ["bfloat16", "float8"])
 def test_three_programs_share_a_processor_and_multiply_by_one_instruction_of_one_size(cache):

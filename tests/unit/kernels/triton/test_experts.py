@@ -81,6 +81,7 @@ def test_no_rows_give_no_rows():
     assert triton.experts(torch.empty(0, 64).bfloat16(), [0] * 4, table, SWIGLU).shape == (0, 64)
 
 
+@pytest.mark.sm90
 @pytest.mark.timeout(1200)
 def test_experts_at_the_published_shapes_use_the_tensor_cores_of_a_hopper_and_spill_nothing():
     kernels = compile_launches("tests.support.triton_scenarios:experts")
