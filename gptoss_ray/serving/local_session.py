@@ -31,6 +31,10 @@ class LocalSession:
         # Ray replaces 127.0.0.1 by the host's address unless clusters are "not supported", its default off
         # Linux. This keeps every port of Ray core on loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # A process that answers one that is lost stands still until Ray has looked whether that one lives: by
+        # default, once a second.
+        os.environ.setdefault("RAY_core_worker_rpc_server_reconnect_timeout_base_s", "0")
+        os.environ.setdefault("RAY_grpc_client_check_connection_status_interval_milliseconds", "100")
         if "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ["RAY_AUTH_TOKEN_PATH"] = str(self._write_token())
 

@@ -9,9 +9,17 @@ from random import Random
 import pytest
 
 from tests.chaos.conftest import NUM_STREAMS, QUESTIONS
+from tests.support.resumed_streams import patient_client, stream
 from tests.support.served_app import ServedApp
 from tests.support.server_health import ServerHealth, check_health
-from tests.support.streamed_answers import NUM_LONG_TOKENS, client, print_pauses, stream_all, stream_one
+from tests.support.streamed_answers import (
+    NUM_LONG_TOKENS,
+    client,
+    print_pauses,
+    print_seconds,
+    stream_all,
+    stream_one,
+)
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -94,23 +102,67 @@ async def test_a_killed_replica_is_a_pause(served_pair, undisturbed):
     await check_disturbed(served_pair, undisturbed, [(point, kill)], "replica killed")
 
 
-async def test_streams_of_a_killed_ingress_end_with_an_error_and_what_comes_then_is_served(
+async def newcomers(http, seconds: float) -> list[float]:
+    """Send small requests at a steady rate, all of which must be answered; return how long each took."""
+
+    async def one(after_s: float) -> float:
+        await asyncio.sleep(after_s)
+        sent_at = time.monotonic()
+        body = {"model": "tiny", "prompt": f"{after_s} s later", "max_tokens": 1}
+        answer = await http.post("/v1/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        return time.monotonic() - sent_at
+
+    return await asyncio.gather(*(one(index / 10) for index in range(int(seconds * 10))))
+
+
+async def test_streams_of_a_killed_ingress_end_with_an_error_and_its_peer_serves_all_others(
     served_pair, undisturbed
 ):
     before = ServerHealth.read(served_pair)
+    was_killed = asyncio.Event()
+    loop = asyncio.get_running_loop()
 
     def kill() -> None:
-        for ingress in served_pair.processes("ServeReplica:gptoss:Ingress"):
-            ingress.kill()
+        served_pair.processes("ServeReplica:gptoss:Ingress")[0].kill()
+        loop.call_soon_threadsafe(was_killed.set)
+
+    async def come_later(http) -> list[float]:
+        await was_killed.wait()
+        return await newcomers(http, 4)
 
     async with client(served_pair) as http:
-        answers = await stream_all(http, QUESTIONS, [(TOTAL // 3, kill)])
-        assert any(answer.problem for answer in answers), "some stream was under way"
-        for answer, whole in zip(answers, undisturbed, strict=True):
-            assert answer.said == whole.said if not answer.problem else whole.text.startswith(answer.text)
-        deadline = time.monotonic() + REPLACED_WITHIN_S
-        while (again := await stream_one(http, QUESTIONS[1])).problem:
-            assert time.monotonic() < deadline, again.problem
-            await asyncio.sleep(0.1)
-        assert again.said == undisturbed[1].said
+        print_seconds("new requests, nothing happens", await newcomers(http, 4))
+        answers, took_s = await asyncio.gather(
+            stream_all(http, QUESTIONS, [(TOTAL // 5, kill)]), come_later(http)
+        )
+    print_seconds("new requests, ingress killed", took_s)
+    broken = [answer for answer in answers if answer.problem]
+    assert 0 < len(broken) < NUM_STREAMS, "streams were under way on both"
+    print_pauses("ingress killed, streams of its peer", [each for each in answers if not each.problem])
+    for answer, whole in zip(answers, undisturbed, strict=True):
+        assert answer.said == whole.said if not answer.problem else whole.text.startswith(answer.text)
+    check_health(served_pair, before, within_s=REPLACED_WITHIN_S)
+
+
+async def test_the_client_library_resumes_the_streams_of_a_killed_ingress(served_pair):
+    before = ServerHealth.read(served_pair)
+    num_pieces, killing = 0, []
+
+    def note_piece() -> None:
+        nonlocal num_pieces
+        num_pieces += 1
+        if num_pieces == TOTAL // 10:
+            (ingress, _) = served_pair.processes("ServeReplica:gptoss:Ingress")
+            killing.append(asyncio.ensure_future(asyncio.to_thread(ingress.kill)))
+
+    async with patient_client(served_pair) as grpc_client:
+        whole = await asyncio.gather(*(stream(grpc_client, number) for number in range(NUM_STREAMS)))
+        assert not any(answer.problem for answer in whole), whole
+        answers = await asyncio.gather(
+            *(stream(grpc_client, number, note_piece) for number in range(NUM_STREAMS))
+        )
+    assert killing
+    assert [answer.said for answer in answers] == [answer.said for answer in whole]
+    print_pauses("ingress killed, streams that the client library resumes", answers)
     check_health(served_pair, before, within_s=REPLACED_WITHIN_S)

@@ -114,3 +114,15 @@ def test_every_node_of_a_cluster_demands_the_token(path):
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token" in start for start in starts)
     assert "0.0.0.0" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.name)
+def test_no_node_of_a_cluster_waits_a_second_for_a_process_that_is_lost(path):
+    config = yaml.safe_load(path.read_text())
+    commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    starts = [command for command in commands if "ray start" in command]
+    for variable in (
+        "RAY_core_worker_rpc_server_reconnect_timeout_base_s=0",
+        "RAY_grpc_client_check_connection_status_interval_milliseconds=100",
+    ):
+        assert [variable in start for start in starts] == [True, True]

@@ -28,7 +28,13 @@ def ray_environment(folder: Path) -> dict[str, str]:
     """Return the environment of every Ray process: a token of the test is demanded."""
     token = folder / "auth_token"
     write_token(token)
-    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
+    ours = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_core_worker_rpc_server_reconnect_timeout_base_s": "0",
+        "RAY_grpc_client_check_connection_status_interval_milliseconds": "100",
+        "OMP_NUM_THREADS": "1",
+    }
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | ours
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -36,8 +37,10 @@ def patient_client(served: ServedApp) -> AsyncClient:
     return AsyncClient(f"127.0.0.1:{served.grpc_port}", api_key=API_KEY, retry=PATIENT)
 
 
-async def stream(client: AsyncClient, number: int) -> ResumedStream:
-    """Stream one of many different answers to its end."""
+async def stream(
+    client: AsyncClient, number: int, note_piece: Callable[[], None] = lambda: None
+) -> ResumedStream:
+    """Stream one of many different answers to its end; `note_piece` is called whenever something comes."""
     sampling = common_pb2.SamplingParams(
         temperature=0.0 if number % 2 else 0.7,
         seed=number,
@@ -52,6 +55,7 @@ async def stream(client: AsyncClient, number: int) -> ResumedStream:
             now_s = time.monotonic()
             answer.longest_pause_s = max(answer.longest_pause_s, now_s - (last_s or now_s))
             last_s = now_s
+            note_piece()
             if piece.HasField("choice"):
                 answer.text += piece.choice.text
                 answer.logprobs += [token.chosen.logprob for token in piece.choice.logprobs]

@@ -21,11 +21,13 @@ class ServerHealth:
 
     Attributes:
         processes: How many there are of each role.
+        replicas: What Serve says of them: how many of each deployment are in which state.
         num_files: Open files of the ingress and of Serve's proxies.
         num_bytes: Private memory of these.
     """
 
     processes: Counter[str]
+    replicas: dict[str, dict[str, int]]
     num_files: int
     num_bytes: int
 
@@ -36,6 +38,7 @@ class ServerHealth:
         lasting = [*served.processes("Ingress"), *served.processes("ProxyActor")]
         return cls(
             Counter(role for title in titles for role in _ROLES if role in title),
+            served.ask("replicas"),
             sum(process.num_fds() for process in lasting),
             sum(process.memory_full_info().uss for process in lasting),
         )
@@ -53,6 +56,8 @@ def _difference(served: ServedApp, before: ServerHealth) -> str:
     now = ServerHealth.read(served)
     if now.processes != before.processes:
         return f"processes were {dict(before.processes)} and are {dict(now.processes)}"
+    if now.replicas != before.replicas:
+        return f"replicas were {before.replicas} and are {now.replicas}"
     if now.num_files > before.num_files + _MAX_MORE_FILES:
         return f"open files were {before.num_files} and are {now.num_files}"
     if now.num_bytes > before.num_bytes + _MAX_MORE_BYTES:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
 import httpx
 
@@ -168,8 +169,22 @@ async def stream_all(
     return list(answers)
 
 
-def print_pauses(title: str, answers: Sequence[StreamedAnswer]) -> None:
+class Pausing(Protocol):
+    """A stream that has ended."""
+
+    @property
+    def longest_pause_s(self) -> float:
+        """The longest time between two pieces."""
+        ...
+
+
+def print_pauses(title: str, answers: Sequence[Pausing]) -> None:
     """Print the longest pauses of the streams, as docs/reliability.md shows them."""
-    pauses = sorted(answer.longest_pause_s for answer in answers)
+    print_seconds(title, [answer.longest_pause_s for answer in answers])
+
+
+def print_seconds(title: str, seconds: Iterable[float]) -> None:
+    """Print how many there are, p50, p99 and the largest."""
+    pauses = sorted(seconds)
     p50, p99 = (percentile(pauses, share) for share in (0.5, 0.99))
     print(f"\n| {title} | {len(pauses)} | {p50:.2f} s | {p99:.2f} s | {pauses[-1]:.2f} s |")
