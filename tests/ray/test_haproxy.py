@@ -89,11 +89,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Server]:
-    path = write_config(tmp_path_factory.mktemp("haproxy") / "serve.yaml", tiny_checkpoint)
+    path = write_config(tmp_path_factory.mktemp("haproxy") / "serve.yaml", tiny_checkpoint, num_ingresses=2)
     config = yaml.safe_load(path.read_text())
-    (ingress,) = [each for each in config["applications"][0]["deployments"] if each["name"] == "Ingress"]
-    ingress["autoscaling_config"]["min_replicas"] = 2
-    path.write_text(yaml.safe_dump(config))
     http_url = f"http://127.0.0.1:{config['http_options']['port']}"
     grpc_address = f"127.0.0.1:{config['grpc_options']['port']}"
     with (

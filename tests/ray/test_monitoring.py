@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.grafana import FILE, metric_names
@@ -19,11 +18,8 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[ServedApp]:
-    path = write_config(tmp_path_factory.mktemp("seen") / "serve.yaml", tiny_checkpoint, num_ranks=2)
-    config = yaml.safe_load(path.read_text())
-    (ingress,) = [d for d in config["applications"][0]["deployments"] if d["name"] == "Ingress"]
-    ingress["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
-    path.write_text(yaml.safe_dump(config))
+    path = tmp_path_factory.mktemp("seen") / "serve.yaml"
+    write_config(path, tiny_checkpoint, num_ranks=2, num_ingresses=2)
     with serve_app(path) as app:
         yield app
 

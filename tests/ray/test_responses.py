@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 
 from gptoss_ray.serving.responses.store import LEASE_S
 from tests.support.served_app import ServedApp, serve_app, write_config
@@ -19,11 +18,7 @@ URL = "/v1/responses"
 
 @pytest.fixture(scope="module")
 def two_ingresses(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[ServedApp]:
-    path = write_config(tmp_path_factory.mktemp("two") / "serve.yaml", tiny_checkpoint)
-    config = yaml.safe_load(path.read_text())
-    (ingress,) = [d for d in config["applications"][0]["deployments"] if d["name"] == "Ingress"]
-    ingress["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
-    path.write_text(yaml.safe_dump(config))
+    path = write_config(tmp_path_factory.mktemp("two") / "serve.yaml", tiny_checkpoint, num_ingresses=2)
     with serve_app(path) as app:
         yield app
 
