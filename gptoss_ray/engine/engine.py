@@ -310,7 +310,7 @@ class Engine:
 
     def _run_step(self, agreement: StepAgreement) -> list[TokenOutput]:
         outputs = self._count(self._pipeline.run(agreement))
-        self._failed_steps.complete(_request_ids(self._pipeline.plan))
+        self._failed_steps.complete(_request_ids(self._pipeline.take_plan()))
         return outputs
 
     def _step_limits(self) -> StepLimits:

@@ -32,7 +32,7 @@ class StepPipeline:
         executor: Computes.
 
     Attributes:
-        plan: Of the step that is under way or was the last; None from the next `demand` on.
+        plan: Of the step that is under way, or of the last one where it failed.
     """
 
     def __init__(self, scheduler: Scheduler, executor: StepExecutor) -> None:
@@ -61,6 +61,11 @@ class StepPipeline:
             self.drop()
             raise
         return outputs
+
+    def take_plan(self) -> StepPlan | None:
+        """Return the plan of the step that was run, and hold on to none of its sequences."""
+        plan, self.plan = self.plan, None
+        return plan
 
     def drop(self) -> None:
         """Let go of the step that was launched ahead: its sequences have not moved."""
