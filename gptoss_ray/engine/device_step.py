@@ -147,7 +147,7 @@ def draw_runs(plan: StepPlan) -> list[DrawRun]:
 
 
 def _nothing_drawn(sequence: Sequence) -> InternalError:
-    logger.error("sampling_failed request_id=%s reason='no finite logit is largest'", sequence.request_id)
+    logger.error("sampling_failed request_id=%s reason=no_finite_logit_is_largest", sequence.request_id)
     return InternalError(
         f"No token could be drawn for request {sequence.request_id}; the server's log says why."
     )

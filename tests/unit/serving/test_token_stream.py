@@ -18,6 +18,7 @@ from tests.support.traces import TRACEPARENT, MemoryTracer
 with warnings.catch_warnings():
     # Importing Serve warns of how Serve uses pydantic.
     warnings.simplefilter("ignore")
+    from gptoss_ray.serving import token_stream
     from gptoss_ray.serving.journal import JournaledTokenSource
     from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
@@ -130,7 +131,7 @@ async def test_leaving_while_a_sequence_is_paused_aborts_nothing_twice(source):
     assert set(source.rank.aborted) == {"r"}
 
 
-async def test_tokens_that_one_step_has_made_are_told_one_by_one_and_counted_so(streams):
+async def test_tokens_that_one_step_has_made_are_told_one_by_one_and_counted_so(streams, monkeypatch):
     """Whatever reads them, stop strings and usage among it, ends at the same token as without drafts."""
     made = [TokenOutput("r", 0, (5, 6, 7)), TokenOutput("r", 3, (8, 9), finish_reason=FinishReason.STOP)]
 
@@ -140,11 +141,14 @@ async def test_tokens_that_one_step_has_made_are_told_one_by_one_and_counted_so(
             future.set_result([output])
             yield future
 
+    async def find_rank(rank_name):
+        return SimpleNamespace(
+            token_stream=SimpleNamespace(options=lambda **_: stream),
+            abort=SimpleNamespace(remote=lambda request_id: None),
+        )
+
     stream = SimpleNamespace(remote=lambda sink_id: messages())
-    streams._ranks["rank"] = SimpleNamespace(
-        token_stream=SimpleNamespace(options=lambda **_: stream),
-        abort=SimpleNamespace(remote=lambda request_id: None),
-    )
+    monkeypatch.setattr(token_stream, "_find_rank", find_rank)
     route = streams.open_route("r")
     streams._pumps["rank"] = None
     await streams._pump("rank")
