@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -24,6 +25,7 @@ from gptoss_ray.errors import GptossError, InternalError, OverloadedError, Reque
 from gptoss_ray.generation import GenerationRequest, TokenOutput
 from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
+from gptoss_ray.serving.apart import start_apart
 from gptoss_ray.serving.metrics import PhaseWatch
 from gptoss_ray.serving.replica_directory import replica_directory
 from gptoss_ray.serving.routed_call import RequestQueued, RequestRouted
@@ -38,6 +40,9 @@ and learns there whether this process still lives."""
 
 LOOK_AROUND_S = 0.5
 """How often a request that waits at a replica looks whether another has room."""
+
+LAST_OUTPUT_TIMEOUT_S = 5.0
+"""How long the last output of a request may take behind the word that its rank is done with it."""
 
 READY_TIMEOUT_S = 2.0
 ABORT_TIMEOUT_S = 10.0
@@ -101,7 +106,8 @@ class TokenStreams:
         """Subscribe to the rank that works on the request, unless its stream is open already."""
         route.rank_name = rank_name
         if rank_name not in self._pumps:
-            self._pumps[rank_name] = asyncio.create_task(self._pump(rank_name))
+            # Other requests will be on it, too, and this one may be cancelled.
+            self._pumps[rank_name] = start_apart(self._pump(rank_name))
 
     def abort(self, request_id: str, rank_name: str) -> None:
         """Have a rank end a request; the routed call then ends by itself.
@@ -112,7 +118,7 @@ class TokenStreams:
         if (rank := self._ranks.get(rank_name)) is not None:
             rank.abort.remote(request_id)
             return
-        task = asyncio.create_task(_find_and_abort(request_id, rank_name))
+        task = start_apart(_find_and_abort(request_id, rank_name))
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
 
@@ -187,6 +193,7 @@ class RoutedTokenSource:
         # A task of its own: a request that is cancelled before a rank has it is aborted once one has.
         waiting = _Waiting()
         routing = asyncio.ensure_future(self._rank_name(call, waiting))
+        ending: asyncio.Task[None] | None = None
         has_ended = False
         is_first, since_s = True, time.monotonic()
         try:
@@ -194,6 +201,7 @@ class RoutedTokenSource:
                 await self._until_routed(routing, waiting)
                 attributes["gptoss.rank_name"] = routing.result()
                 self._streams.follow(route, routing.result())
+            ending = asyncio.create_task(_lose_at_end(call, route))
             since_s = _note(self._phases.note_queue, since_s)
             while not has_ended:
                 output = await route.queue.get()
@@ -209,11 +217,13 @@ class RoutedTokenSource:
                 yield output
         finally:
             self._streams.close_route(route)
+            if ending is not None:
+                ending.cancel()
             if not has_ended:
                 # Not routed yet, it waits in the replica. Where Ray loses this, it is aborted on its turn.
                 if not routing.done():
                     call.cancel()  # type: ignore[no-untyped-call]
-                routing.add_done_callback(partial(self._abort, request.request_id))
+                routing.add_done_callback(partial(self._abort, request.request_id), context=Context())
 
     def _abort(self, request_id: str, routing: asyncio.Future[str]) -> None:
         """Abort a request at the rank that took it; a refused or lost one needs nothing."""
@@ -316,6 +326,18 @@ async def _next_word(call: DeploymentResponseGenerator[Any]) -> object:
     except StopAsyncIteration:
         raise _lost() from None
     return word
+
+
+async def _lose_at_end(call: DeploymentResponseGenerator[Any], route: _Route) -> None:
+    """Have a request lost whose rank is done with it and whose last output does not come.
+
+    So it is where the rank has given a token stream up, which began too late, say, for want of Ray's control
+    store: its outputs then went nowhere.
+    """
+    with contextlib.suppress(GptossError):
+        await _next_word(call)
+    await asyncio.sleep(LAST_OUTPUT_TIMEOUT_S)
+    route.put(_lost())
 
 
 def _note(note: Callable[[float], None], since_s: float) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.conftest import NUM_STREAMS, QUESTIONS
 from tests.support.resumed_streams import patient_client, stream
-from tests.support.served_app import ServedApp
+from tests.support.served_app import ServedApp, serve_app, write_config
 from tests.support.server_health import ServerHealth, check_health
 from tests.support.streamed_answers import (
     NUM_LONG_TOKENS,
@@ -93,13 +93,28 @@ async def test_a_rank_killed_while_the_loss_of_another_is_recovered_from_is_a_lo
     await check_disturbed(served_pair, undisturbed, [(point, kill_twice)], "rank killed, then one that loads")
 
 
-async def test_a_killed_replica_is_a_pause(served_pair, undisturbed):
+async def test_a_killed_replica_is_a_pause_until_its_successor_has_loaded(served_pair, undisturbed):
     def kill() -> None:
         (replica,) = served_pair.processes("ServeReplica:gptoss:EngineReplica")
         replica.kill()
 
     point = TOTAL // 3
-    await check_disturbed(served_pair, undisturbed, [(point, kill)], "replica killed")
+    await check_disturbed(served_pair, undisturbed, [(point, kill)], "replica killed, the only one")
+
+
+async def test_streams_of_a_killed_replica_go_on_in_another(tmp_path, undisturbed):
+    config = write_config(tmp_path / "serve.yaml", "demo", num_replicas=2)
+    with serve_app(config) as served:
+
+        def kill() -> None:
+            served.processes("ServeReplica:gptoss:EngineReplica")[0].kill()
+
+        before = ServerHealth.read(served)
+        async with client(served) as http:
+            answers = await stream_all(http, QUESTIONS, [(TOTAL // 3, kill)])
+            assert [answer.said for answer in answers] == [answer.said for answer in undisturbed]
+        print_pauses("replica killed, another is there", answers)
+        check_health(served, before, within_s=REPLACED_WITHIN_S)
 
 
 async def newcomers(http, seconds: float) -> list[float]:

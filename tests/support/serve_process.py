@@ -59,8 +59,10 @@ def _answer(command: str) -> Any:
     if command == "nodes":
         return sum(node["Alive"] for node in ray.nodes())
     handle = serve.get_deployment_handle("EngineReplica", "gptoss")
-    if command == "stats":
-        return [dataclasses.asdict(rank) for rank in handle.stats.remote().result(timeout_s=30).ranks]
+    if command in ("stats", "all stats"):
+        told = handle.broadcast("stats").results(timeout_s=30)
+        assert command == "all stats" or len(told) == 1
+        return [dataclasses.asdict(rank) for replica in told for rank in replica.ranks]
     if command.startswith("deploy "):
         _redeploy(command.removeprefix("deploy "))
         return "done"

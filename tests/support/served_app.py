@@ -32,7 +32,8 @@ def write_tiny_checkpoint(folder: Path) -> None:
 def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     """Write configs/demo.yaml with free ports, another checkpoint, a key, and one rank or `num_ranks`.
 
-    One replica and one ingress, or `num_ingresses`, whatever the load, so that a test knows which.
+    One replica, or `num_replicas`, and one ingress, or `num_ingresses`, whatever the load, so that a test
+    knows which.
     `parallel` and `engine` have more fields of these sections.
     """
     config = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
@@ -46,9 +47,10 @@ def write_config(path: Path, checkpoint: Path | str, **changes: Any) -> Path:
     )
     args["models"][0]["parallel"] |= {"num_ranks": changes.get("num_ranks", 1)} | changes.get("parallel", {})
     del args["models"][0]["scaling"]
-    (ingress,) = [each for each in config["applications"][0]["deployments"] if each["name"] == "Ingress"]
-    del ingress["autoscaling_config"]
-    ingress["num_replicas"] = changes.get("num_ingresses", 1)
+    deployments = {each["name"]: each for each in config["applications"][0]["deployments"]}
+    del deployments["Ingress"]["autoscaling_config"]
+    deployments["Ingress"]["num_replicas"] = changes.get("num_ingresses", 1)
+    deployments["EngineReplica"]["num_replicas"] = changes.get("num_replicas", 1)
     args["api_keys"] = [API_KEY]
     path.write_text(yaml.safe_dump(config))
     return path

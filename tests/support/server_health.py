@@ -66,7 +66,7 @@ def _difference(served: ServedApp, before: ServerHealth) -> str:
 
 
 def _problem_of_ranks(served: ServedApp, num_ranks: int) -> str:
-    ranks = served.ask("stats")
+    ranks = served.ask("all stats")
     if len(ranks) != num_ranks:
         return f"{len(ranks)} of {num_ranks} ranks take requests"
     for rank in ranks:

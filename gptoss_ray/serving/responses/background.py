@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Coroutine
 from contextlib import aclosing
-from contextvars import Context
-from typing import Any
 
 from gptoss_ray.errors import GptossError, InvalidRequestError, OverloadedError, UnavailableError
+from gptoss_ray.serving.apart import start_apart
 from gptoss_ray.serving.responses.events import ResponseEvent
 from gptoss_ray.serving.responses.run import ResponseRun
 from gptoss_ray.serving.responses.shared_store import SharedStore
 from gptoss_ray.serving.responses.stored_response import Progress
-from gptoss_ray.tracing import current_traceparent, set_current_traceparent
+from gptoss_ray.tracing import current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +71,11 @@ class BackgroundRuns:
         except BaseException:
             del self._tasks[run.id]
             raise
-        task = _start_apart(self._work(run, keeps_events=keeps_events))
+        task = start_apart(self._work(run, keeps_events=keeps_events), current_traceparent())
         self._tasks[run.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(run.id))
         if self._renewing is None or self._renewing.done():
-            self._renewing = _start_apart(self._renew())
+            self._renewing = start_apart(self._renew())
 
     async def _work(self, run: ResponseRun, *, keeps_events: bool) -> None:
         """Read a response to its end; stop where the store says that nobody wants it."""
@@ -114,17 +112,6 @@ class BackgroundRuns:
             for response_id in stopped:
                 if task := self._tasks.get(response_id):
                     task.cancel()
-
-
-def _start_apart(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Start work that has nothing of the request which began it, but for the span that it belongs to.
-
-    Ray finds in a task's context which request it belongs to; when Serve cancels that, because its client
-    left, all that Ray was asked for in the same context is cancelled, too.
-    """
-    context = Context()
-    context.run(set_current_traceparent, current_traceparent())
-    return context.run(asyncio.create_task, work)
 
 
 async def _read(run: ResponseRun, news: asyncio.Queue[ResponseEvent | None]) -> None:

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from gptoss_ray.config import ScalingConfig, ServedModelConfig
-from gptoss_ray.errors import OverloadedError, UnavailableError
+from gptoss_ray.errors import OverloadedError, RequestLostError, UnavailableError
 from gptoss_ray.generation import GenerationRequest, SamplingParams, TokenOutput
 from gptoss_ray.serving.replica_directory import ReplicaDirectory, replica_directory
 from gptoss_ray.serving.token_source import RequestMovesError
@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from ray.serve.exceptions import DeploymentUnavailableError
 
     from gptoss_ray.serving import token_stream
-    from gptoss_ray.serving.routed_call import RequestQueued, RequestRouted
+    from gptoss_ray.serving.routed_call import RequestEnded, RequestQueued, RequestRouted
     from gptoss_ray.serving.token_stream import RoutedTokenSource, TokenStreams
 
 REQUEST = GenerationRequest("r", (1,), SamplingParams(max_tokens=1))
@@ -88,6 +88,20 @@ async def test_a_request_is_held_until_a_replica_is_there(monkeypatch):
     await asyncio.sleep(0)
     model.streams._routes["r"].put(TokenOutput("r", 0, (5,)))
     assert (await first).token_ids == (5,)
+
+
+async def test_a_request_is_lost_whose_rank_is_done_with_it_and_whose_last_output_never_comes(monkeypatch):
+    monkeypatch.setattr(token_stream, "LAST_OUTPUT_TIMEOUT_S", 0.01)
+    model = Model(monkeypatch)
+    model.call.words.put_nowait(RequestRouted("rank"))
+    outputs = model.source.generate(REQUEST)
+    first = asyncio.create_task(anext(outputs))
+    await asyncio.sleep(0.02)
+    model.streams._routes["r"].put(TokenOutput("r", 0, (5,)))
+    assert (await first).token_ids == (5,)
+    model.call.words.put_nowait(RequestEnded())
+    with pytest.raises(RequestLostError):
+        await asyncio.wait_for(anext(outputs), 10)
 
 
 async def test_a_request_for_which_none_comes_in_time_is_refused_and_given_up(monkeypatch):

@@ -43,6 +43,16 @@ class Rank:
                 self.aborted.append(request.request_id)
 
 
+class Call:
+    """A routed call that stays open."""
+
+    def __init__(self, request):
+        self.request = request
+
+    async def __anext__(self):
+        await asyncio.Event().wait()
+
+
 @pytest.fixture
 def streams():
     return TokenStreams(MAX_UNREAD)
@@ -55,12 +65,12 @@ def source(streams, monkeypatch):
     )
     source = JournaledTokenSource(routed, LimitsConfig())
     source.rank = Rank(streams)
-    monkeypatch.setattr(routed, "_call", lambda request: request)
+    monkeypatch.setattr(routed, "_call", Call)
     monkeypatch.setattr(streams, "follow", lambda route, rank_name: None)
     monkeypatch.setattr(streams, "abort", lambda request_id, rank: source.rank.aborted.append(request_id))
 
-    async def rank_name(request, waiting):
-        source.rank.take(request)
+    async def rank_name(call, waiting):
+        source.rank.take(call.request)
         return "rank"
 
     monkeypatch.setattr(routed, "_rank_name", rank_name)

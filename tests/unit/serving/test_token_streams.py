@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import warnings
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ with warnings.catch_warnings():
     from gptoss_ray.serving import token_stream
     from gptoss_ray.serving.token_stream import TokenStreams
 
+request_of_task = ContextVar("request_of_task", default="nobody")
 LAST = TokenOutput("r", 0, (5,), finish_reason=FinishReason.STOP)
 
 
@@ -26,10 +28,12 @@ class Rank:
 
     def __init__(self):
         self.aborted = []
+        self.asked_by = None
         self.token_stream = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.stream))
         self.abort = SimpleNamespace(remote=self.aborted.append)
 
     async def stream(self, sink_id):
+        self.asked_by = request_of_task.get()
         message = asyncio.get_running_loop().create_future()
         message.set_result([LAST])
         yield message
@@ -78,3 +82,14 @@ async def test_a_request_is_ended_at_a_rank_that_was_never_followed(ranks):
     streams.abort("s", "gone")
     await asyncio.gather(*streams._aborts)
     assert rank.aborted == ["r"]
+
+
+async def test_a_stream_does_not_belong_to_the_request_that_was_its_first(ranks):
+    ranks.is_there.set()
+    rank = ranks.by_name["rank"] = Rank()
+    streams = TokenStreams(4)
+    route = streams.open_route("r")
+    request_of_task.set("r, which Serve may cancel")
+    streams.follow(route, "rank")
+    await asyncio.wait_for(route.queue.get(), 10)
+    assert rank.asked_by == "nobody"
