@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import grpc
@@ -15,26 +16,23 @@ from tests.support.scripted_source import Endless, ScriptedSource
 @contextmanager
 def grpc_server_thread(ingress: Ingress) -> Iterator[str]:
     """Serve the RPCs from a thread, because the client under test blocks its own."""
-    started = threading.Event()
-    targets: list[str] = []
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
+    started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
         async with grpc_server(ingress) as target:
-            targets.append(target)
-            started.set()
+            stop = asyncio.Event()
+            started.set_result((target, asyncio.get_running_loop(), stop))
             await stop.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    # `run` ends what calls have left running: their generators would complain of a closed loop later.
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    started.wait()
+    target, loop, stop = started.result(timeout=60)
     try:
-        yield targets[0]
+        yield target
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
-        loop.close()
 
 
 def test_the_sync_client_asks_streams_and_lists():

@@ -287,8 +287,10 @@ async def cutting_proxy(target, num_bytes):
     """Pass connections on to `target`; each is cut once so many bytes have come back."""
     host, _, port = target.partition(":")
     cuts = [0]
+    connections = set()
 
     async def connect(reader, writer):
+        connections.add(asyncio.current_task())
         upstream_reader, upstream_writer = await asyncio.open_connection(host, int(port))
 
         async def forward():
@@ -307,12 +309,18 @@ async def cutting_proxy(target, num_bytes):
                     break
         finally:
             forwarding.cancel()
-            await asyncio.gather(forwarding, return_exceptions=True)
-            writer.transport.abort()
-            upstream_writer.transport.abort()
+            for each in (writer, upstream_writer):
+                each.transport.abort()
+            await asyncio.gather(
+                forwarding, writer.wait_closed(), upstream_writer.wait_closed(), return_exceptions=True
+            )
 
     server = await asyncio.start_server(connect, "127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", cuts
     finally:
         server.close()
+        for connection in connections:
+            connection.cancel()
+        # A socket still open when the loop ends would be a failure of the next test.
+        await asyncio.gather(*connections, return_exceptions=True)
