@@ -108,6 +108,7 @@ class GroupKeeper:
         self._rebalancer: ExpertRebalancer | None = None
         self._rebalancing: asyncio.Task[None] | None = None
         self._warm = set(facts)
+        self._warming: set[RankId] = set()
         self._note_open = note_open
         self.failure: str | None = None
         self._told_open = self.open_ranks
@@ -272,8 +273,9 @@ class GroupKeeper:
         self._leases.grant(epoch, members)
         for rank in members:
             self._start(self._watch(rank, epoch))
-            if rank not in self._warm:
-                self._start(self._warm_up(rank))
+        for rank in members - self._warm - self._warming:  # a warm-up outlives its epoch
+            self._warming.add(rank)
+            self._start(self._warm_up(rank))
         self._start_rebalancing()
         names = ",".join(map(str, sorted(members)))
         self._healed_s, self._stopped_at = self.healing_s, None
@@ -293,6 +295,8 @@ class GroupKeeper:
             self.events.note(EventKind.RANK_REPLACED, self.epoch, f"rank {rank}")
             self._tell_open()
             self._num_failed_starts.pop(rank.number, None)
+        finally:
+            self._warming.discard(rank)
 
     async def _replace(self, rank: RankId) -> None:
         """Start a rank in the place of a lost one, later where the last ones failed to start."""

@@ -86,11 +86,17 @@ async def test_clients_that_stop_reading_disturb_nobody(served_pair, undisturbed
 
 
 async def test_a_flood_of_requests_is_answered_or_refused_and_leaves_nothing(served_pair, undisturbed):
-    before = ServerHealth.read(served_pair)
     flood = QUESTIONS * 8
-    async with client(served_pair, num_connections=len(flood)) as http:
-        answers = await stream_all(http, flood)
-    for question, answer in zip(flood, answers, strict=True):
-        assert answer.said == undisturbed[question.number].said or answer.problem.startswith("HTTP 429")
-    assert sum(not answer.problem for answer in answers) >= NUM_STREAMS
+
+    async def pour() -> None:
+        async with client(served_pair, num_connections=len(flood)) as http:
+            answers = await stream_all(http, flood)
+        for question, answer in zip(flood, answers, strict=True):
+            assert answer.said == undisturbed[question.number].said or answer.problem.startswith("HTTP 429")
+        assert sum(not answer.problem for answer in answers) >= NUM_STREAMS
+
+    await pour()  # allocators keep what the highest water needs
+    before = ServerHealth.read(served_pair)
+    for _ in range(2):
+        await pour()
     check_health(served_pair, before)

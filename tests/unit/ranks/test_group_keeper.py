@@ -225,6 +225,22 @@ async def test_a_replacement_that_fails_its_first_request_is_given_no_other(keep
     await ranks.until_serving(RankId(0, 2), SECOND, THIRD)
 
 
+async def test_a_newcomer_whose_epoch_breaks_in_its_first_request_is_not_given_a_second_one(keep):
+    ranks, newcomer, may_end = keep(), RankId(1, 1), asyncio.Event()
+
+    async def warm_up(rank):
+        await may_end.wait()
+
+    ranks.warm_up = warm_up
+    ranks.die(SECOND)
+    await ranks.until(lambda: (newcomer, "warm_up", ()) in ranks.asked)
+    ranks.broken[3].set()
+    await ranks.until(lambda: ranks.keeper.events.counts["epoch_granted"] == 4)
+    may_end.set()
+    await ranks.until_serving(FIRST, newcomer, THIRD)
+    assert ranks.asked.count((newcomer, "warm_up", ())) == 1
+
+
 @pytest.mark.parametrize("parallel", [{"healing": "restart"}, {"tolerated_rank_losses": 0}])
 async def test_a_group_that_cannot_heal_ends_its_ranks(keep, parallel):
     ranks = keep(**parallel)
