@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from gptoss_ray.bench.overload_report import Load, Outcome, OverloadReport
 from gptoss_ray.bench.scripted_process import scripted_process
@@ -109,8 +109,11 @@ def _server(bench: OverloadBench, folder: Path) -> ScriptedServer:
 
 
 async def _measure(bench: OverloadBench, base_url: str, note: Callable[[str], None]) -> OverloadReport:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=base_url, limits=limits, timeout=_PATIENCE_S) as http:
+    # httpx, used elsewhere, looks through all its connections for each request: with hundreds of them
+    # it would be late, and its lateness taken for the server's.
+    connector = aiohttp.TCPConnector(limit=0)
+    patience = aiohttp.ClientTimeout(total=_PATIENCE_S)
+    async with aiohttp.ClientSession(base_url, connector=connector, timeout=patience) as http:
         client = _Client(http, bench.num_tokens)
         await client.ask(_QUIET)
         note("the peak")
@@ -132,7 +135,7 @@ def _check(load: Load) -> None:
 class _Client:
     """Asks, and keeps what became of it."""
 
-    def __init__(self, http: httpx.AsyncClient, num_tokens: int) -> None:
+    def __init__(self, http: aiohttp.ClientSession, num_tokens: int) -> None:
         self._http = http
         self._body = {
             "model": _MODEL,
@@ -146,11 +149,14 @@ class _Client:
         sent_s = time.monotonic()
         status, num_tokens = 0, 0
         try:
-            response = await self._http.post("/v1/chat/completions", json=self._body, headers=bearer(key))
-            status = response.status_code
-            if status == 200:
-                num_tokens = response.json()["usage"]["completion_tokens"]
-        except httpx.HTTPError:
+            async with self._http.post(
+                "/v1/chat/completions", json=self._body, headers=bearer(key)
+            ) as response:
+                answer = await response.json()
+            if response.status == 200:
+                num_tokens = answer["usage"]["completion_tokens"]
+            status = response.status
+        except (aiohttp.ClientError, asyncio.TimeoutError):
             pass  # counted as failed, by its status of 0
         self.outcomes.append(Outcome(key, status, sent_s, time.monotonic(), num_tokens))
 
