@@ -27,6 +27,7 @@ from gptoss_ray.ranks.group_stats import GroupStats
 from gptoss_ray.ranks.ray_ranks import RANK_NAMESPACE
 from gptoss_ray.serving.apart import start_apart
 from gptoss_ray.serving.metrics import PhaseWatch
+from gptoss_ray.serving.recent_refusals import RecentRefusals
 from gptoss_ray.serving.replica_directory import replica_directory
 from gptoss_ray.serving.routed_call import RequestQueued, RequestRouted
 from gptoss_ray.serving.token_source import RequestMovesError, SequencePausedError
@@ -178,15 +179,18 @@ class RoutedTokenSource:
         self._tracer = tracer
         self._may_have_none = model.scaling is not None and model.scaling.min_replicas == 0
         self._came_in_vain = False
+        self._refusals = RecentRefusals()
         self._replicas = replica_directory(handle.deployment_name)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         """See `TokenSource.generate`; where there is no replica, the request is held until one is there.
 
         Raises:
+            OverloadedError: A replica has refused it, or one like it just now (`recent_refusals.py`).
             UnavailableError: None was there within `hold_timeout_s`.
             RequestMovesError: It waited at a full replica, and now another has room.
         """
+        self._refusals.check(request)
         route = self._streams.open_route(request.request_id)
         # Held to the end: Serve counts the request as long as the call is open.
         call = self._call(request)
@@ -215,6 +219,9 @@ class RoutedTokenSource:
                     is_first = False
                     _note(self._phases.note_prefill, since_s)
                 yield output
+        except OverloadedError as error:
+            self._refusals.note(request, error)
+            raise
         finally:
             self._streams.close_route(route)
             if ending is not None:

@@ -188,3 +188,15 @@ def test_room_is_a_free_seat_at_a_replica_that_is_less_busy(num_live, has_room):
     directory = ReplicaDirectory()
     directory.note(num_live, num_seats=4)
     assert directory.has_room_beside("a") == has_room
+
+
+async def test_a_refusal_holds_for_the_next_request_without_another_call(monkeypatch):
+    model = Model(monkeypatch)
+    model.call.words.put_nowait(OverloadedError("full"))
+    with pytest.raises(OverloadedError):
+        await anext(model.source.generate(REQUEST))
+    monkeypatch.delattr(model.source, "_call")
+    monkeypatch.setattr(RoutedTokenSource, "_call", lambda self, request: pytest.fail("a replica was asked"))
+    with pytest.raises(OverloadedError, match="full"):
+        await anext(model.source.generate(REQUEST))
+    assert not model.streams._routes
