@@ -60,3 +60,21 @@ def test_tiles_are_not_measured_without_a_card():
     result = CliRunner().invoke(app, ["bench", "tiles"])
     assert isinstance(result.exception, ConfigError)
     assert "finds no GPU" in str(result.exception)
+
+
+def test_a_comparison_with_transformers_is_planned_without_a_card(tmp_path):
+    json_file = tmp_path / "figures.json"
+    options = ["--shape", "gpt-oss-120b", "--layers", "6", "--streams", "1,8", "--contexts", "1024"]
+    result = run(*options, "--accounting", "--transformers", "bfloat16", "--json", str(json_file))
+    assert result.exit_code == 0, result.output
+    document = json.loads(json_file.read_text())
+    assert document["shape"] == "gpt-oss-120b, 6 layers"
+    (row,) = document["tables"]["a comparison with transformers, on paper"]
+    assert (row["experts"], row["cases"], row["cases_left_out"]) == ("bfloat16", 2, 0)
+    assert 40 < row["their_weights_gb"] < 42
+
+
+def test_a_comparison_that_no_card_can_hold_is_refused():
+    result = run("--shape", "gpt-oss-120b", "--accounting", "--transformers", "bfloat16")
+    assert isinstance(result.exception, ConfigError)
+    assert "--layers" in str(result.exception)
