@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,7 +46,8 @@ class GpuReport:
         left_out: Cases that do not fit the card.
         peak_bytes: Most memory that torch held for our engine.
         planned_bytes: That were expected.
-        comparison: With transformers; None: it was not asked for.
+        comparison: With transformers; None: it was not asked for, or failed.
+        failure: Why the comparison failed; empty: it did not.
     """
 
     bench: GpuBench
@@ -58,6 +59,9 @@ class GpuReport:
     peak_bytes: int
     planned_bytes: int
     comparison: Comparison | None = None
+    failure: str = ""
+
+    def tables| None = None
 
     def tables(self) -> dict[str, list[Row]]:
         """Return everything that is printed."""
@@ -77,7 +81,7 @@ class GpuReport:
 
 
 def run(bench: GpuBench, note: Note = lambda _: None, *, peer: PeerExperts | None = None) -> GpuReport:
-    """Measure everything.
+    """Measure everything; what the other side breaks is told, and costs none of our figures.
 
     Args:
         bench: What to measure.
@@ -104,11 +108,16 @@ def run(bench: GpuBench, note: Note = lambda _: None, *, peer: PeerExperts | Non
     steps, parts = _measure_engine(bench, transformer, cases, note)
     peak_bytes = torch.cuda.max_memory_reserved(device)
     left_out = tuple(case for case in bench.decode_cases() if case not in cases)
-    comparison = _compare(bench, plan, version, transformer, checkpoint, note) if plan else None
-    card = card_row(device)
-    return GpuReport(
-        bench, card, ceilings, steps, parts, left_out, peak_bytes, planned.total_bytes, comparison
+    report = GpuReport(
+        bench, card_row(device), ceilings, steps, parts, left_out, peak_bytes, planned.total_bytes
     )
+    if plan is None:
+        return report
+    try:
+        comparison = _compare(bench, plan, version, transformer, checkpoint, note)
+    except Exception as error:
+        return replace(report, failure=f"{type(error).__name__}: {error}")
+    return replace(report, comparison=comparison)
 
 
 def _measure_engine(

@@ -9,6 +9,7 @@ import typer
 
 from gptoss_ray.commands.bench_speed import numbers
 from gptoss_ray.commands.bench_tables import JsonFile, note, print_tables, write_json
+from gptoss_ray.errors import GptossError
 
 Shape = Annotated[
     Literal["gpt-oss-20b", "gpt-oss-120b", "tiny"], typer.Option(help="The shape of the random weights.")
@@ -67,6 +68,7 @@ def gpu(
     )
     accelerator = find_accelerator(card)
     compared: tuple[ComparedStep, ...] = ()
+    failure = ""
     if accounting:
         ceilings = Ceilings(accelerator.memory_bytes_per_s, accelerator.flops)
         tables, ran = paper_tables(bench, ceilings, accelerator.usable_bytes), paper_steps(bench)
@@ -83,6 +85,7 @@ def gpu(
         tables = all_tables(report, accelerator.usable_bytes)
         title = f"{bench.shape} on one {report.card['card']}"
         compared = report.comparison.steps if report.comparison else ()
+        failure = report.failure
     if host:
         from gptoss_ray.bench.engine_cases import DecodeCase  # noqa: PLC0415
         from gptoss_ray.bench.host_steps import host_row  # noqa: PLC0415
@@ -96,3 +99,5 @@ def gpu(
     write_json(json_file, document)
     if plot_file is not None:
         plot(title, ran, ceilings, plot_file, compared=compared)
+    if failure:
+        raise GptossError(f"The comparison with transformers failed; our own figures are above. {failure}")

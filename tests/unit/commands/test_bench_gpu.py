@@ -6,10 +6,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from gptoss_ray.bench.engine_cases import DecodeCase
+from gptoss_ray.bench.gpu import GpuReport
+from gptoss_ray.bench.gpu_cases import GpuBench, GpuStep
+from gptoss_ray.bench.transformers_comparison import ComparedStep, Comparison
+from gptoss_ray.bench.transformers_memory import plan_comparison
+from gptoss_ray.bench.transformers_under_test import PeerUsage, Trial
+from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.cli import app
-from gptoss_ray.errors import ConfigError
+from gptoss_ray.errors import ConfigError, GptossError
+from gptoss_ray.planner.gpu_steps import Ceilings
 
 NEEDS_NO_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+CASE = DecodeCase(1, 1024)
+BENCH = GpuBench("gpt-oss-20b", ModelConfig.published("gpt-oss-20b"), streams=(1,), contexts=(1024,), prompts=(2048,))
 
 
 def run(*arguments):
@@ -78,3 +88,37 @@ def test_a_comparison_that_no_card_can_hold_is_refused():
     result = run("--shape", "gpt-oss-120b", "--accounting", "--transformers", "bfloat16")
     assert isinstance(result.exception, ConfigError)
     assert "--layers" in str(result.exception)
+
+
+def measured(comparison=None, failure="") -> GpuReport:
+    """A report as a card would give it."""
+    steps = (GpuStep.of_decode(BENCH.model, CASE, (0.002,)), GpuStep.of_prompt(BENCH.model, 2048, (0.04,)))
+    return GpuReport(
+        BENCH, {"card": "a card"}, Ceilings(4e12, 8e14), steps, {}, (), 20 * 10**9, 21 * 10**9, comparison, failure
+    )
+
+
+def test_a_comparison_goes_into_tables_json_and_plot(tmp_path, monkeypatch):
+    trial = Trial(PeerUsage("eager", "grouped_mm", "static"), {})
+    compared = ComparedStep("decode", 1, 1024, trial, ours_s=[0.002, 0.002], theirs_s=[0.02, 0.03])
+    plan = plan_comparison(BENCH, "bfloat16", 126 * 10**9)
+    report = measured(Comparison(plan, "5.0", (compared,), 70 * 10**9))
+    monkeypatch.setattr("gptoss_ray.bench.gpu.run", lambda bench, note, peer: report)
+    json_file, plot_file = tmp_path / "figures.json", tmp_path / "plot.svg"
+    result = run("--transformers", "bfloat16", "--json", str(json_file), "--plot", str(plot_file))
+    assert result.exit_code == 0, result.output
+    assert "12.5 (10 to 15)" in result.output
+    assert "eager, grouped_mm, static cache" in result.output
+    (written,) = json.loads(json_file.read_text())["transformers"]
+    assert written["transformers_s"] == [0.02, 0.03]
+    assert "transformers -->" in plot_file.read_text()
+
+
+def test_a_comparison_that_fails_costs_none_of_our_figures_and_is_told(tmp_path, monkeypatch):
+    report = measured(failure="RuntimeError: an illegal instruction")
+    monkeypatch.setattr("gptoss_ray.bench.gpu.run", lambda bench, note, peer: report)
+    json_file = tmp_path / "figures.json"
+    result = run("--transformers", "bfloat16", "--json", str(json_file))
+    assert isinstance(result.exception, GptossError)
+    assert "an illegal instruction" in str(result.exception)
+    assert "gpt-oss-20b: steps" in json.loads(json_file.read_text())["tables"]
