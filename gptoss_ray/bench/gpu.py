@@ -1,7 +1,7 @@
 """Measures one engine on one card: ceilings, parts of steps, decode steps, prompts. Never run on a GPU.
 
 Weights are random and made on the card. Contexts are read as prompts, not filled in. A round measures every
-case once; what is printed is the median of the rounds. transformers' model may be measured beside, afterwards.
+case once; what is printed is the median of the rounds. Afterwards transformers may be measured beside.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _compare(
     checkpoint: DeviceCheckpoint,
     note: Note,
 ) -> Comparison:
-    """Measure an engine with room for the cases of `plan` and transformers' model, of the same weights, in turn."""
+    """Measure an engine with room for the cases of `plan` and transformers in turn, of the same weights."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""Tokens a second over streams (a line a context) and over prompts: at most, measured, and by transformers."""
+"""Tokens a second over streams (a line a context) and over prompts: at most, measured, by transformers."""
 
 from __future__ import annotations
 

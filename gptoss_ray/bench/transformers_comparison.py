@@ -1,7 +1,7 @@
 """Our engine and transformers on one card in turn, ours, theirs, ours, theirs, … Never run on a GPU.
 
-Both sides have the same weights, streams and contexts. Before the rounds, every way to use transformers is tried
-for every case; the fastest takes part.
+Both sides have the same weights, streams and contexts. Before the rounds, every way to use transformers is
+tried for every case; the fastest takes part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What transformers' GptOssForCausalLM holds on a card beside our engine, worked out before anything is loaded.
+"""What transformers' GptOssForCausalLM holds on a card beside our engine, worked out before loading.
 
-Weights and keys and values are exact; what a step takes besides is an assumption, and that of its leanest use:
-ways that need more (eager attention over a long prompt) are tried on the card, and named where they fail.
+Weights, keys and values are exact; what a step takes besides is an assumption, of the leanest use: ways that
+need more (eager attention over a long prompt) are tried on the card, and named where they fail.
 """
 
 from __future__ import annotations

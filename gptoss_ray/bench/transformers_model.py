@@ -24,7 +24,7 @@ def check_installed(experts: PeerExperts) -> str:
         ConfigError: It is missing, or `experts` need its hub's kernels and the package for these is missing.
     """
     try:
-        from transformers import GptOssForCausalLM, __version__  # noqa: F401, PLC0415  (a development dependency)
+        from transformers import GptOssForCausalLM, __version__  # noqa: F401, PLC0415
     except ImportError as error:
         raise ConfigError(
             f"--transformers needs the package transformers ({error}); install the development tools, "
@@ -33,8 +33,8 @@ def check_installed(experts: PeerExperts) -> str:
         ) from None
     if experts == "mxfp4" and not has_hub_kernels():
         raise ConfigError(
-            "--transformers mxfp4 needs the package kernels, which fetches transformers' MXFP4 kernels from its "
-            "hub; `pip install 'transformers[kernels]'`, or ask for --transformers bfloat16.",
+            "--transformers mxfp4 needs the package kernels, which fetches MXFP4 kernels from the hub; "
+            "`pip install 'transformers[kernels]'`, or ask for --transformers bfloat16.",
             param="transformers",
         )
     return str(__version__)
@@ -126,9 +126,9 @@ def _pack_experts(network: Any, source: WeightSource, stored: StoredTensor, devi
     (part,) = stored.parts
     prefix = part.name.removesuffix("weight")
     module, _, matrix = stored.name.rpartition(".")
+    experts = [slice(expert, expert + 1) for expert in range(part.num_rows)]
     blocks, scales = (
-        torch.cat([source.read(f"{prefix}{kind}", slice(expert, expert + 1)) for expert in range(part.num_rows)])
-        for kind in ("blocks", "scales")
+        torch.cat([source.read(f"{prefix}{kind}", rows) for rows in experts]) for kind in ("blocks", "scales")
     )
     mxfp4.swizzle_mxfp4_convertops(
         blocks, scales, network.get_submodule(module), matrix, device, mxfp4.triton_kernels_hub

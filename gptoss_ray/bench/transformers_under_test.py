@@ -1,4 +1,4 @@
-"""transformers' model as a benchmark uses it: batched `generate`, and the fastest of the ways that it offers."""
+"""transformers' model as a benchmark uses it: batched `generate`, by the fastest of its ways."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PeerUsage:
         attention: Implementation; one that knows sinks.
         experts: Implementation. `generate` takes "batched_mm" for decoding in the place of "grouped_mm", but
             not of "grouped_mm_throughout".
-        cache: "static" has a fixed size, and on a card `generate` compiles decoding with it and records graphs.
+        cache: "static" has a fixed size; on a card `generate` compiles decoding with it and records graphs.
     """
 
     attention: str
@@ -139,10 +139,11 @@ class TransformersUnderTest:
         self._cache = usage.cache
 
     def prefill(self, num_tokens: int) -> float:
-        """Read one prompt of other tokens than before; return the seconds until its first token."""
-        token_ids = self._random_tokens(1, num_tokens)
-        began = time.perf_counter()
-        _, (first, *_) = self.generate(token_ids, 1)
+        """Read one prompt of other tokens than before; return the seconds until its first token.
+
+        What `generate` does before it looks at the prompt does not count.
+        """
+        _, (began, first) = self.generate(self._random_tokens(1, num_tokens), 1)
         return first - began
 
     def steps(self, case: DecodeCase, num_steps: int) -> list[float]:
@@ -153,7 +154,7 @@ class TransformersUnderTest:
         token_ids = self._random_tokens(case.num_streams, case.context)
         cache = self._filled_cache(case, num_steps)
         _, moments = self.generate(token_ids, 1 + NUM_WARM_UPS + num_steps, cache)
-        return [end - begin for begin, end in itertools.pairwise(moments)][NUM_WARM_UPS:]
+        return [end - begin for begin, end in itertools.pairwise(moments[1 + NUM_WARM_UPS :])]
 
     def generate(self, token_ids: Tensor, num_tokens: int, cache: Any = None) -> tuple[Tensor, list[float]]:
         """Draw the most likely tokens.
@@ -164,7 +165,8 @@ class TransformersUnderTest:
             cache: None: a dynamic one, which is filled in chunks of `CHUNK_TOKENS`.
 
         Returns:
-            Tokens [streams, num_tokens], and the moment at which those of each step were on the host.
+            Tokens [streams, num_tokens]; and the moment at which `generate` had taken the prompt, followed by
+            those at which the tokens of each step were on the host.
         """
         from torch._dynamo import config as compiling  # noqa: PLC0415  (slow to import)
 
@@ -179,8 +181,7 @@ class TransformersUnderTest:
                 streamer=clock,
                 **given,
             )
-        # The first call is the prompt's.
-        return drawn[:, token_ids.shape[1] :], clock.moments[1:]
+        return drawn[:, token_ids.shape[1] :], clock.moments
 
     def free(self) -> None:
         """Give back the memory of what is over."""
@@ -218,7 +219,7 @@ class TransformersUnderTest:
 
 
 class _StepClock:
-    """A streamer, as `generate` calls it with the prompt and then with the tokens of each step, on the host."""
+    """A streamer: `generate` calls it with the prompt and then with the tokens of each step, on the host."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []

@@ -19,7 +19,7 @@ _PeerExperts = Literal["bfloat16", "mxfp4"]
 
 def gpu(
     shape: Shape = "gpt-oss-20b",
-    layers: Annotated[int |        _PeerExperts | None, typer.Option(help="Layers, if not those of the shape.", min=1)] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers, if not those of the shape.", min=1)] = None,
     streams: Annotated[str, typer.Option(help="Streams that decode together.")] = "1,8,64,256",
     contexts: Annotated[str, typer.Option(help="Tokens behind each stream.")] = "1024,8192,32768",
     prompts: Annotated[str, typer.Option(help="Prompts to read, in tokens.")] = "2048,16384",
@@ -33,11 +33,11 @@ def gpu(
         bool, typer.Option("--host", help="Also measure the host's part of steps; needs no card.")
     ] = False,
     peer: Annotated[
-        PeerExperts | None,
+        _PeerExperts | None,
         typer.Option(
             "--transformers",
-            help="Also measure transformers on the card, in alternation, with dequantised experts or with its "
-            "hub's MXFP4 kernels (needs the package kernels).",
+            help="Also measure transformers on the card, in turn, with dequantised experts or with the MXFP4 "
+            "kernels of its hub (needs the package kernels).",
         ),
     ] = None,
     card: Annotated[str, typer.Option("--gpu", help="Whose data sheet the paper goes by.")] = "h200",

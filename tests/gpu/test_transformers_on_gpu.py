@@ -1,4 +1,4 @@
-"""transformers' side of `bench gpu --transformers` on a card, by every way that needs no download. Never run on a GPU."""
+"""transformers on a card, by every way of `bench gpu` that needs no download. Never run on a GPU."""
 
 from __future__ import annotations
 

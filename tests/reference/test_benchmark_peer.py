@@ -56,7 +56,7 @@ def test_both_sides_have_the_same_weights_and_so_draw_the_same_tokens(network, t
     theirs.use(usage)
     drawn, moments = theirs.generate(prompts, 24)
     assert drawn.tolist() == greedy(transformer, prompts.tolist(), 24)
-    assert len(moments) == 24
+    assert len(moments) == 1 + 24
     assert moments == sorted(moments)
 
 
@@ -145,7 +145,7 @@ def test_packed_experts_need_the_package_of_the_hubs_kernels(monkeypatch):
 
 
 def test_packed_experts_are_handed_to_the_hubs_kernels_and_all_else_is_filled(monkeypatch):
-    """The kernels need a card; that they are called as transformers calls them is all that can be seen here."""
+    """The kernels need a card; that they are called as transformers calls them is what can be seen here."""
     from transformers.integrations import mxfp4
     from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 

@@ -95,7 +95,8 @@ def test_a_trial_counts_the_second_turn_because_the_first_compiles():
 
 
 def test_a_row_gives_tokens_a_second_of_both_and_ratios_of_the_same_round():
-    step = ComparedStep("decode", 8, 1024, Trial(FAST, {}), ours_s=[0.01, 0.02, 0.01], theirs_s=[0.1, 0.1, 0.3])
+    ours_s, theirs_s = [0.01, 0.02, 0.01], [0.1, 0.1, 0.3]
+    step = ComparedStep("decode", 8, 1024, Trial(FAST, {}), ours_s, theirs_s)
     row = step.row()
     assert row["gptoss_ray"] == "800 (400 to 800)"
     assert row["transformers"] == "80 (26.67 to 80)"

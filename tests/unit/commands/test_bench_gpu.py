@@ -19,7 +19,8 @@ from gptoss_ray.planner.gpu_steps import Ceilings
 
 NEEDS_NO_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 CASE = DecodeCase(1, 1024)
-BENCH = GpuBench("gpt-oss-20b", ModelConfig.published("gpt-oss-20b"), streams=(1,), contexts=(1024,), prompts=(2048,))
+MODEL = ModelConfig.published("gpt-oss-20b")
+BENCH = GpuBench("gpt-oss-20b", MODEL, streams=(1,), contexts=(1024,), prompts=(2048,))
 
 
 def run(*arguments):
@@ -92,10 +93,10 @@ def test_a_comparison_that_no_card_can_hold_is_refused():
 
 def measured(comparison=None, failure="") -> GpuReport:
     """A report as a card would give it."""
-    steps = (GpuStep.of_decode(BENCH.model, CASE, (0.002,)), GpuStep.of_prompt(BENCH.model, 2048, (0.04,)))
-    return GpuReport(
-        BENCH, {"card": "a card"}, Ceilings(4e12, 8e14), steps, {}, (), 20 * 10**9, 21 * 10**9, comparison, failure
-    )
+    steps = (GpuStep.of_decode(MODEL, CASE, (0.002,)), GpuStep.of_prompt(MODEL, 2048, (0.04,)))
+    sizes = {"peak_bytes": 20 * 10**9, "planned_bytes": 21 * 10**9}
+    others = {"card": {"card": "a card"}, "ceilings": Ceilings(4e12, 8e14), "parts": {}, "left_out": ()}
+    return GpuReport(bench=BENCH, steps=steps, comparison=comparison, failure=failure, **sizes, **others)
 
 
 def test_a_comparison_goes_into_tables_json_and_plot(tmp_path, monkeypatch):
