@@ -61,8 +61,6 @@ class GpuReport:
     comparison: Comparison | None = None
     failure: str = ""
 
-    def tables| None = None
-
     def tables(self) -> dict[str, list[Row]]:
         """Return everything that is printed."""
         limits: Row = {
