@@ -68,7 +68,7 @@ def _draw(
     axes: Any, colour: str, name: str, points: Sequence[tuple[int, GpuStep]], ceilings: Ceilings
 ) -> None:
     at_most = [step.made / step.roofline_s(ceilings) for _, step in points]
-    axes.plot([x for x, _ in points], at_most, "--", color=colour, label=f"{name}roofline")
+    axes.plot([x for x, _ in points], at_most, ".--", color=colour, label=f"{name}roofline")
     ran = [(x, step.made / statistics.median(step.seconds)) for x, step in points if step.seconds]
     if ran:
         axes.plot(*zip(*ran, strict=True), "o-", color=colour, label=f"{name}measured")
