@@ -45,7 +45,7 @@ ONLY_IN = {
     "grpc": {"serving", "client", "protos", "bench", "commands"},
     "deepspeed": {"parallel"},
     "torch.distributed": {"parallel"},
-    "transformers": set(),
+    "transformers": {"bench"},
     "openai_harmony": set(),
     "openai": set(),
     "llguidance": {"structured"},

@@ -131,14 +131,18 @@ class GpuStep:
         }
 
     def measured_row(self, ceilings: Ceilings) -> Row:
-        """Return what was measured, beside the roofline of the ceilings that were measured."""
+        """Return what was measured, as shares of the ceilings that were measured and of their roofline."""
         median_s = statistics.median(self.seconds)
+        bytes_per_s = sum(cost.num_bytes for cost in self.cost) / median_s
+        flops = sum(cost.num_flops for cost in self.cost) / median_s
         return {
             "step": self.kind,
             "streams": self.num_streams,
             "tokens": self.num_tokens,
             "median_ms": round(1e3 * median_s, 3),
             "tokens_per_s": round(self.made / median_s),
+            "percent_of_copy": round(100 * bytes_per_s / ceilings.bytes_per_s, 1),
+            "percent_of_matmul": round(100 * flops / ceilings.flops, 1),
             "roofline_ms": round(1e3 * self.roofline_s(ceilings), 3),
             "percent_of_roofline": round(100 * self.roofline_s(ceilings) / median_s, 1),
         }

@@ -25,51 +25,11 @@ if TYPE_CHECKING:
 
     from gptoss_ray.checkpoint.model_config import ModelConfig
 
-_NUM_VALUES = 1 << 23
-
 
 def extrapolate(seconds: dict[int, float], num_layers: int) -> float:
     """Return the seconds of `num_layers` layers from those of two depths."""
     (few, few_s), (more, more_s) = sorted(seconds.items())
     return few_s + (num_layers - few) * (more_s - few_s) / (more - few)
-
-
-def build(model: ModelConfig, num_layers: int) -> Any:
-    """Return a GptOssForCausalLM of a shape with few layers and random weights."""
-    import torch
-    from transformers import GptOssConfig, GptOssForCausalLM
-    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
-
-    config = GptOssConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_key_value_heads,
-        head_dim=model.head_dim,
-        num_local_experts=model.num_experts,
-        num_experts_per_tok=model.num_experts_per_token,
-        sliding_window=model.sliding_window,
-        pad_token_id=None,
-        eos_token_id=None,
-    )
-    with torch.device("meta"):
-        network = GptOssForCausalLM(config).to(torch.bfloat16)
-    network = network.to_empty(device="cpu")
-    # Its tables are buffers, which have no values after that.
-    network.model.rotary_emb = GptOssRotaryEmbedding(config)
-    base = (0.02 * torch.randn(_NUM_VALUES)).to(torch.bfloat16)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            values = parameter.data.view(-1)
-            if "norm" in name:
-                values.fill_(1.0)
-                continue
-            for begin in range(0, len(values), _NUM_VALUES):
-                part = values[begin : begin + _NUM_VALUES]
-                part.copy_(base[: len(part)])
-    return network.eval()
 
 
 def measure_network(network: Any, vocab_size: int, prompts: Sequence[int], repeats: int) -> dict[str, float]:
@@ -95,9 +55,16 @@ def measure_depths(
     model: ModelConfig, depths: Sequence[int], prompts: Sequence[int], repeats: int
 ) -> dict[str, dict[int, float]]:
     """Return the seconds of what is measured, by the number of layers."""
+    import torch
+
+    from gptoss_ray.bench.device_checkpoint import DeviceCheckpoint
+    from gptoss_ray.bench.transformers_model import build
+
+    device = torch.device("cpu")
     seconds: dict[str, dict[int, float]] = {}
     for num_layers in depths:
-        measured = measure_network(build(model, num_layers), model.vocab_size, prompts, repeats)
+        checkpoint = DeviceCheckpoint(model.replace(num_layers=num_layers), device)
+        measured = measure_network(build(checkpoint, device), model.vocab_size, prompts, repeats)
         gc.collect()
         for name, value in measured.items():
             seconds.setdefault(name, {})[num_layers] = value

@@ -6,10 +6,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from gptoss_ray.bench.engine_cases import DecodeCase
+from gptoss_ray.bench.gpu import GpuReport
+from gptoss_ray.bench.gpu_cases import GpuBench, GpuStep
+from gptoss_ray.bench.transformers_comparison import ComparedStep, Comparison
+from gptoss_ray.bench.transformers_memory import plan_comparison
+from gptoss_ray.bench.transformers_under_test import PeerUsage, Trial
+from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.cli import app
-from gptoss_ray.errors import ConfigError
+from gptoss_ray.errors import ConfigError, GptossError
+from gptoss_ray.planner.gpu_steps import Ceilings
 
 NEEDS_NO_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+CASE = DecodeCase(1, 1024)
+MODEL = ModelConfig.published("gpt-oss-20b")
+BENCH = GpuBench("gpt-oss-20b", MODEL, streams=(1,), contexts=(1024,), prompts=(2048,))
 
 
 def run(*arguments):
@@ -60,3 +71,55 @@ def test_tiles_are_not_measured_without_a_card():
     result = CliRunner().invoke(app, ["bench", "tiles"])
     assert isinstance(result.exception, ConfigError)
     assert "finds no GPU" in str(result.exception)
+
+
+def test_a_comparison_with_transformers_is_planned_without_a_card(tmp_path):
+    json_file = tmp_path / "figures.json"
+    options = ["--shape", "gpt-oss-120b", "--layers", "6", "--streams", "1,8", "--contexts", "1024"]
+    result = run(*options, "--accounting", "--transformers", "bfloat16", "--json", str(json_file))
+    assert result.exit_code == 0, result.output
+    document = json.loads(json_file.read_text())
+    assert document["shape"] == "gpt-oss-120b, 6 layers"
+    (row,) = document["tables"]["a comparison with transformers, on paper"]
+    assert (row["experts"], row["cases"], row["cases_left_out"]) == ("bfloat16", 2, 0)
+    assert 40 < row["their_weights_gb"] < 42
+
+
+def test_a_comparison_that_no_card_can_hold_is_refused():
+    result = run("--shape", "gpt-oss-120b", "--accounting", "--transformers", "bfloat16")
+    assert isinstance(result.exception, ConfigError)
+    assert "--layers" in str(result.exception)
+
+
+def measured(comparison=None, failure="") -> GpuReport:
+    """A report as a card would give it."""
+    steps = (GpuStep.of_decode(MODEL, CASE, (0.002,)), GpuStep.of_prompt(MODEL, 2048, (0.04,)))
+    sizes = {"peak_bytes": 20 * 10**9, "planned_bytes": 21 * 10**9}
+    others = {"card": {"card": "a card"}, "ceilings": Ceilings(4e12, 8e14), "parts": {}, "left_out": ()}
+    return GpuReport(bench=BENCH, steps=steps, comparison=comparison, failure=failure, **sizes, **others)
+
+
+def test_a_comparison_goes_into_tables_json_and_plot(tmp_path, monkeypatch):
+    trial = Trial(PeerUsage("eager", "grouped_mm", "static"), {})
+    compared = ComparedStep("decode", 1, 1024, trial, ours_s=[0.002, 0.002], theirs_s=[0.02, 0.03])
+    plan = plan_comparison(BENCH, "bfloat16", 126 * 10**9)
+    report = measured(Comparison(plan, "5.0", (compared,), 70 * 10**9))
+    monkeypatch.setattr("gptoss_ray.bench.gpu.run", lambda bench, note, peer: report)
+    json_file, plot_file = tmp_path / "figures.json", tmp_path / "plot.svg"
+    result = run("--transformers", "bfloat16", "--json", str(json_file), "--plot", str(plot_file))
+    assert result.exit_code == 0, result.output
+    assert "12.5 (10 to 15)" in result.output
+    assert "eager, grouped_mm, static cache" in result.output
+    (written,) = json.loads(json_file.read_text())["transformers"]
+    assert written["transformers_s"] == [0.02, 0.03]
+    assert "transformers -->" in plot_file.read_text()
+
+
+def test_a_comparison_that_fails_costs_none_of_our_figures_and_is_told(tmp_path, monkeypatch):
+    report = measured(failure="RuntimeError: an illegal instruction")
+    monkeypatch.setattr("gptoss_ray.bench.gpu.run", lambda bench, note, peer: report)
+    json_file = tmp_path / "figures.json"
+    result = run("--transformers", "bfloat16", "--json", str(json_file))
+    assert isinstance(result.exception, GptossError)
+    assert "an illegal instruction" in str(result.exception)
+    assert "gpt-oss-20b: steps" in json.loads(json_file.read_text())["tables"]
