@@ -23,6 +23,9 @@ def gpu(
     rounds: Annotated[int, typer.Option(help="Repeats of everything.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Decode steps of a case in a round.", min=1)] = 64,
     graphs: Annotated[bool, typer.Option(help="Replay decoding steps from graphs.")] = True,
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8"], typer.Option(help="As engine.kv_cache_dtype of a configuration.")
+    ] = "auto",
     accounting: Annotated[
         bool, typer.Option("--accounting", help="Only print what steps cost on paper; needs no card.")
     ] = False,
@@ -52,19 +55,20 @@ def gpu(
         num_rounds=rounds,
         num_steps=steps,
         records_graphs=graphs,
+        kv_cache_dtype=kv_cache_dtype,
     )
     accelerator = find_accelerator(card)
     if accounting:
         ceilings = Ceilings(accelerator.memory_bytes_per_s, accelerator.flops)
         tables, ran = paper_tables(bench, ceilings, accelerator.usable_bytes), paper_steps(bench)
-        title = f"{shape} on one {accelerator.name}"
+        title = f"{bench.title} on one {accelerator.name}"
     else:
         from gptoss_ray.bench.gpu import all_tables, run  # noqa: PLC0415
 
         report = run(bench, note)
         ceilings, ran = report.ceilings, list(report.steps)
         tables = all_tables(report, accelerator.usable_bytes)
-        title = f"{shape} on one {report.card['card']}"
+        title = f"{bench.title} on one {report.card['card']}"
     if host:
         from gptoss_ray.bench.engine_cases import DecodeCase  # noqa: PLC0415
         from gptoss_ray.bench.host_steps import host_row  # noqa: PLC0415
@@ -72,6 +76,7 @@ def gpu(
         cases = [DecodeCase(number, min(bench.contexts, default=1024)) for number in bench.streams]
         tables["the host's part of a step, here"] = [host_row(case, bench.num_steps) for case in cases]
     print_tables(tables)
-    write_json(json_file, {"shape": shape, "has_run": not accounting, "tables": tables})
+    formats = {"kv_cache_dtype": kv_cache_dtype}
+    write_json(json_file, {"shape": shape, **formats, "has_run": not accounting, "tables": tables})
     if plot_file is not None:
         plot(title, ran, ceilings, plot_file)

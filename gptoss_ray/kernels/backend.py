@@ -81,6 +81,12 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
             "engine.kernels is 'triton', which computes on GPUs: set parallel.device to 'cuda'.",
             param="kernels",
         )
+    if engine.kv_cache_dtype == "fp8":
+        raise ConfigError(
+            "engine.kv_cache_dtype is 'fp8', which only the kernels for GPUs read: set it to 'auto', or "
+            "parallel.device to 'cuda'.",
+            param="kv_cache_dtype",
+        )
     if engine.kernels == "torch":
         problem, found = "engine.kernels is 'torch'", None
     else:
@@ -154,7 +160,7 @@ def numerics_fingerprint(backend: Backend, engine: EngineConfig) -> str:
     if backend.is_triton:
         return (
             f"{backend.name}/{backend.build};torch={torch.__version__};{_gpu_architecture()};{engine.dtype};"
-            f"kv_block={engine.kv_block_size}"
+            f"kv_block={engine.kv_block_size};kv={engine.kv_cache_dtype}"
         )
     capability = torch.backends.cpu.get_cpu_capability()
     formats = f";dense={engine.dense_weights};activations={engine.activations}" if backend.is_native else ""

@@ -15,15 +15,15 @@ from gptoss_ray.kernels.triton.matrix import TritonMatrix
 from gptoss_ray.kernels.triton.tile_plan import TilePlan
 from gptoss_ray.kernels.triton.tile_table import TileTable
 
-# The largest float8_e4m3fn; what is larger would become no number.
+# The largest float8_e4m3fn.
 _LARGEST_FP8 = tl.constexpr(448.0)
 
 
 @triton.jit
 def _narrow(x, DTYPE: tl.constexpr):
-    """Round float32 to the dtype of the cache."""
+    """Round float32 to the dtype of the cache; what is too large for 8 bits becomes the largest of them."""
     if DTYPE == tl.float8e4nv:
-        x = tl.clamp(x, -_LARGEST_FP8, _LARGEST_FP8)
+        x = tl.clamp(x, -_LARGEST_FP8, _LARGEST_FP8, propagate_nan=tl.PropagateNan.ALL)
     return x.to(DTYPE)
 
 

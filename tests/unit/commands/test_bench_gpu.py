@@ -30,6 +30,21 @@ def test_accounting_needs_no_card(tmp_path, shape):
     assert plot_file.stat().st_size > 1000
 
 
+def test_accounting_of_kv_in_8_bits_says_so(tmp_path):
+    json_file = tmp_path / "figures.json"
+    options = ["--streams", "64", "--contexts", "8192", "--prompts", "", "--json", str(json_file)]
+    megabytes = []
+    for dtype in ("auto", "fp8"):
+        result = run("--accounting", "--kv-cache-dtype", dtype, *options)
+        assert result.exit_code == 0, result.output
+        document = json.loads(json_file.read_text())
+        assert document["kv_cache_dtype"] == dtype
+        steps, kernels = document["tables"]
+        assert ("KV in fp8" in steps) == (dtype == "fp8")
+        megabytes.append({row["kernel"]: row["mb"] for row in document["tables"][kernels]}["attention"])
+    assert megabytes[1] < 0.51 * megabytes[0]
+
+
 def test_the_hosts_part_of_steps_is_measured_without_a_card(tmp_path):
     json_file = tmp_path / "figures.json"
     options = ["--streams", "1,3", "--contexts", "40", "--prompts", "", "--steps", "4"]

@@ -130,6 +130,14 @@ def test_what_gpus_cannot_run_is_refused_by_name(engine, model, device, what):
         select_backend(EngineConfig(**engine), MODEL.replace(**model), device)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "native", "torch"])
+def test_a_kv_cache_in_8_bits_is_for_gpus(kernels):
+    with pytest.raises(ConfigError, match="kv_cache_dtype is 'fp8'.*set it to 'auto'") as caught:
+        select_backend(EngineConfig(kernels=kernels, kv_cache_dtype="fp8"), MODEL)
+    assert caught.value.param == "kv_cache_dtype"
+    assert select_backend(EngineConfig(kv_cache_dtype="fp8"), MODEL, "cuda").is_triton
+
+
 def test_triton_that_is_not_installed_is_named_with_its_remedy(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
@@ -159,7 +167,8 @@ def test_the_fingerprint_of_a_gpu_names_its_architecture_and_tritons_version(mon
         prints.add(numerics_fingerprint(backend, EngineConfig()))
         prints.add(numerics_fingerprint(dataclasses.replace(backend, build="1;triton=9"), EngineConfig()))
         prints.add(numerics_fingerprint(backend, EngineConfig(kv_block_size=16)))
-    assert len(prints) == 6
+        prints.add(numerics_fingerprint(backend, EngineConfig(kv_cache_dtype="fp8")))
+    assert len(prints) == 8
     assert any("sm_90" in each for each in prints)
 
 

@@ -109,7 +109,7 @@ def test_planned_weights_are_what_the_network_holds_to_the_byte(monkeypatch, siz
     model = tiny_config(num_layers=1, hidden_size=hidden, intermediate_size=width, max_context=256)
     monkeypatch.setattr(transformer_module, "make_kernels", lambda *_, **__: TritonKernels("cpu"))
     network = Transformer.load(DeviceCheckpoint(model, CPU), EngineConfig(kernels="torch"))
-    plan = plan_memory(model, EngineConfig(), weight_format=WeightFormat.of_triton())
+    plan = plan_memory(model, EngineConfig(), weight_format=WeightFormat.of_triton(EngineConfig()))
     kernels_own = owned_bytes(network.loader)
     tables = model.num_layers * model.num_experts * 2 * 3 * 8  # addresses of experts' matrices
     assert plan.weight_bytes == owned_bytes(network) - kernels_own - tables
