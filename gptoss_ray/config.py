@@ -71,7 +71,9 @@ class EngineConfig(_Frozen):
         "fits, else torch.",
     )
     dense_weights: Literal["bfloat16", "int8"] = Field(
-        "bfloat16", description="Weights of attention and unembedding; int8 needs native kernels."
+        "bfloat16",
+        description="Weights of attention and unembedding; int8 needs native kernels, or a GPU and MXFP4 "
+        "experts.",
     )
     activations: Literal["bfloat16", "int8"] = Field(
         "bfloat16", description="What matrices multiply; int8 needs native kernels and int8 dense weights."

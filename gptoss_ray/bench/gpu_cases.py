@@ -34,7 +34,8 @@ class GpuBench:
         num_rounds: Repeats of every case.
         num_steps: Decode steps of a case in a round.
         records_graphs: Whether decoding steps are replayed from graphs.
-        kv_cache_dtype: As of an engine.
+        kv_cache_dtype: Of the engine.
+        dense_weights: Of the engine.
     """
 
     shape: str
@@ -46,6 +47,7 @@ class GpuBench:
     num_steps: int = 64
     records_graphs: bool = True
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    dense_weights: Literal["bfloat16", "int8"] = "bfloat16"
 
     def __post_init__(self) -> None:
         if not self.prompts and not (self.streams and self.contexts):
@@ -61,7 +63,9 @@ class GpuBench:
     @property
     def title(self) -> str:
         """The shape, and what is not held in bfloat16."""
-        return f"{self.shape}, KV in fp8" if self.kv_cache_dtype == "fp8" else self.shape
+        kv = ", KV in fp8" if self.kv_cache_dtype == "fp8" else ""
+        dense = ", dense weights in int8" if self.dense_weights == "int8" else ""
+        return self.shape + kv + dense
 
     @property
     def held(self) -> WeightFormat:
@@ -75,6 +79,7 @@ class GpuBench:
             max_num_batched_tokens=CHUNK_TOKENS,
             step_graphs=self.records_graphs,
             kv_cache_dtype=self.kv_cache_dtype,
+            dense_weights=self.dense_weights,
         )
 
     def decode_cases(self) -> list[DecodeCase]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptoss_ray.commands.bench_speed import numbers
+from gptoss_ray.commands.bench_speed import Dense, numbers
 from gptoss_ray.commands.bench_tables import JsonFile, note, print_tables, write_json
 
 Shape = Annotated[
@@ -26,6 +26,7 @@ def gpu(
     kv_cache_dtype: Annotated[
         Literal["auto", "fp8"], typer.Option(help="As engine.kv_cache_dtype of a configuration.")
     ] = "auto",
+    dense: Dense = "bfloat16",
     accounting: Annotated[
         bool, typer.Option("--accounting", help="Only print what steps cost on paper; needs no card.")
     ] = False,
@@ -56,6 +57,7 @@ def gpu(
         num_steps=steps,
         records_graphs=graphs,
         kv_cache_dtype=kv_cache_dtype,
+        dense_weights=dense,
     )
     accelerator = find_accelerator(card)
     if accounting:
@@ -76,7 +78,7 @@ def gpu(
         cases = [DecodeCase(number, min(bench.contexts, default=1024)) for number in bench.streams]
         tables["the host's part of a step, here"] = [host_row(case, bench.num_steps) for case in cases]
     print_tables(tables)
-    formats = {"kv_cache_dtype": kv_cache_dtype}
+    formats = {"kv_cache_dtype": kv_cache_dtype, "dense": dense}
     write_json(json_file, {"shape": shape, **formats, "has_run": not accounting, "tables": tables})
     if plot_file is not None:
         plot(title, ran, ceilings, plot_file)

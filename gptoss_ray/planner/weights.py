@@ -62,7 +62,8 @@ class WeightFormat:
     @classmethod
     def of_triton(cls, engine: EngineConfig) -> WeightFormat:
         """Return the format of the kernels for GPUs; logits are float32 sums of bfloat16 products."""
-        return cls(2, engine.kv_itemsize, 16, 16, MXFP4_BITS, _FLOAT32, is_triton=True)
+        bits = DENSE_BITS[engine.dense_weights]
+        return cls(2, engine.kv_itemsize, bits, bits, MXFP4_BITS, _FLOAT32, is_triton=True)
 
     @property
     def experts_packed(self) -> bool:

@@ -86,6 +86,7 @@ def _store_heads(
 def _qkv_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
     bias_ptr,
     q_ptr,
     cos_ptr,
@@ -101,6 +102,7 @@ def _qkv_kernel(
     STRIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     SIDE_BY_SIDE: tl.constexpr,
+    IS_INT8: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -111,8 +113,8 @@ def _qkv_kernel(
     HAS_BIAS: tl.constexpr,
 ):
     n, m, total, is_complete = sum_of_tile(
-        x_ptr, weight_ptr, parts_ptr, counters_ptr, num_rows, N, K, STRIDE, SPLITS, SIDE_BY_SIDE, BLOCK_N,
-        BLOCK_M, BLOCK_K,
+        x_ptr, weight_ptr, scales_ptr, parts_ptr, counters_ptr, num_rows, N, K, STRIDE, SPLITS, SIDE_BY_SIDE,
+        IS_INT8, BLOCK_N, BLOCK_M, BLOCK_K,
     )  # fmt: skip
     if is_complete:
         _store_heads(
@@ -150,6 +152,7 @@ class QkvProjection:
         _qkv_kernel[plan.grid](
             x,
             matrix.tensors["weight"],
+            matrix.scales,
             matrix.bias,
             q,
             rows.cos,

@@ -103,8 +103,9 @@ def test_a_device_without_kernels_is_refused_by_name():
 
 
 @pytest.mark.parametrize("kernels", ["auto", "triton"])
-def test_gpus_run_triton(kernels):
-    backend = select_backend(EngineConfig(kernels=kernels), MODEL, "cuda")
+@pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
+def test_gpus_run_triton(kernels, dense_weights):
+    backend = select_backend(EngineConfig(kernels=kernels, dense_weights=dense_weights), MODEL, "cuda")
     assert (backend.name, backend.is_triton, backend.is_native, backend.is_reference) == (
         "triton",
         True,
@@ -121,7 +122,8 @@ def test_gpus_run_triton(kernels):
         ({"kernels": "torch"}, {}, "cuda", "computes on CPUs"),
         ({"kernels": "triton"}, {}, "cpu", "set parallel.device to 'cuda'"),
         ({"dtype": "float32"}, {}, "cuda", "dtype is 'float32'"),
-        ({"dense_weights": "int8"}, {}, "cuda", "dense_weights is 'int8'"),
+        ({"dense_weights": "int8", "activations": "int8"}, {}, "cuda", "activations is 'int8'"),
+        ({"dense_weights": "int8"}, {"expert_format": "unquantized"}, "cuda", "experts are not in MXFP4"),
         ({}, {"head_dim": 24}, "cuda", "head_dim"),
     ],
 )
@@ -168,7 +170,8 @@ def test_the_fingerprint_of_a_gpu_names_its_architecture_and_tritons_version(mon
         prints.add(numerics_fingerprint(dataclasses.replace(backend, build="1;triton=9"), EngineConfig()))
         prints.add(numerics_fingerprint(backend, EngineConfig(kv_block_size=16)))
         prints.add(numerics_fingerprint(backend, EngineConfig(kv_cache_dtype="fp8")))
-    assert len(prints) == 8
+        prints.add(numerics_fingerprint(backend, EngineConfig(dense_weights="int8")))
+    assert len(prints) == 10
     assert any("sm_90" in each for each in prints)
 
 

@@ -63,6 +63,15 @@ def test_kv_in_8_bits_saves_a_byte_of_each_value_that_attention_reads_and_qkv_wr
     }
 
 
+def test_dense_weights_in_8_bits_save_7_and_a_half_bits_of_each_that_is_read():
+    saved_per_value = 7.5 / 8
+    assert saved_bytes(1, 1024, dense_weights="int8") == {
+        "qkv, rotation, KV write": 24 * 2944 * 5120 * saved_per_value,
+        "attention output": 24 * 4096 * 2880 * saved_per_value,
+        "unembedding": 2944 * 201_088 * saved_per_value,
+    }
+
+
 def test_a_kernel_takes_the_longer_of_its_bytes_and_its_operations_and_of_its_launches():
     ceilings = Ceilings(bytes_per_s=100.0, flops=1000.0)
     reading, computing, empty = (

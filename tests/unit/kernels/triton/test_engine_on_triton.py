@@ -27,11 +27,16 @@ REQUESTS = [
 ]
 
 
+def load(dense_weights="bfloat16"):
+    kernels = TritonKernels("cpu", dense_weights=dense_weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer_module, "make_kernels", lambda *_, **__: kernels)
+        return Transformer.load(DeviceCheckpoint(MODEL, CPU, seed=2), EngineConfig(kernels="torch"))
+
+
 @pytest.fixture(scope="module")
 def transformer():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer_module, "make_kernels", lambda *_, **__: TritonKernels("cpu"))
-        return Transformer.load(DeviceCheckpoint(MODEL, CPU, seed=2), EngineConfig(kernels="torch"))
+    return load()
 
 
 def engine_config(**changes):
@@ -58,8 +63,11 @@ def answers(transformer, requests, **config):
     return found
 
 
-@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8"])
-def test_replayed_in_a_batch_they_answer_as_launched_alone(transformer, kv_cache_dtype):
+@pytest.mark.parametrize(
+    ("dense_weights", "kv_cache_dtype"), [("bfloat16", "auto"), ("bfloat16", "fp8"), ("int8", "auto")]
+)
+def test_replayed_in_a_batch_they_answer_as_launched_alone(dense_weights, kv_cache_dtype):
+    transformer = load(dense_weights)
     config = {"kv_cache_dtype": kv_cache_dtype}
     alone = {}
     for request in REQUESTS:

@@ -102,9 +102,12 @@ def part_by_part(network, kernels, picked):
     return hidden
 
 
-def test_all_layers_in_one_call_give_the_bits_of_their_parts_and_about_what_the_reference_gives(network):
+@pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
+def test_all_layers_in_one_call_give_the_bits_of_their_parts_and_about_what_the_reference_gives(
+    network, dense_weights
+):
     everything = list(range(len(network.rows)))
-    kernels = TritonKernels("cpu")
+    kernels = TritonKernels("cpu", dense_weights=dense_weights)
     whole = in_one_call(network, kernels, everything)
     assert torch.equal(whole, part_by_part(network, kernels, everything))
     wanted = in_one_call(network, ReferenceKernels(torch.bfloat16), everything)
