@@ -24,7 +24,7 @@ from gptoss_ray.kernels.triton.norm import rms_norm
 from gptoss_ray.kernels.triton.routing import route
 from gptoss_ray.kernels.triton.tiles import expert_candidates, linear_candidates
 from gptoss_ray.kernels.triton.triton_kernels import TritonKernels
-from tests.support.triton_layers import random_norm
+from tests.support.triton_layers import int8_values, random_norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 GPU = torch.device("cuda")
@@ -48,7 +48,7 @@ def dense(name, dense_weights):
     bias = None if is_wide else torch.randn(n, device=GPU)
     matrix = kernels.matrix(kernels.pack(weight, bias, is_wide=is_wide), (n, k), is_wide=is_wide)
     if matrix.is_int8:
-        weight = int8.dequantize(matrix.tensors["weight"], matrix.scales.T)[:, :k].bfloat16()
+        weight = int8_values(matrix.tensors)[:, :k].bfloat16()
     return weight, bias, matrix
 
 
@@ -88,7 +88,7 @@ def test_weights_become_the_same_int8_here_and_on_a_cpu(name):
     codes, scales = int8.quantize(weight)
     packed = TritonKernels(GPU, dense_weights="int8").pack(weight)
     assert torch.equal(packed["weight"][:, :k].cpu(), codes)
-    assert torch.equal(packed["scales"].T[:, : k // int8.BLOCK].cpu(), scales)
+    assert torch.equal(int8_values(packed)[:, :k].cpu(), int8.dequantize(codes, scales))
 
 
 def stored_experts(count):

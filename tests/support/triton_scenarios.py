@@ -37,7 +37,7 @@ def dense(
     tensors = {"bias": values(n, dtype=torch.float32)} if bias else {}
     if is_int8:
         tensors["weight"] = values(n, k, dtype=torch.int8)
-        tensors["scales"] = values(k // 32, n, dtype=torch.float16)
+        tensors["scales"] = values(-(-k // 128) * 2, n, dtype=torch.int32)
     else:
         tensors["weight"] = values(n, k)
     return TritonMatrix((n, k), tensors, is_wide)

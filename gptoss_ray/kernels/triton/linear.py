@@ -39,6 +39,7 @@ def _sum_of_split(
 
     Weights in 8 bits are met in the same order, each rounded to bfloat16: with the bits of such weights.
     """
+    tl.static_assert(BLOCK_K == 2 * _INT8_BLOCK, "a block of K has the two scales of an int32")
     NUM_BLOCKS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     WIDTH: tl.constexpr = _INT8_BLOCK if IS_INT8 else BLOCK_K
     columns = tl.arange(0, WIDTH)
@@ -46,6 +47,8 @@ def _sum_of_split(
     rows = x_ptr + m.to(tl.int64)[:, None] * K + columns[None, :]
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     for block in range(split * NUM_BLOCKS // SPLITS, (split + 1) * NUM_BLOCKS // SPLITS):
+        if IS_INT8:
+            scales = tl.load(scales_ptr + block * N + n)
         for place in tl.static_range(0, BLOCK_K, WIDTH):
             first = block * BLOCK_K + place
             inside = (m < num_rows)[:, None]
@@ -53,8 +56,8 @@ def _sum_of_split(
                 inside = inside & (first + columns < K)[None, :]
             weight = tl.load(weights + first)
             if IS_INT8:
-                scale = tl.load(scales_ptr + first // WIDTH * N + n).to(tl.float32)
-                weight = (weight.to(tl.float32) * scale[:, None]).to(tl.bfloat16)
+                scale = (scales >> place // WIDTH * 16).to(tl.int16).to(tl.float16, bitcast=True)
+                weight = (weight.to(tl.float32) * scale.to(tl.float32)[:, None]).to(tl.bfloat16)
             x = tl.load(rows + first, mask=inside, other=0.0)
             total = tl.dot(weight, tl.trans(x), total)
     return total

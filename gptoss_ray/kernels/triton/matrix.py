@@ -1,13 +1,13 @@
 """TritonMatrix: weights laid out for the tensor cores of a GPU.
 
 Values stay as they are, in bfloat16, or become int8 (`kernels/int8.py`), filled up with zeros to a whole
-number of MXFP4 tiles. The scales of int8 change places: those of all outputs for one block of inputs lie side
-by side.
+number of MXFP4 tiles. The scales of int8 change places: the two of an output for 64 inputs are one int32, the
+lower half first, and those of all outputs lie side by side. Nothing smaller is fetched ahead.
 
 MXFP4 keeps its 4 bits a value, but its codes change places: a tile of 64 outputs and 128 inputs is one piece
 of memory, int16 [64, 32], and word w of an output holds the codes of inputs w, 32 + w, 64 + w and 96 + w,
 their bits where `mxfp4.py` wants them. So each of a word's four codes has a scale of its own, and the four
-scales of an output are one int32, lowest byte first: the smallest piece of memory that is fetched ahead.
+scales of an output are one int32 too, lowest byte first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TritonMatrix:
 
     Attributes:
         shape: (N, K).
-        tensors: "weight" bfloat16 [N, K]; or int8 [N, K], with "scales" float16 [K/32, N]; or "codes" int16
+        tensors: "weight" bfloat16 [N, K]; or int8 [N, K], with "scales" int32 [K/64, N]; or "codes" int16
             [N/64, K/128, 64, 32] and "scales" int32 [N/64, K/128, 64]. K, and N of MXFP4, up to a tile.
             Perhaps "bias" float32 [N].
         is_wide: Whether its results stay in float32.
@@ -87,12 +87,12 @@ def pack_int8(weight: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Lay values [N, K] out on `device` in 8 bits; ValueError if one is not finite."""
     n, num_inputs = weight.shape[0], weight.shape[1] + -weight.shape[1] % TILE_K
     codes = torch.empty((n, num_inputs), dtype=torch.int8, device=device)
-    scales = torch.empty((num_inputs // int8.BLOCK, n), dtype=torch.float16, device=device)
+    scales = torch.empty((num_inputs // (2 * int8.BLOCK), n), dtype=torch.int32, device=device)
     for start in range(0, n, _QUANTIZED_OUTPUTS):
         outputs = slice(start, start + _QUANTIZED_OUTPUTS)
         values = pad(weight[outputs].to(device), (0, num_inputs - weight.shape[1]))
         codes[outputs], own_scales = int8.quantize(values)
-        scales[:, outputs] = own_scales.T
+        scales[:, outputs] = own_scales.view(torch.int32).T
     return {"weight": codes, "scales": scales}
 
 

@@ -10,6 +10,7 @@ from gptoss_ray.kernels.triton.linear import Linear
 from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_int8, pack_values
 from gptoss_ray.kernels.triton.tiles import Tile
 from tests.support.triton_compile import compile_launches
+from tests.support.triton_layers import int8_values
 
 CPU = torch.device("cpu")
 SMALL, LARGE = Tile(64, 16, 4, 3), Tile(128, 64, 8, 3)
@@ -23,7 +24,7 @@ def matrix(n: int, k: int, *, bias: bool = True, is_wide: bool = False) -> Trito
 def in_8_bits_and_not(n: int, k: int, *, bias: bool = True, is_wide: bool = False) -> list[TritonMatrix]:
     """Return a weight in 8 bits, and one in bfloat16 of the values that it stands for."""
     coded = pack_int8(torch.randn(n, k).bfloat16() / k**0.5, CPU)
-    values = int8.dequantize(coded["weight"], coded["scales"].T)[:, :k]
+    values = int8_values(coded)[:, :k]
     own_bias = {"bias": torch.randn(n)} if bias else {}
     return [TritonMatrix((n, k), each | own_bias, is_wide) for each in (coded, pack_values(values, CPU))]
 
@@ -69,8 +70,8 @@ def test_weights_in_8_bits_are_packed_as_the_definition_says_whatever_the_number
     monkeypatch.setattr(matrix_module, "_QUANTIZED_OUTPUTS", 32)
     tensors = pack_int8(weight, CPU)
     assert torch.equal(tensors["weight"][:, :96], codes)
-    assert torch.equal(tensors["scales"][:3].T, scales)
-    assert not tensors["weight"][:, 96:].any() and not tensors["scales"][3:].any()
+    assert torch.equal(int8_values(tensors)[:, :96], int8.dequantize(codes, scales))
+    assert not int8_values(tensors)[:, 96:].any()
 
 
 def test_a_residual_is_added_before_rounding_and_written_over(linear):

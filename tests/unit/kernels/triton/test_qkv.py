@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gptoss_ray.kernels import int8
 from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
 from gptoss_ray.kernels.reference import rotate
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.linear import Linear
 from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_int8, pack_values
 from gptoss_ray.kernels.triton.qkv import QkvProjection
+from tests.support.triton_layers import int8_values
 
 CPU = torch.device("cpu")
 HIDDEN, BLOCK_SIZE, NUM_BLOCKS = 200, 16, 8
@@ -73,7 +73,7 @@ def test_weights_in_8_bits_give_the_bits_of_the_values_that_they_stand_for():
     heads = HeadShape(6, 2, 16)
     matrix, *rows = make(heads, 5)
     coded = pack_int8(matrix.tensors["weight"], CPU)
-    values = pack_values(int8.dequantize(coded["weight"], coded["scales"].T), CPU)
+    values = pack_values(int8_values(coded), CPU)
     bias = {"bias": matrix.bias}
     narrow, wide = (
         project(heads, TritonMatrix(matrix.shape, tensors | bias), *rows) for tensors in (coded, values)
