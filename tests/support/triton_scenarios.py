@@ -30,9 +30,7 @@ def norm_weights() -> Norm:
     return Norm(values(HIDDEN, dtype=torch.float32), 1e-5)
 
 
-def dense(
-    n: int, k: int, *, bias: bool = True, is_wide: bool = False, is_int8: bool = False
-) -> TritonMatrix:
+def dense(n: int, k: int, *, bias: bool = True, is_wide: bool = False, is_int8: bool = False) -> TritonMatrix:
     """Return a dense weight."""
     tensors = {"bias": values(n, dtype=torch.float32)} if bias else {}
     if is_int8:

@@ -134,7 +134,7 @@ def test_what_gpus_cannot_run_is_refused_by_name(engine, model, device, what):
 
 @pytest.mark.parametrize("kernels", ["auto", "native", "torch"])
 def test_a_kv_cache_in_8_bits_is_for_gpus(kernels):
-    with pytest.raises(ConfigError, match="kv_cache_dtype is 'fp8'.*set it to 'auto'") as caught:
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype is 'fp8'.*set it to 'auto'") as caught:
         select_backend(EngineConfig(kernels=kernels, kv_cache_dtype="fp8"), MODEL)
     assert caught.value.param == "kv_cache_dtype"
     assert select_backend(EngineConfig(kv_cache_dtype="fp8"), MODEL, "cuda").is_triton
