@@ -48,6 +48,11 @@ class EngineConfig(_Frozen):
     )
     kv_block_size: Literal[16, 32, 64] = Field(32, description="Tokens in one KV block.")
     kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="Memory for KV blocks.")
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto",
+        description="Keys and values; auto: as dtype. fp8: e4m3 without scales, on GPUs; half the memory, "
+        "less exact.",
+    )
     prefix_cache: bool = Field(True, description="Reuse KV blocks of equal prefixes within one tenant.")
     speculation: Literal["auto", "ngram", "off"] = Field(
         "auto",
@@ -55,7 +60,9 @@ class EngineConfig(_Frozen):
         "auto: where it should save time; ngram: wherever the text repeats.",
     )
     max_draft_tokens: int = Field(8, ge=1, le=32, description="Tokens guessed for one sequence at a time.")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Activations and KV.")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Activations, and KV where kv_cache_dtype is auto."
+    )
     num_threads: int = Field(1, ge=1, le=512, description="CPU threads of the rank.")
     pin_threads: bool = Field(False, description="Native threads stay each on a CPU of its own.")
     kernels: Literal["auto", "native", "torch", "triton"] = Field(
@@ -64,7 +71,9 @@ class EngineConfig(_Frozen):
         "fits, else torch.",
     )
     dense_weights: Literal["bfloat16", "int8"] = Field(
-        "bfloat16", description="Weights of attention and unembedding; int8 needs native kernels."
+        "bfloat16",
+        description="Weights of attention and unembedding; int8 needs native kernels, or a GPU and MXFP4 "
+        "experts.",
     )
     activations: Literal["bfloat16", "int8"] = Field(
         "bfloat16", description="What matrices multiply; int8 needs native kernels and int8 dense weights."
@@ -73,6 +82,13 @@ class EngineConfig(_Frozen):
     packed_weights: str | None = Field(
         None, min_length=1, description="Folder that keeps packed weights, for the next start and all ranks."
     )
+
+    @property
+    def kv_itemsize(self) -> int:
+        """Bytes of a value in the KV cache."""
+        if self.kv_cache_dtype == "fp8":
+            return 1
+        return 2 if self.dtype == "bfloat16" else 4
 
     @property
     def max_drafted_tokens(self) -> int:

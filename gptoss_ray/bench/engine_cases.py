@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from gptoss_ray.bench.context_filler import ContextFiller
 from gptoss_ray.bench.timings import Timings
@@ -17,8 +16,8 @@ from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.engine import Engine
 from gptoss_ray.errors import GptossError
 from gptoss_ray.generation import GenerationRequest, SamplingParams
-from gptoss_ray.kvcache.kv_cache import bytes_per_block
 from gptoss_ray.model.transformer import Transformer
+from gptoss_ray.planner.kv import bytes_per_block
 
 _NUM_WARM_UPS = 2
 _UNLIMITED = 1 << 30
@@ -42,8 +41,7 @@ def engine_config(
     """
     cases = list(cases)
     num_blocks = max(_num_blocks(base, case, num_steps) for case in cases)
-    shape = (base.kv_block_size, model.num_key_value_heads, model.head_dim)
-    block_bytes = bytes_per_block(*shape, model.layer_types, getattr(torch, base.dtype))
+    block_bytes = bytes_per_block(model, base.kv_block_size, base.kv_itemsize)
     return base.model_copy(
         update={
             "kv_cache_bytes": max(1 << 20, num_blocks * block_bytes),

@@ -71,7 +71,7 @@ class GpuReport:
             "cases_left_out": len(self.left_out),
         }
         tables: dict[str, list[Row]] = {"card": [self.card], "measured ceilings": [limits]}
-        tables[f"{self.bench.shape}: steps"] = [step.measured_row(self.ceilings) for step in self.steps]
+        tables[f"{self.bench.title}: steps"] = [step.measured_row(self.ceilings) for step in self.steps]
         for case, parts in self.parts.items():
             title = f"parts of a step, {case.num_streams} stream(s) at {case.context}"
             tables[title] = [part.row(self.ceilings) for part in parts]
@@ -125,7 +125,7 @@ def _measure_engine(
     note("recording graphs")
     engine = Engine(transformer, bench.engine_config(cases))
     steps = _measure_steps(bench, engine, cases, note)
-    parts = _measure_parts(engine, cases, note)
+    parts = _measure_parts(bench, engine, cases, note)
     engine.close()
     return steps, parts
 
@@ -178,12 +178,14 @@ def _measure_steps(
             note(f"round {number + 1}: {case.num_streams} stream(s) at {case.context}")
             seconds.append(statistics.mean(under_test.steps(case, bench.num_steps)))
     return (
-        *(GpuStep.of_decode(bench.model, case, tuple(seconds)) for case, seconds in decode.items()),
-        *(GpuStep.of_prompt(bench.model, number, tuple(seconds)) for number, seconds in prompts.items()),
+        *(GpuStep.of_decode(bench, case, tuple(seconds)) for case, seconds in decode.items()),
+        *(GpuStep.of_prompt(bench, number, tuple(seconds)) for number, seconds in prompts.items()),
     )
 
 
-def _measure_parts(engine: Engine, cases: list[DecodeCase], note: Note) -> dict[DecodeCase, list[PartTime]]:
+def _measure_parts(
+    bench: GpuBench, engine: Engine, cases: list[DecodeCase], note: Note
+) -> dict[DecodeCase, list[PartTime]]:
     """Time the parts of each case on the engine's own network, cache and sampler."""
     executor = engine.executor
     assert isinstance(executor, DeviceExecutor)
@@ -198,6 +200,7 @@ def _measure_parts(engine: Engine, cases: list[DecodeCase], note: Note) -> dict[
             executor.device_sampler,
             case,
             lambda work: time_recorded(stream, work),
+            bench.held,
         )
     return parts
 

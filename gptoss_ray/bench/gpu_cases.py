@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gptoss_ray.bench.engine_cases import DecodeCase, engine_config
 from gptoss_ray.checkpoint.model_config import ModelConfig
@@ -33,6 +34,8 @@ class GpuBench:
         num_rounds: Repeats of every case.
         num_steps: Decode steps of a case in a round.
         records_graphs: Whether decoding steps are replayed from graphs.
+        kv_cache_dtype: Of the engine.
+        dense_weights: Of the engine.
     """
 
     shape: str
@@ -43,6 +46,8 @@ class GpuBench:
     num_rounds: int = 3
     num_steps: int = 64
     records_graphs: bool = True
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    dense_weights: Literal["bfloat16", "int8"] = "bfloat16"
 
     def __post_init__(self) -> None:
         if not self.prompts and not (self.streams and self.contexts):
@@ -55,6 +60,28 @@ class GpuBench:
                 param="contexts",
             )
 
+    @property
+    def title(self) -> str:
+        """The shape, and what is not held in bfloat16."""
+        kv = ", KV in fp8" if self.kv_cache_dtype == "fp8" else ""
+        dense = ", dense weights in int8" if self.dense_weights == "int8" else ""
+        return self.shape + kv + dense
+
+    @property
+    def held(self) -> WeightFormat:
+        """How weights and KV are held."""
+        return WeightFormat.of_triton(self._engine)
+
+    @property
+    def _engine(self) -> EngineConfig:
+        """What does not depend on the cases."""
+        return EngineConfig(
+            max_num_batched_tokens=CHUNK_TOKENS,
+            step_graphs=self.records_graphs,
+            kv_cache_dtype=self.kv_cache_dtype,
+            dense_weights=self.dense_weights,
+        )
+
     def decode_cases(self) -> list[DecodeCase]:
         """Return all streams at all contexts."""
         return [DecodeCase(number, context) for context in self.contexts for number in self.streams]
@@ -65,20 +92,16 @@ class GpuBench:
 
     def engine_config(self, cases: Sequence[DecodeCase]) -> EngineConfig:
         """Return a configuration with room for each case and each prompt alone."""
-        base = EngineConfig(max_num_batched_tokens=CHUNK_TOKENS, step_graphs=self.records_graphs)
         prompts = [DecodeCase(1, num_tokens) for num_tokens in (*self.prompts, 1)]
         longest = max(case.context for case in (*prompts, *cases))
-        config = engine_config(base, self.model, [*prompts, *cases], self.num_steps)
+        config = engine_config(self._engine, self.model, [*prompts, *cases], self.num_steps)
         max_context = min(self.model.max_context, longest + 2 * self.num_steps + CHUNK_TOKENS)
         return config.model_copy(update={"max_context": max_context})
 
     def memory(self, cases: Sequence[DecodeCase]) -> MemoryPlan:
         """Return what an engine for these cases holds."""
         return plan_memory(
-            self.model,
-            self.engine_config(cases),
-            ParallelConfig(device="cuda"),
-            weight_format=WeightFormat.of_triton(),
+            self.model, self.engine_config(cases), ParallelConfig(device="cuda"), weight_format=self.held
         )
 
 
@@ -103,15 +126,15 @@ class GpuStep:
     seconds: tuple[float, ...] = ()
 
     @classmethod
-    def of_decode(cls, model: ModelConfig, case: DecodeCase, seconds: tuple[float, ...] = ()) -> GpuStep:
+    def of_decode(cls, bench: GpuBench, case: DecodeCase, seconds: tuple[float, ...] = ()) -> GpuStep:
         """Return a step in which all streams draw a token."""
-        cost = decode_step(model, case.num_streams, case.context)
+        cost = decode_step(bench.model, case.num_streams, case.context, bench.held)
         return cls("decode", case.num_streams, case.context, (cost,), case.num_streams, seconds)
 
     @classmethod
-    def of_prompt(cls, model: ModelConfig, num_tokens: int, seconds: tuple[float, ...] = ()) -> GpuStep:
+    def of_prompt(cls, bench: GpuBench, num_tokens: int, seconds: tuple[float, ...] = ()) -> GpuStep:
         """Return the steps that read a prompt."""
-        return cls("prompt", 1, num_tokens, tuple(_chunk_costs(model, num_tokens)), num_tokens, seconds)
+        return cls("prompt", 1, num_tokens, tuple(_chunk_costs(bench, num_tokens)), num_tokens, seconds)
 
     def paper_row(self, ceilings: Ceilings) -> Row:
         """Return what is known beforehand."""
@@ -152,15 +175,15 @@ class GpuStep:
         return sum(cost.roofline_s(ceilings) for cost in self.cost)
 
 
-def _chunk_costs(model: ModelConfig, num_tokens: int) -> Iterator[StepCost]:
+def _chunk_costs(bench: GpuBench, num_tokens: int) -> Iterator[StepCost]:
     for start in range(0, num_tokens, CHUNK_TOKENS):
-        yield prefill_step(model, min(CHUNK_TOKENS, num_tokens - start), start)
+        yield prefill_step(bench.model, min(CHUNK_TOKENS, num_tokens - start), start, bench.held)
 
 
 def paper_steps(bench: GpuBench) -> list[GpuStep]:
     """Return all steps of a benchmark, none of which has run."""
-    decode = [GpuStep.of_decode(bench.model, case) for case in bench.decode_cases()]
-    return [*decode, *(GpuStep.of_prompt(bench.model, num_tokens) for num_tokens in bench.prompts)]
+    decode = [GpuStep.of_decode(bench, case) for case in bench.decode_cases()]
+    return [*decode, *(GpuStep.of_prompt(bench, num_tokens) for num_tokens in bench.prompts)]
 
 
 def paper_tables(bench: GpuBench, ceilings: Ceilings, usable_bytes: int) -> dict[str, list[Row]]:
@@ -173,7 +196,7 @@ def paper_tables(bench: GpuBench, ceilings: Ceilings, usable_bytes: int) -> dict
         fits = step.kind == "prompt" or case in fitting
         fields = {"memory_gb": round(memory.total_bytes / 1e9, 1), "fits": "yes" if fits else "no"}
         rows.append({**step.paper_row(ceilings), **fields})
-    return {f"{bench.shape}: steps on paper": rows, **kernel_table(bench, ceilings)}
+    return {f"{bench.title}: steps on paper": rows, **kernel_table(bench, ceilings)}
 
 
 def kernel_table(bench: GpuBench, ceilings: Ceilings) -> dict[str, list[Row]]:
@@ -181,7 +204,7 @@ def kernel_table(bench: GpuBench, ceilings: Ceilings) -> dict[str, list[Row]]:
     if not bench.decode_cases():
         return {}
     case = bench.decode_cases()[0]
-    kernels = decode_step(bench.model, case.num_streams, case.context).kernels
+    kernels = decode_step(bench.model, case.num_streams, case.context, bench.held).kernels
     rows: list[Row] = [
         {
             "kernel": kernel.name,

@@ -17,7 +17,8 @@ from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model.forward_batch import ForwardBatch
 from gptoss_ray.model.step_context import StepContext
 from gptoss_ray.model.transformer import Transformer
-from gptoss_ray.planner.gpu_steps import Ceilings, StepCost, decode_step
+from gptoss_ray.planner.gpu_steps import IN_BFLOAT16, Ceilings, StepCost, decode_step
+from gptoss_ray.planner.weights import WeightFormat
 
 TimeWork = Callable[[Callable[[], None]], float]
 """Returns the seconds of work."""
@@ -68,6 +69,7 @@ def measure_parts(
     sampler: DeviceSampler,
     case: DecodeCase,
     time_work: TimeWork,
+    held: WeightFormat = IN_BFLOAT16,
 ) -> list[PartTime]:
     """Time the parts of a step of `case`; experts are what all layers take beyond their attention.
 
@@ -77,10 +79,12 @@ def measure_parts(
         sampler: Of the device.
         case: What decodes.
         time_work: The clock.
+        held: How weights and KV are held.
     """
     times = {name: time_work(work) for name, work in _works(transformer, kv_cache, sampler, case)}
     times["experts"] = max(times.pop("all layers") - times["attention layers"], 1e-9)
-    kernels = {each.name: each for each in decode_step(transformer.config, *_numbers(case)).kernels}
+    cost = decode_step(transformer.config, case.num_streams, case.context, held)
+    kernels = {each.name: each for each in cost.kernels}
     return [
         PartTime(name, times[name], StepCost(tuple(kernels[kernel] for kernel in names if kernel in kernels)))
         for name, names in _KERNELS.items()
@@ -154,7 +158,3 @@ def greedy_draws(num_rows: int, device: torch.device) -> DrawColumns:
         min_p=zeros,
         uniform=zeros.to(torch.float64),
     )
-
-
-def _numbers(case: DecodeCase) -> tuple[int, int]:
-    return case.num_streams, case.context

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptoss_ray.commands.bench_speed import numbers
+from gptoss_ray.commands.bench_speed import Dense, numbers
 from gptoss_ray.commands.bench_tables import JsonFile, note, print_tables, write_json
 from gptoss_ray.errors import GptossError
 
@@ -26,6 +26,10 @@ def gpu(
     rounds: Annotated[int, typer.Option(help="Repeats of everything.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Decode steps of a case in a round.", min=1)] = 64,
     graphs: Annotated[bool, typer.Option(help="Replay decoding steps from graphs.")] = True,
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8"], typer.Option(help="As engine.kv_cache_dtype of a configuration.")
+    ] = "auto",
+    dense: Dense = "bfloat16",
     accounting: Annotated[
         bool, typer.Option("--accounting", help="Only print what steps cost on paper; needs no card.")
     ] = False,
@@ -65,6 +69,8 @@ def gpu(
         num_rounds=rounds,
         num_steps=steps,
         records_graphs=graphs,
+        kv_cache_dtype=kv_cache_dtype,
+        dense_weights=dense,
     )
     accelerator = find_accelerator(card)
     compared: tuple[ComparedStep, ...] = ()
@@ -72,7 +78,7 @@ def gpu(
     if accounting:
         ceilings = Ceilings(accelerator.memory_bytes_per_s, accelerator.flops)
         tables, ran = paper_tables(bench, ceilings, accelerator.usable_bytes), paper_steps(bench)
-        title = f"{bench.shape} on one {accelerator.name}"
+        title = f"{bench.title} on one {accelerator.name}"
         if peer:
             tables["a comparison with transformers, on paper"] = [
                 plan_comparison(bench, peer, accelerator.usable_bytes).row()
@@ -83,7 +89,7 @@ def gpu(
         report = run(bench, note, peer=peer)
         ceilings, ran = report.ceilings, list(report.steps)
         tables = all_tables(report, accelerator.usable_bytes)
-        title = f"{bench.shape} on one {report.card['card']}"
+        title = f"{bench.title} on one {report.card['card']}"
         compared = report.comparison.steps if report.comparison else ()
         failure = report.failure
     if host:
@@ -93,7 +99,13 @@ def gpu(
         cases = [DecodeCase(number, min(bench.contexts, default=1024)) for number in bench.streams]
         tables["the host's part of a step, here"] = [host_row(case, bench.num_steps) for case in cases]
     print_tables(tables)
-    document: dict[str, object] = {"shape": bench.shape, "has_run": not accounting, "tables": tables}
+    document: dict[str, object] = {
+        "shape": bench.shape,
+        "kv_cache_dtype": kv_cache_dtype,
+        "dense": dense,
+        "has_run": not accounting,
+        "tables": tables,
+    }
     if compared:
         document["transformers"] = [step.document() for step in compared]
     write_json(json_file, document)

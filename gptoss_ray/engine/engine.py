@@ -12,6 +12,8 @@ from collections.abc import Sequence as ReadOnlySequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
+
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.engine.draft import Drafter
 from gptoss_ray.engine.engine_stats import EngineStats
@@ -120,9 +122,9 @@ class Engine:
         self._num_generation_tokens = 0
         logger.info(
             "engine_ready num_kv_blocks=%d kv_block_size=%d max_context=%d max_num_sequences=%d "
-            "max_num_batched_tokens=%d prefix_cache=%s speculation=%s",
+            "max_num_batched_tokens=%d kv_cache_dtype=%s prefix_cache=%s speculation=%s",
             *(kv_cache.num_blocks, config.kv_block_size, self.max_context, config.max_num_sequences),
-            *(config.max_num_batched_tokens, config.prefix_cache),
+            *(config.max_num_batched_tokens, kv_cache.dtype, config.prefix_cache),
             config.speculation,
         )
 
@@ -377,7 +379,8 @@ def _make_kv_cache(transformer: Transformer, config: EngineConfig, *, has_spare_
     """As many blocks as `kv_cache_bytes` holds."""
     model = transformer.config
     shape = (config.kv_block_size, model.num_key_value_heads, model.head_dim)
-    block_bytes = bytes_per_block(*shape, model.layer_types, transformer.dtype)
+    dtype = torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else transformer.dtype
+    block_bytes = bytes_per_block(*shape, model.layer_types, dtype)
     num_blocks = config.kv_cache_bytes // block_bytes
     if num_blocks < 2:
         raise ConfigError(
@@ -389,7 +392,7 @@ def _make_kv_cache(transformer: Transformer, config: EngineConfig, *, has_spare_
         num_blocks,
         *shape,
         model.layer_types,
-        transformer.dtype,
+        dtype,
         transformer.embedding.device,
         has_spare_block=has_spare_block,
     )

@@ -81,6 +81,12 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
             "engine.kernels is 'triton', which computes on GPUs: set parallel.device to 'cuda'.",
             param="kernels",
         )
+    if engine.kv_cache_dtype == "fp8":
+        raise ConfigError(
+            "engine.kv_cache_dtype is 'fp8', which only the kernels for GPUs read: set it to 'auto', or "
+            "parallel.device to 'cuda'.",
+            param="kv_cache_dtype",
+        )
     if engine.kernels == "torch":
         problem, found = "engine.kernels is 'torch'", None
     else:
@@ -126,7 +132,8 @@ def make_kernels(
         from gptoss_ray.kernels.triton.tile_table import TileTable  # noqa: PLC0415
         from gptoss_ray.kernels.triton.triton_kernels import TritonKernels  # noqa: PLC0415
 
-        return TritonKernels("cuda", TileTable.load(tile_table_path()))
+        tiles = TileTable.load(tile_table_path())
+        return TritonKernels("cuda", tiles, dense_weights=engine.dense_weights)
 
     if backend.library is not None:
         from gptoss_ray.kernels.native.native_kernels import NativeKernels  # noqa: PLC0415
@@ -154,7 +161,7 @@ def numerics_fingerprint(backend: Backend, engine: EngineConfig) -> str:
     if backend.is_triton:
         return (
             f"{backend.name}/{backend.build};torch={torch.__version__};{_gpu_architecture()};{engine.dtype};"
-            f"kv_block={engine.kv_block_size}"
+            f"kv_block={engine.kv_block_size};kv={engine.kv_cache_dtype};dense={engine.dense_weights}"
         )
     capability = torch.backends.cpu.get_cpu_capability()
     formats = f";dense={engine.dense_weights};activations={engine.activations}" if backend.is_native else ""
@@ -181,10 +188,16 @@ def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:
             f"engine.kernels is {engine.kernels!r}, which computes on CPUs; on GPUs use 'auto' or 'triton'.",
             param="kernels",
         )
-    for field in ("dtype", "dense_weights", "activations"):
+    for field in ("dtype", "activations"):
         value = getattr(engine, field)
         if value != "bfloat16":
             raise ConfigError(f"engine.{field} is {value!r}; GPUs compute in bfloat16 only.", param=field)
+    if engine.dense_weights == "int8" and model.expert_format != "mxfp4":
+        raise ConfigError(
+            "engine.dense_weights is 'int8', and the checkpoint's experts are not in MXFP4; GPUs hold such "
+            "experts in bfloat16 only: set dense_weights to bfloat16.",
+            param="dense_weights",
+        )
     problem = _triton_misfit(model)
     if problem is not None:
         raise ConfigError(problem, param="device")

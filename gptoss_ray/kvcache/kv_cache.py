@@ -62,6 +62,11 @@ class KVCache:
         return self._keys.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._keys.dtype
+
+    @property
     def spare_block(self) -> int:
         """Id of a block behind the pool's, which no sequence has: padding writes there."""
         assert self._keys.shape[1] > self.num_blocks, "a cache without a spare block"

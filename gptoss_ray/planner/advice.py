@@ -182,7 +182,7 @@ def _weight_format(
     model: ModelConfig, cluster: Cluster, engine: EngineConfig, parallel: ParallelConfig
 ) -> WeightFormat:
     if not cluster.is_cpu:
-        return WeightFormat.of_triton()
+        return WeightFormat.of_triton(engine)
     if cluster.is_native:
         return WeightFormat.of_native(engine)
     num_experts, memory_bytes = experts_after_losses(model, parallel), cluster.accelerator.memory_bytes

@@ -4,23 +4,26 @@ Pure arithmetic on shapes: a prediction, until `gptoss-ray bench gpu` measures i
 longer of its bytes over the bandwidth and its operations over the matrix rate, and at least `KERNEL_S`. Tests
 hold the launches against those that the kernels make.
 
-Exact for a rank alone; MXFP4 experts, all other matrices and the KV cache in bfloat16.
+Exact for a rank alone with MXFP4 experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
+from gptoss_ray.config import EngineConfig
 from gptoss_ray.planner import kv
 from gptoss_ray.planner.rates import attention_flops
-from gptoss_ray.planner.weights import padded_inputs
+from gptoss_ray.planner.weights import WeightFormat, padded_inputs
 
 KERNEL_S = 2.5e-6
 """From one dependent kernel of a graph to the next, with nothing to do in it: an assumption."""
 LAUNCH_S = 6e-6
 """What the host needs to launch a kernel that no graph holds, Triton's Python included: an assumption."""
+IN_BFLOAT16 = WeightFormat.of_triton(EngineConfig())
+"""What engines hold by default: matrices but the experts', and KV, in bfloat16."""
 
 _BF16, _FLOAT32, _INT64 = 2, 4, 8
 
@@ -90,47 +93,63 @@ class StepCost:
 
 
 def decode_step(
-    model: ModelConfig, num_rows: int, context: int, *, num_experts: float | None = None
+    model: ModelConfig,
+    num_rows: int,
+    context: int,
+    held: WeightFormat = IN_BFLOAT16,
+    *,
+    num_experts: float | None = None,
 ) -> StepCost:
     """Return the cost of one token of each of `num_rows` streams with `context` tokens behind them.
 
     Args:
-        model: The network, with MXFP4 experts and all else in bfloat16.
+        model: The network, with MXFP4 experts.
         num_rows: Streams.
         context: Of each stream.
+        held: How weights and KV are held.
         num_experts: Distinct experts a layer that the rows choose; None: as independent choices would.
     """
-    kv_bytes = num_rows * kv.read_bytes(model, context, _BF16)
+    kv_bytes = num_rows * kv.read_bytes(model, context, held.kv_itemsize)
     flops = num_rows * attention_flops(model, context)
     touched = model.expected_experts(num_rows) if num_experts is None else num_experts
-    return StepCost(tuple(_kernels(model, num_rows, num_rows, kv_bytes, flops, touched)))
+    return StepCost(tuple(_kernels(model, held, num_rows, num_rows, kv_bytes, flops, touched)))
 
 
-def prefill_step(model: ModelConfig, num_tokens: int, context: int = 0) -> StepCost:
+def prefill_step(
+    model: ModelConfig, num_tokens: int, context: int = 0, held: WeightFormat = IN_BFLOAT16
+) -> StepCost:
     """Return the cost of `num_tokens` tokens of one prompt behind `context` others, and of one draw."""
     mean_context = context + num_tokens // 2
-    kv_bytes = kv.read_bytes(model, context + num_tokens, _BF16)
+    kv_bytes = kv.read_bytes(model, context + num_tokens, held.kv_itemsize)
     flops = num_tokens * attention_flops(model, mean_context)
     touched = model.expected_experts(num_tokens)
-    return StepCost(tuple(_kernels(model, num_tokens, 1, kv_bytes, flops, touched)))
+    return StepCost(tuple(_kernels(model, held, num_tokens, 1, kv_bytes, flops, touched)))
 
 
 def _kernels(
-    model: ModelConfig, rows: int, draws: int, kv_bytes: float, attention: float, touched: float
+    model: ModelConfig,
+    held: WeightFormat,
+    rows: int,
+    draws: int,
+    kv_bytes: float,
+    attention: float,
+    touched: float,
 ) -> Iterator[KernelCost]:
     """Yield what a step launches (`kernels/triton/`, `engine/device_executor.py`)."""
     layers, hidden, width = model.num_layers, model.hidden_size, model.intermediate_size
     query = model.num_attention_heads * model.head_dim
-    qkv = query + 2 * model.num_key_value_heads * model.head_dim
+    kv_width = 2 * model.num_key_value_heads * model.head_dim
     slots = rows * model.num_experts_per_token
 
     yield KernelCost("tokens, positions, embedding", 8, rows * hidden * 2 * _BF16)
     yield KernelCost("attention lists", 4)
     yield KernelCost("first norm", 1, rows * hidden * 2 * _BF16)
-    yield _matmul("qkv, rotation, KV write", layers, rows, hidden, qkv)
+    qkv = _matmul("qkv, rotation, KV write", layers, rows, hidden, query + kv_width, held.dense_bits)
+    narrowed = layers * rows * kv_width * (_BF16 - held.kv_itemsize)
+    yield replace(qkv, num_bytes=qkv.num_bytes - narrowed)
     attended = layers * rows * 2 * query * _BF16
     yield KernelCost("attention", layers, kv_bytes + attended, attention)
-    yield _matmul("attention output", layers, rows, query, hidden)
+    yield _matmul("attention output", layers, rows, query, hidden, held.dense_bits)
     gate = model.num_experts * hidden * _FLOAT32 + rows * hidden * 2 * _BF16
     yield KernelCost("norm, gate, choice", layers, layers * gate)
     if slots > model.num_experts // 2:  # kernels/triton/tiles.py: fewer find their experts in place
@@ -140,16 +159,19 @@ def _kernels(
     yield KernelCost("sum of experts, norm", layers, layers * (slots + 3 * rows) * hidden * _BF16)
     yield KernelCost("rows of logits", 1, draws * hidden * 2 * _BF16)
     yield KernelCost("last norm", 1, draws * hidden * 2 * _BF16)
-    unembedding = _matmul("unembedding", 1, draws, hidden, model.vocab_size)
+    unembedding = _matmul("unembedding", 1, draws, hidden, model.vocab_size, held.unembedding_bits)
     logits_bytes = draws * model.vocab_size * _FLOAT32
-    yield KernelCost(unembedding.name, 1, unembedding.num_bytes + logits_bytes / 2, unembedding.num_flops)
+    yield replace(unembedding, num_bytes=unembedding.num_bytes + logits_bytes / 2)
     yield KernelCost("logits for the host", 1, 2 * logits_bytes)
     yield KernelCost("draw", 7, 2 * logits_bytes)
 
 
-def _matmul(name: str, layers: int, rows: int, num_inputs: int, num_outputs: int) -> KernelCost:
-    num_values = padded_inputs(num_inputs) * num_outputs + rows * (num_inputs + num_outputs)
-    num_bytes = num_values * _BF16
+def _matmul(
+    name: str, layers: int, rows: int, num_inputs: int, num_outputs: int, weight_bits: float
+) -> KernelCost:
+    """Return the cost of a dense matmul in each of `layers` layers, its results in bfloat16."""
+    weight_bytes = padded_inputs(num_inputs) * num_outputs * weight_bits / 8
+    num_bytes = weight_bytes + rows * (num_inputs + num_outputs) * _BF16
     return KernelCost(name, layers, layers * num_bytes, 2.0 * layers * rows * num_inputs * num_outputs)
 
 

@@ -105,7 +105,7 @@ def plan_memory(
     num_experts = experts_per_rank(model, parallel)
     dense_bytes = weights.held_bytes(0)
     expert_bytes = weights.held_bytes(num_experts) - dense_bytes
-    block_bytes = kv.bytes_per_block(model, engine.kv_block_size, weight_format.itemsize)
+    block_bytes = kv.bytes_per_block(model, engine.kv_block_size, weight_format.kv_itemsize)
     num_kv_blocks = engine.kv_cache_bytes // block_bytes
     longest = kv.longest_sequence(model, engine.kv_block_size, num_kv_blocks, engine.max_num_batched_tokens)
     return MemoryPlan(
@@ -139,7 +139,7 @@ def plan_filled(
         ConfigError: Nothing is left for a KV cache; the message has the numbers.
     """
     plan = plan_memory(model, engine, parallel, weight_format=weight_format)
-    two_blocks = 2 * kv.bytes_per_block(model, engine.kv_block_size, weight_format.itemsize)
+    two_blocks = 2 * kv.bytes_per_block(model, engine.kv_block_size, weight_format.kv_itemsize)
     check_fits(dataclasses.replace(plan, kv_cache_bytes=two_blocks), available_bytes)
     filled = engine.model_copy(update={"kv_cache_bytes": available_bytes - plan.fixed_bytes})
     return plan_memory(model, filled, parallel, weight_format=weight_format)

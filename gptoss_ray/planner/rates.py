@@ -64,8 +64,7 @@ class Group:
         The streams spread evenly over the ranks; `context` is the tokens before each stream's next one.
         """
         rows = -(-num_streams // self.wiring.num_ranks)
-        itemsize = self.weight_format.itemsize
-        kv_bytes = rows * kv.read_bytes(self.model, context, itemsize)
+        kv_bytes = rows * kv.read_bytes(self.model, context, self.weight_format.kv_itemsize)
         flops = rows * (self._layers_flops() + 2 * self.model.vocab_size * self.model.hidden_size)
         flops += rows * attention_flops(self.model, context)
         return self._step(rows, num_streams, kv_bytes, flops)
@@ -75,7 +74,7 @@ class Group:
 
         `context` is the mean position in it. Logits are computed for no token: one a prompt is nothing.
         """
-        kv_bytes = kv.read_bytes(self.model, context, self.weight_format.itemsize)
+        kv_bytes = kv.read_bytes(self.model, context, self.weight_format.kv_itemsize)
         flops = num_tokens * (self._layers_flops() + attention_flops(self.model, context))
         return self._step(num_tokens, num_tokens * self.wiring.num_ranks, kv_bytes, flops)
 

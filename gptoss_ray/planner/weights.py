@@ -21,10 +21,11 @@ _MATRICES = ("q.weight", "k.weight", "v.weight", "attention.out.weight", "unembe
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How weights are held. Matrices are given in bits a value, block scales included.
+    """How weights and the KV cache are held. Matrices are given in bits a value, block scales included.
 
     Attributes:
-        itemsize: Bytes a value of embedding, activations and the KV cache.
+        itemsize: Bytes a value of embedding and activations.
+        kv_itemsize: Bytes a value of the KV cache.
         dense_bits: Attention's projections, and experts that are not quantized.
         unembedding_bits: The unembedding.
         expert_bits: MXFP4 experts.
@@ -35,6 +36,7 @@ class WeightFormat:
     """
 
     itemsize: int
+    kv_itemsize: int
     dense_bits: float
     unembedding_bits: float
     expert_bits: float
@@ -49,18 +51,19 @@ class WeightFormat:
         itemsize = 2 if engine.dtype == "bfloat16" else _FLOAT32
         bits = 8 * itemsize
         expert_bits = MXFP4_BITS if experts_packed else bits
-        return cls(itemsize, bits, 8 * _FLOAT32, expert_bits, itemsize)
+        return cls(itemsize, engine.kv_itemsize, bits, 8 * _FLOAT32, expert_bits, itemsize)
 
     @classmethod
     def of_native(cls, engine: EngineConfig) -> WeightFormat:
         """Return the format of the native kernels; MXFP4 experts stay packed."""
         bits = DENSE_BITS[engine.dense_weights]
-        return cls(2, bits, bits, MXFP4_BITS, _FLOAT32, is_native=True)
+        return cls(2, engine.kv_itemsize, bits, bits, MXFP4_BITS, _FLOAT32, is_native=True)
 
     @classmethod
-    def of_triton(cls) -> WeightFormat:
+    def of_triton(cls, engine: EngineConfig) -> WeightFormat:
         """Return the format of the kernels for GPUs; logits are float32 sums of bfloat16 products."""
-        return cls(2, 16, 16, MXFP4_BITS, _FLOAT32, is_triton=True)
+        bits = DENSE_BITS[engine.dense_weights]
+        return cls(2, engine.kv_itemsize, bits, bits, MXFP4_BITS, _FLOAT32, is_triton=True)
 
     @property
     def experts_packed(self) -> bool:
@@ -69,7 +72,7 @@ class WeightFormat:
 
 
 # What lies on disk: bfloat16 throughout, experts in MXFP4.
-AS_PUBLISHED = WeightFormat(2, 16, 16, MXFP4_BITS, 2, wide_itemsize=2)
+AS_PUBLISHED = WeightFormat(2, 2, 16, 16, MXFP4_BITS, 2, wide_itemsize=2)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def plan_rank_memory(
     """
     engine, parallel = config.engine, config.parallel
     if parallel.device == "cuda":
-        return plan_memory(model, engine, parallel, weight_format=WeightFormat.of_triton())
+        return plan_memory(model, engine, parallel, weight_format=WeightFormat.of_triton(engine))
     if is_native is None:
         is_native = select_backend(engine, model).is_native
     if is_native:

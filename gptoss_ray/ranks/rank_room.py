@@ -13,7 +13,6 @@ FIRST_OUTPUT_TOKENS = 256
 """What an output is thought to have before any has ended."""
 
 _WEIGHT_OF_LATEST = 0.05
-_ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class RankRoom:
     @classmethod
     def of(cls, config: EngineConfig, model: ModelConfig) -> RankRoom:
         """Return the room of a rank with this engine."""
-        block_bytes = bytes_per_block(model, config.kv_block_size, _ITEM_BYTES[config.dtype])
+        block_bytes = bytes_per_block(model, config.kv_block_size, config.kv_itemsize)
         num_spare = min(config.max_queued_requests, max(1, config.max_num_sequences // 8))
         return cls(
             max_live=config.max_num_sequences + num_spare,

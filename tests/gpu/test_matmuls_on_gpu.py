@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gptoss_ray.checkpoint.mxfp4 import dequantize
+from gptoss_ray.kernels import int8
 from gptoss_ray.kernels.kernels import Expert, Gate, Mxfp4, SwiGLU
 from gptoss_ray.kernels.reference import swiglu
 from gptoss_ray.kernels.triton.combine import combine
@@ -23,7 +24,7 @@ from gptoss_ray.kernels.triton.norm import rms_norm
 from gptoss_ray.kernels.triton.routing import route
 from gptoss_ray.kernels.triton.tiles import expert_candidates, linear_candidates
 from gptoss_ray.kernels.triton.triton_kernels import TritonKernels
-from tests.support.triton_layers import random_norm
+from tests.support.triton_layers import int8_values, random_norm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 GPU = torch.device("cuda")
@@ -38,12 +39,16 @@ def kernels():
     return TritonKernels(GPU)
 
 
-def dense(kernels, name):
+def dense(name, dense_weights):
+    """Return the values of a weight, a bias, and the matrix of both."""
+    kernels = TritonKernels(GPU, dense_weights=dense_weights)
     n, k = DENSE[name]
     is_wide = name == "unembedding"
     weight = torch.randn(n, k, device=GPU).bfloat16() / k**0.5
     bias = None if is_wide else torch.randn(n, device=GPU)
     matrix = kernels.matrix(kernels.pack(weight, bias, is_wide=is_wide), (n, k), is_wide=is_wide)
+    if matrix.is_int8:
+        weight = int8_values(matrix.tensors)[:, :k].bfloat16()
     return weight, bias, matrix
 
 
@@ -54,9 +59,10 @@ def some_rows(num_rows):
         yield slice(start, start + size)
 
 
+@pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
 @pytest.mark.parametrize("name", DENSE)
-def test_dense_matmuls_are_right_and_a_row_has_its_bits_in_any_batch_and_tile(kernels, name):
-    weight, bias, matrix = dense(kernels, name)
+def test_dense_matmuls_are_right_and_a_row_has_its_bits_in_any_batch_and_tile(name, dense_weights):
+    weight, bias, matrix = dense(name, dense_weights)
     x = torch.randn(300, weight.shape[1], device=GPU).bfloat16()
     linear = Linear(ArrivalCounters(GPU))
     whole = linear(x, matrix)
@@ -73,6 +79,16 @@ def test_dense_matmuls_are_right_and_a_row_has_its_bits_in_any_batch_and_tile(ke
             except Exception as error:
                 if type(error).__name__ != "OutOfResources":
                     raise
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_weights_become_the_same_int8_here_and_on_a_cpu(name):
+    n, k = DENSE[name]
+    weight = torch.randn(n, k).bfloat16()
+    codes, scales = int8.quantize(weight)
+    packed = TritonKernels(GPU, dense_weights="int8").pack(weight)
+    assert torch.equal(packed["weight"][:, :k].cpu(), codes)
+    assert torch.equal(int8_values(packed)[:, :k].cpu(), int8.dequantize(codes, scales))
 
 
 def stored_experts(count):

@@ -92,6 +92,14 @@ def test_batched_equals_alone(make_engine, lonely, step_graphs):
     assert texts(run(make_engine(step_graphs=step_graphs), REQUESTS)) == lonely
 
 
+def test_over_kv_in_8_bits_batched_equals_alone(make_engine):
+    one_by_one = make_engine(step_graphs=False, prefix_cache=False, kv_cache_dtype="fp8")
+    alone = {}
+    for request in REQUESTS[:8]:
+        alone |= texts(run(one_by_one, [request]))
+    assert texts(run(make_engine(kv_cache_dtype="fp8"), REQUESTS[:8])) == alone
+
+
 @pytest.mark.parametrize("budget", [33, 257])
 def test_chunked_equals_whole(make_engine, lonely, budget):
     assert texts(run(make_engine(max_num_batched_tokens=budget), REQUESTS)) == lonely

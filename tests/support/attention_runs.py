@@ -52,8 +52,12 @@ class AttentionRun:
 
     def attend(self, qkv: Tensor, plan: TritonAttentionPlan) -> Tensor:
         """Attend with a plan, on the device."""
-        q = self._qkv(qkv, self._matrix, plan.rows, plan.heads, self.keys, self.values)
+        q = self.project(qkv, plan)
         return self.kernels.attend(q, plan, self.keys, self.values, self.paged.sinks.to(self.device))
+
+    def project(self, qkv: Tensor, plan: TritonAttentionPlan) -> Tensor:
+        """Return rotated q; k and v go to the cache."""
+        return self._qkv(qkv, self._matrix, plan.rows, plan.heads, self.keys, self.values)
 
     def whole(self) -> dict[Row, Tensor]:
         """Attend with all rows in one batch."""

@@ -26,6 +26,17 @@ def float8() -> None:
     _attend(2048, 128, 16, torch.float8_e4m3fn)
 
 
+def qkv_in_8_bits() -> None:
+    """Of few rows and of many, weights in 8 bits, into either cache."""
+    matrix = dense((64 + 2 * 8) * HEADS.head_dim, HIDDEN, is_int8=True)
+    for num_rows, dtype in ((16, torch.bfloat16), (2048, torch.float8_e4m3fn)):
+        longs = [values(num_rows, dtype=torch.int64) for _ in range(3)]
+        cos, sin = (values(num_rows, HEADS.head_dim // 2, dtype=torch.float32) for _ in range(2))
+        rows = AttentionRows(*longs, values(1, 1, dtype=torch.int32), cos, sin, None)
+        keys, cached = (values(1000, 8, 32, HEADS.head_dim, dtype=dtype) for _ in range(2))
+        QkvProjection(ArrivalCounters(META))(values(num_rows, HIDDEN), matrix, rows, HEADS, keys, cached)
+
+
 def _attend(num_rows: int, window: int | None, block_size: int, dtype: torch.dtype) -> None:
     longs = [values(num_rows, dtype=torch.int64) for _ in range(3)]
     table = values(num_rows, MAX_CONTEXT // block_size, dtype=torch.int32)

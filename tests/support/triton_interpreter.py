@@ -1,10 +1,10 @@
 """Triton's interpreter on CPU tensors, with what it lacks: bfloat16, inline assembly, a tensor core's sums.
 
 The interpreter holds bfloat16 as uint16 and multiplies its bits, and rounds to 8-bit floats without
-carrying. And its dot is numpy's, whose order of additions depends on the shape of a tile; a tensor core adds
-16 products to an element at a time, whatever the tile. All are put right here, so that what a row gets can be
-compared bit by bit across batch sizes: a test then shows that the *kernel* keeps a row's order; that the
-instruction does, only a GPU can show.
+carrying and reads their NaN as a number. And its dot is numpy's, whose order of additions depends on the
+shape of a tile; a tensor core adds 16 products to an element at a time, whatever the tile. All are put right
+here, so that what a row gets can be compared bit by bit across batch sizes: a test then shows that the
+*kernel* keeps a row's order; that the instruction does, only a GPU can show.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ def improve_interpreter() -> None:
         return plain_cast(self, src, dst_type)
 
     def create_fp_to_fp(self, src, dst_type, rounding_mode):
+        if src.dtype.scalar == tl.float8e4nv:
+            values = torch.from_numpy(src.data).view(torch.float8_e4m3fn).float().numpy()
+            return cast_impl(self, TensorHandle(values, tl.float32), dst_type)
         if dst_type.scalar != tl.float8e4nv:
             return plain_fp_to_fp(self, src, dst_type, rounding_mode)
         narrow = torch.from_numpy(wide(src).astype(np.float32)).to(torch.float8_e4m3fn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gptoss_ray.checkpoint.mxfp4 import quantize
+from gptoss_ray.kernels import int8
 from gptoss_ray.kernels.kernels import Expert, Gate, Kernels, Mxfp4, Norm, StoredMatrix, SwiGLU
 
 SWIGLU = SwiGLU(1.702, 7.0)
@@ -48,3 +49,8 @@ def random_gate(num_experts: int, hidden: int, num_chosen: int = 4) -> Gate:
 def _shape(weight: StoredMatrix) -> tuple[int, int]:
     n, k = weight.shape
     return n, k
+
+
+def int8_values(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the float32 values [N, K up to a tile] of what `pack_int8` returned."""
+    return int8.dequantize(tensors["weight"], tensors["scales"].T.contiguous().view(torch.float16))

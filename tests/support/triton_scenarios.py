@@ -30,19 +30,31 @@ def norm_weights() -> Norm:
     return Norm(values(HIDDEN, dtype=torch.float32), 1e-5)
 
 
-def dense(n: int, k: int, *, bias: bool = True, is_wide: bool = False) -> TritonMatrix:
+def dense(n: int, k: int, *, bias: bool = True, is_wide: bool = False, is_int8: bool = False) -> TritonMatrix:
     """Return a dense weight."""
-    tensors = {"weight": values(n, k)} | ({"bias": values(n, dtype=torch.float32)} if bias else {})
+    tensors = {"bias": values(n, dtype=torch.float32)} if bias else {}
+    if is_int8:
+        tensors["weight"] = values(n, k, dtype=torch.int8)
+        tensors["scales"] = values(-(-k // 128) * 2, n, dtype=torch.int32)
+    else:
+        tensors["weight"] = values(n, k)
     return TritonMatrix((n, k), tensors, is_wide)
 
 
-def linear() -> None:
+def linear(*, is_int8: bool = False) -> None:
     """qkv, out and unembedding, of few rows and of many."""
     multiply = Linear(ArrivalCounters(META))
+    qkv, out = dense(5120, HIDDEN, is_int8=is_int8), dense(HIDDEN, 4096, is_int8=is_int8)
+    unembedding = dense(201_088, HIDDEN, bias=False, is_wide=True, is_int8=is_int8)
     for num_rows in (1, 2048):
-        multiply(values(num_rows, HIDDEN), dense(5120, HIDDEN))
-        multiply(values(num_rows, 4096), dense(HIDDEN, 4096), values(num_rows, HIDDEN))
-        multiply(values(num_rows, HIDDEN), dense(201_088, HIDDEN, bias=False, is_wide=True))
+        multiply(values(num_rows, HIDDEN), qkv)
+        multiply(values(num_rows, 4096), out, values(num_rows, HIDDEN))
+        multiply(values(num_rows, HIDDEN), unembedding)
+
+
+def linear_in_8_bits() -> None:
+    """The same."""
+    linear(is_int8=True)
 
 
 def expert(width: int = HIDDEN) -> Expert:

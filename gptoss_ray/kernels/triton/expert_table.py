@@ -63,6 +63,8 @@ def triton_experts(table: ExpertTable) -> TritonExperts:
 
 def _addresses(matrix: TritonMatrix) -> list[int]:
     tensors = matrix.tensors
+    if matrix.is_int8:
+        raise ValueError("an expert's matrix is in int8; it must be in MXFP4 or bfloat16")
     if "bias" not in tensors:
         raise ValueError("an expert's matrix has no bias")
     if matrix.is_mxfp4:

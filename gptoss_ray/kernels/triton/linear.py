@@ -7,11 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_ray.kernels import int8
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters, is_last
 from gptoss_ray.kernels.triton.matrix import TritonMatrix
 from gptoss_ray.kernels.triton.tile_plan import TilePlan
 from gptoss_ray.kernels.triton.tile_table import TileTable
 from gptoss_ray.kernels.triton.tiles import Tile
+
+_INT8_BLOCK = tl.constexpr(int8.BLOCK)
 
 
 @triton.jit
@@ -19,29 +22,44 @@ def _sum_of_split(
     split,
     x_ptr,
     weight_ptr,
+    scales_ptr,
     n,
     m,
     num_rows,
+    N: tl.constexpr,
     K: tl.constexpr,
     STRIDE: tl.constexpr,
     SPLITS: tl.constexpr,
+    IS_INT8: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Return weight[n] · x[m] over the split's blocks of K: float32 [BLOCK_N, BLOCK_M]."""
+    """Return weight[n] · x[m] over the split's blocks of K: float32 [BLOCK_N, BLOCK_M].
+
+    Weights in 8 bits are met in the same order, each rounded to bfloat16: with the bits of such weights.
+    """
+    tl.static_assert(BLOCK_K == 2 * _INT8_BLOCK, "a block of K has the two scales of an int32")
     NUM_BLOCKS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
-    columns = tl.arange(0, BLOCK_K)
+    WIDTH: tl.constexpr = _INT8_BLOCK if IS_INT8 else BLOCK_K
+    columns = tl.arange(0, WIDTH)
     weights = weight_ptr + n.to(tl.int64)[:, None] * STRIDE + columns[None, :]
     rows = x_ptr + m.to(tl.int64)[:, None] * K + columns[None, :]
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     for block in range(split * NUM_BLOCKS // SPLITS, (split + 1) * NUM_BLOCKS // SPLITS):
-        inside = (m < num_rows)[:, None]
-        if K % BLOCK_K != 0:
-            inside = inside & (block * BLOCK_K + columns < K)[None, :]
-        weight = tl.load(weights + block * BLOCK_K)
-        x = tl.load(rows + block * BLOCK_K, mask=inside, other=0.0)
-        total = tl.dot(weight, tl.trans(x), total)
+        if IS_INT8:
+            scales = tl.load(scales_ptr + block * N + n)
+        for place in tl.static_range(0, BLOCK_K, WIDTH):
+            first = block * BLOCK_K + place
+            inside = (m < num_rows)[:, None]
+            if K % BLOCK_K != 0:
+                inside = inside & (first + columns < K)[None, :]
+            weight = tl.load(weights + first)
+            if IS_INT8:
+                scale = (scales >> place // WIDTH * 16).to(tl.int16).to(tl.float16, bitcast=True)
+                weight = (weight.to(tl.float32) * scale.to(tl.float32)[:, None]).to(tl.bfloat16)
+            x = tl.load(rows + first, mask=inside, other=0.0)
+            total = tl.dot(weight, tl.trans(x), total)
     return total
 
 
@@ -72,6 +90,7 @@ def _finish(
 def sum_of_tile(
     x_ptr,
     weight_ptr,
+    scales_ptr,
     parts_ptr,
     counters_ptr,
     num_rows,
@@ -80,6 +99,7 @@ def sum_of_tile(
     STRIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     SIDE_BY_SIDE: tl.constexpr,
+    IS_INT8: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -95,8 +115,9 @@ def sum_of_tile(
     if SIDE_BY_SIDE:
         split = tl.program_id(1)
         total = _sum_of_split(
-            split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
-        )
+            split, x_ptr, weight_ptr, scales_ptr, near_n, m, num_rows, N, K, STRIDE, SPLITS, IS_INT8, BLOCK_K,
+            BLOCK_N, BLOCK_M,
+        )  # fmt: skip
         SIZE: tl.constexpr = BLOCK_N * BLOCK_M
         parts = parts_ptr + tile.to(tl.int64) * (SPLITS * SIZE)
         parts += tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
@@ -108,12 +129,14 @@ def sum_of_tile(
                 total += tl.load(parts + other * SIZE, cache_modifier=".cg")
     else:
         total = _sum_of_split(
-            0, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
-        )
+            0, x_ptr, weight_ptr, scales_ptr, near_n, m, num_rows, N, K, STRIDE, SPLITS, IS_INT8, BLOCK_K,
+            BLOCK_N, BLOCK_M,
+        )  # fmt: skip
         for split in range(1, SPLITS):
             total += _sum_of_split(
-                split, x_ptr, weight_ptr, near_n, m, num_rows, K, STRIDE, SPLITS, BLOCK_K, BLOCK_N, BLOCK_M
-            )
+                split, x_ptr, weight_ptr, scales_ptr, near_n, m, num_rows, N, K, STRIDE, SPLITS, IS_INT8,
+                BLOCK_K, BLOCK_N, BLOCK_M,
+            )  # fmt: skip
         is_complete = True
     return n, m, total, is_complete
 
@@ -122,6 +145,7 @@ def sum_of_tile(
 def _linear_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
     bias_ptr,
     residual_ptr,
     out_ptr,
@@ -133,6 +157,7 @@ def _linear_kernel(
     STRIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     SIDE_BY_SIDE: tl.constexpr,
+    IS_INT8: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -140,8 +165,8 @@ def _linear_kernel(
     BLOCK_K: tl.constexpr,
 ):
     n, m, total, is_complete = sum_of_tile(
-        x_ptr, weight_ptr, parts_ptr, counters_ptr, num_rows, N, K, STRIDE, SPLITS, SIDE_BY_SIDE, BLOCK_N,
-        BLOCK_M, BLOCK_K,
+        x_ptr, weight_ptr, scales_ptr, parts_ptr, counters_ptr, num_rows, N, K, STRIDE, SPLITS, SIDE_BY_SIDE,
+        IS_INT8, BLOCK_N, BLOCK_M, BLOCK_K,
     )  # fmt: skip
     if is_complete:
         _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
@@ -171,6 +196,7 @@ class Linear:
         _linear_kernel[plan.grid](
             x,
             matrix.tensors["weight"],
+            matrix.scales,
             matrix.bias,
             residual,
             out,

@@ -15,15 +15,15 @@ from gptoss_ray.kernels.triton.matrix import TritonMatrix
 from gptoss_ray.kernels.triton.tile_plan import TilePlan
 from gptoss_ray.kernels.triton.tile_table import TileTable
 
-# The largest float8_e4m3fn; what is larger would become no number.
+# The largest float8_e4m3fn.
 _LARGEST_FP8 = tl.constexpr(448.0)
 
 
 @triton.jit
 def _narrow(x, DTYPE: tl.constexpr):
-    """Round float32 to the dtype of the cache."""
+    """Round float32 to the dtype of the cache; what is too large for 8 bits becomes the largest of them."""
     if DTYPE == tl.float8e4nv:
-        x = tl.clamp(x, -_LARGEST_FP8, _LARGEST_FP8)
+        x = tl.clamp(x, -_LARGEST_FP8, _LARGEST_FP8, propagate_nan=tl.PropagateNan.ALL)
     return x.to(DTYPE)
 
 
@@ -86,6 +86,7 @@ def _store_heads(
 def _qkv_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
     bias_ptr,
     q_ptr,
     cos_ptr,
@@ -101,6 +102,7 @@ def _qkv_kernel(
     STRIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     SIDE_BY_SIDE: tl.constexpr,
+    IS_INT8: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -111,8 +113,8 @@ def _qkv_kernel(
     HAS_BIAS: tl.constexpr,
 ):
     n, m, total, is_complete = sum_of_tile(
-        x_ptr, weight_ptr, parts_ptr, counters_ptr, num_rows, N, K, STRIDE, SPLITS, SIDE_BY_SIDE, BLOCK_N,
-        BLOCK_M, BLOCK_K,
+        x_ptr, weight_ptr, scales_ptr, parts_ptr, counters_ptr, num_rows, N, K, STRIDE, SPLITS, SIDE_BY_SIDE,
+        IS_INT8, BLOCK_N, BLOCK_M, BLOCK_K,
     )  # fmt: skip
     if is_complete:
         _store_heads(
@@ -150,6 +152,7 @@ class QkvProjection:
         _qkv_kernel[plan.grid](
             x,
             matrix.tensors["weight"],
+            matrix.scales,
             matrix.bias,
             q,
             rows.cos,

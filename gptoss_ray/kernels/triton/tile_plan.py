@@ -43,6 +43,7 @@ class TilePlan:
             "STRIDE": triton.cdiv(k, TILE_K) * TILE_K,
             "SPLITS": splits,
             "SIDE_BY_SIDE": side_by_side,
+            "IS_INT8": matrix.is_int8,
             "BLOCK_N": tile.outputs,
             "BLOCK_M": tile.rows,
             "BLOCK_K": BLOCK_K,

@@ -8,7 +8,7 @@ groups them by expert. Nothing is read back to the host, so that a graph can cap
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from gptoss_ray.kernels.triton.gate import Chosen, choose_experts
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.layer_stack import TritonLayerStack, triton_stack
 from gptoss_ray.kernels.triton.linear import Linear
-from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_mxfp4, pack_values, triton_matrix
+from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_int8, pack_mxfp4, pack_values, triton_matrix
 from gptoss_ray.kernels.triton.norm import rms_norm
 from gptoss_ray.kernels.triton.qkv import QkvProjection
 from gptoss_ray.kernels.triton.routing import route
@@ -52,13 +52,21 @@ class TritonKernels:
     Args:
         device: Where weights and activations live; a CPU under Triton's interpreter.
         tiles: What was measured to be fast there; None: nothing.
+        dense_weights: How values are packed; int8 has a scale for each 32 of a row, and is not for experts.
     """
 
     name = "triton"
     packing = None
 
-    def __init__(self, device: torch.device | str = "cuda", tiles: TileTable | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device | str = "cuda",
+        tiles: TileTable | None = None,
+        *,
+        dense_weights: Literal["bfloat16", "int8"] = "bfloat16",
+    ) -> None:
         self._device = torch.device(device)
+        self._pack_dense = pack_int8 if dense_weights == "int8" else pack_values
         self._counters = ArrivalCounters(self._device)
         self._linear = Linear(self._counters, tiles)
         self._experts = ExpertMatmuls(self._counters, tiles)
@@ -68,9 +76,9 @@ class TritonKernels:
     def pack(
         self, weight: StoredMatrix, bias: Tensor | None = None, *, is_wide: bool = False
     ) -> dict[str, Tensor]:
-        """Lay out on the device; wide weights are bfloat16 too, their results are not rounded."""
+        """Lay out on the device; wide weights are packed as others, their results are not rounded."""
         if isinstance(weight, Tensor):
-            tensors = pack_values(weight, self._device)
+            tensors = self._pack_dense(weight, self._device)
         elif is_wide:
             raise ValueError("a matrix with wide results is MXFP4; it must be values")
         else:

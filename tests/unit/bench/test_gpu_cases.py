@@ -14,6 +14,7 @@ from gptoss_ray.planner.hardware import ACCELERATORS
 
 SMALL = ModelConfig.published("gpt-oss-20b")
 H200 = ACCELERATORS["h200"]
+BENCH = GpuBench("gpt-oss-20b", SMALL)
 CEILINGS = Ceilings(H200.memory_bytes_per_s, H200.flops)
 
 
@@ -22,6 +23,14 @@ def test_every_number_of_streams_is_measured_at_every_context_that_fits():
     assert len(bench.decode_cases()) == 12
     left_out = set(bench.decode_cases()) - set(bench.fitting_cases(H200.usable_bytes))
     assert left_out == {DecodeCase(256, 32_768)}
+
+
+def test_kv_in_8_bits_lets_larger_cases_fit():
+    wide, narrow = (
+        GpuBench("gpt-oss-20b", SMALL, kv_cache_dtype=dtype).fitting_cases(ACCELERATORS["h100"].usable_bytes)
+        for dtype in ("auto", "fp8")
+    )
+    assert set(narrow) - set(wide) == {DecodeCase(256, 8192), DecodeCase(64, 32_768)}
 
 
 def test_the_engine_has_room_for_its_largest_case_and_no_prefix_cache():
@@ -37,7 +46,7 @@ def test_the_engine_has_room_for_its_largest_case_and_no_prefix_cache():
 
 def test_a_long_prompt_costs_its_chunks_one_after_the_other():
     (whole,), (first, second) = (
-        GpuStep.of_prompt(SMALL, number).cost for number in (CHUNK_TOKENS, 2 * CHUNK_TOKENS)
+        GpuStep.of_prompt(BENCH, number).cost for number in (CHUNK_TOKENS, 2 * CHUNK_TOKENS)
     )
     assert first == whole
     assert second.num_flops > first.num_flops
@@ -47,7 +56,7 @@ def test_a_long_prompt_costs_its_chunks_one_after_the_other():
 def test_a_measured_step_is_told_as_a_share_of_the_roofline():
     cost = decode_step(SMALL, 8, 1024)
     bound_s = cost.roofline_s(CEILINGS)
-    step = GpuStep.of_decode(SMALL, DecodeCase(8, 1024), (4 * bound_s, 2 * bound_s, bound_s))
+    step = GpuStep.of_decode(BENCH, DecodeCase(8, 1024), (4 * bound_s, 2 * bound_s, bound_s))
     row = step.measured_row(CEILINGS)
     assert row["percent_of_roofline"] == 50.0
     assert row["tokens_per_s"] == round(8 / (2 * bound_s))
@@ -86,7 +95,7 @@ def test_a_plot_tells_paper_from_measurement(tmp_path, has_run):
     bench = GpuBench("gpt-oss-20b", SMALL, streams=(1, 8), contexts=(1024,))
     steps = paper_steps(bench)
     if has_run:
-        steps[:2] = [GpuStep.of_decode(SMALL, case, (0.002,)) for case in bench.decode_cases()]
+        steps[:2] = [GpuStep.of_decode(bench, case, (0.002,)) for case in bench.decode_cases()]
     path = tmp_path / "plot.svg"
     plot("gpt-oss-20b", steps, CEILINGS, path)
     text = path.read_text()

@@ -41,6 +41,31 @@ def test_accounting_needs_no_card(tmp_path, shape):
     assert plot_file.stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("option", "narrow", "words", "kernel"),
+    [
+        (("--kv-cache-dtype", "fp8"), {"kv_cache_dtype": "fp8"}, "KV in fp8", "attention"),
+        (("--dense", "int8"), {"dense": "int8"}, "dense weights in int8", "unembedding"),
+    ],
+)
+def test_what_8_bits_save_is_told_apart(tmp_path, option, narrow, words, kernel):
+    def megabytes(*changes):
+        json_file = tmp_path / "figures.json"
+        options = ["--streams", "1", "--contexts", "32768", "--prompts", "", "--json", str(json_file)]
+        result = run("--accounting", *options, *changes)
+        assert result.exit_code == 0, result.output
+        document = json.loads(json_file.read_text())
+        steps, kernels = document["tables"]
+        formats = {"kv_cache_dtype": "auto", "dense": "bfloat16"} | (narrow if changes else {})
+        assert {name: document[name] for name in formats} == formats
+        assert (words in steps) == bool(changes)
+        return {row["kernel"]: row["mb"] for row in document["tables"][kernels]}
+
+    wide, saving = megabytes(), megabytes(*option)
+    assert saving[kernel] < 0.54 * wide[kernel]
+    assert saving["experts: down"] == wide["experts: down"]
+
+
 def test_the_hosts_part_of_steps_is_measured_without_a_card(tmp_path):
     json_file = tmp_path / "figures.json"
     options = ["--streams", "1,3", "--contexts", "40", "--prompts", "", "--steps", "4"]

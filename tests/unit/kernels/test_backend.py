@@ -103,8 +103,9 @@ def test_a_device_without_kernels_is_refused_by_name():
 
 
 @pytest.mark.parametrize("kernels", ["auto", "triton"])
-def test_gpus_run_triton(kernels):
-    backend = select_backend(EngineConfig(kernels=kernels), MODEL, "cuda")
+@pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
+def test_gpus_run_triton(kernels, dense_weights):
+    backend = select_backend(EngineConfig(kernels=kernels, dense_weights=dense_weights), MODEL, "cuda")
     assert (backend.name, backend.is_triton, backend.is_native, backend.is_reference) == (
         "triton",
         True,
@@ -121,13 +122,22 @@ def test_gpus_run_triton(kernels):
         ({"kernels": "torch"}, {}, "cuda", "computes on CPUs"),
         ({"kernels": "triton"}, {}, "cpu", "set parallel.device to 'cuda'"),
         ({"dtype": "float32"}, {}, "cuda", "dtype is 'float32'"),
-        ({"dense_weights": "int8"}, {}, "cuda", "dense_weights is 'int8'"),
+        ({"dense_weights": "int8", "activations": "int8"}, {}, "cuda", "activations is 'int8'"),
+        ({"dense_weights": "int8"}, {"expert_format": "unquantized"}, "cuda", "experts are not in MXFP4"),
         ({}, {"head_dim": 24}, "cuda", "head_dim"),
     ],
 )
 def test_what_gpus_cannot_run_is_refused_by_name(engine, model, device, what):
     with pytest.raises(ConfigError, match=what):
         select_backend(EngineConfig(**engine), MODEL.replace(**model), device)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "native", "torch"])
+def test_a_kv_cache_in_8_bits_is_for_gpus(kernels):
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype is 'fp8'.*set it to 'auto'") as caught:
+        select_backend(EngineConfig(kernels=kernels, kv_cache_dtype="fp8"), MODEL)
+    assert caught.value.param == "kv_cache_dtype"
+    assert select_backend(EngineConfig(kv_cache_dtype="fp8"), MODEL, "cuda").is_triton
 
 
 def test_triton_that_is_not_installed_is_named_with_its_remedy(monkeypatch):
@@ -159,7 +169,9 @@ def test_the_fingerprint_of_a_gpu_names_its_architecture_and_tritons_version(mon
         prints.add(numerics_fingerprint(backend, EngineConfig()))
         prints.add(numerics_fingerprint(dataclasses.replace(backend, build="1;triton=9"), EngineConfig()))
         prints.add(numerics_fingerprint(backend, EngineConfig(kv_block_size=16)))
-    assert len(prints) == 6
+        prints.add(numerics_fingerprint(backend, EngineConfig(kv_cache_dtype="fp8")))
+        prints.add(numerics_fingerprint(backend, EngineConfig(dense_weights="int8")))
+    assert len(prints) == 10
     assert any("sm_90" in each for each in prints)
 
 

@@ -17,6 +17,11 @@ LARGE = ModelConfig.published("gpt-oss-120b")
 ALIGNMENT_BYTES = 16 * 14
 
 
+def planned(engine):
+    weight_format = WeightFormat.of_triton(engine)
+    return plan_memory(LARGE, engine, ParallelConfig(device="cuda"), weight_format=weight_format)
+
+
 @pytest.mark.parametrize("num_sequences", [1, 64, 256])
 @pytest.mark.parametrize("num_tokens", [16, 8192])
 def test_planned_inputs_are_those_of_the_executor(num_sequences, num_tokens):
@@ -42,13 +47,22 @@ def test_without_graphs_there_is_no_memory_for_them():
 
 def test_the_120b_fits_one_h200_with_kv_for_half_a_million_tokens():
     engine = EngineConfig(max_num_sequences=256, max_num_batched_tokens=8192, kv_cache_bytes=45 << 30)
-    plan = plan_memory(LARGE, engine, ParallelConfig(device="cuda"), weight_format=WeightFormat.of_triton())
+    plan = planned(engine)
     check_fits(plan, ACCELERATORS["h200"].usable_bytes)
     assert 66e9 < plan.weight_bytes < 67e9
     assert plan.num_kv_blocks * engine.kv_block_size // 2 > 500_000
     assert plan.scratch_bytes == plan.grammar_bytes == 0
     assert 0 < plan.graph_bytes + plan.activation_bytes < 2e9
     assert plan.parts()["graphs and buffers of steps"] == plan.graph_bytes
+
+
+def test_kv_in_8_bits_is_twice_the_blocks_of_the_same_memory_and_changes_nothing_else():
+    wide, narrow = (
+        planned(EngineConfig(kv_cache_bytes=3 << 30, kv_cache_dtype=dtype)) for dtype in ("auto", "fp8")
+    )
+    assert narrow.num_kv_blocks in (2 * wide.num_kv_blocks, 2 * wide.num_kv_blocks + 1)
+    assert narrow.kv_cache_bytes <= 3 << 30
+    assert narrow.fixed_bytes == wide.fixed_bytes
 
 
 def test_a_group_works_on_rows_of_other_ranks_too():

@@ -4,7 +4,10 @@ import pytest
 
 from gptoss_ray.bench.step_bytes import decode_step_bytes, prefill_flops
 from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.config import EngineConfig
+from gptoss_ray.planner import kv
 from gptoss_ray.planner.gpu_steps import (
+    IN_BFLOAT16,
     KERNEL_S,
     LAUNCH_S,
     Ceilings,
@@ -15,6 +18,7 @@ from gptoss_ray.planner.gpu_steps import (
 )
 from gptoss_ray.planner.hardware import ACCELERATORS
 from gptoss_ray.planner.rates import attention_flops
+from gptoss_ray.planner.weights import WeightFormat
 
 SMALL, LARGE = (ModelConfig.published(name) for name in ("gpt-oss-20b", "gpt-oss-120b"))
 H200 = Ceilings(ACCELERATORS["h200"].memory_bytes_per_s, ACCELERATORS["h200"].flops)
@@ -42,6 +46,30 @@ def test_fewer_experts_than_expected_are_fewer_bytes():
     few, expected = (decode_step(SMALL, 64, 1024, num_experts=number) for number in (4, None))
     expert = 3 * SMALL.hidden_size * SMALL.intermediate_size * 4.25 / 8
     assert expected.num_bytes - few.num_bytes == pytest.approx(24 * 27.99 * expert, rel=0.03)
+
+
+def saved_bytes(num_rows, context, **engine):
+    """Return what each kernel reads and writes less than with an engine in bfloat16, if it does."""
+    held = WeightFormat.of_triton(EngineConfig(**engine))
+    wide, narrow = (decode_step(SMALL, num_rows, context, each).kernels for each in (IN_BFLOAT16, held))
+    saved = {a.name: a.num_bytes - b.num_bytes for a, b in zip(wide, narrow, strict=True)}
+    return {name: num_bytes for name, num_bytes in saved.items() if num_bytes}
+
+
+def test_kv_in_8_bits_saves_a_byte_of_each_value_that_attention_reads_and_qkv_writes():
+    assert saved_bytes(64, 8192, kv_cache_dtype="fp8") == {
+        "attention": 64 * kv.read_bytes(SMALL, 8192, 1),
+        "qkv, rotation, KV write": 64 * 24 * 2 * 8 * 64,
+    }
+
+
+def test_dense_weights_in_8_bits_save_7_and_a_half_bits_of_each_that_is_read():
+    saved_per_value = 7.5 / 8
+    assert saved_bytes(1, 1024, dense_weights="int8") == {
+        "qkv, rotation, KV write": 24 * 2944 * 5120 * saved_per_value,
+        "attention output": 24 * 4096 * 2880 * saved_per_value,
+        "unembedding": 2944 * 201_088 * saved_per_value,
+    }
 
 
 def test_a_kernel_takes_the_longer_of_its_bytes_and_its_operations_and_of_its_launches():

@@ -17,8 +17,9 @@ def test_the_arithmetic_is_that_of_the_kv_cache(seed):
     rng = random.Random(seed)
     window, block_size, chunk = rng.randint(1, 200), rng.choice([16, 32, 64]), rng.randint(1, 600)
     model = tiny_config(num_layers=rng.randint(1, 7), sliding_window=window)
-    cached = kv_cache.bytes_per_block(block_size, 2, 16, model.layer_types, torch.bfloat16)
-    assert kv.bytes_per_block(model, block_size, 2) == cached
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        cached = kv_cache.bytes_per_block(block_size, 2, 16, model.layer_types, dtype)
+        assert kv.bytes_per_block(model, block_size, dtype.itemsize) == cached
 
     num_blocks, num_tokens = rng.randint(2, 300), rng.randint(1, 3000)
     longest = KVGeometry(block_size, window, chunk).max_tokens_in(num_blocks)

@@ -8,6 +8,7 @@ from gptoss_ray.errors import ConfigError
 from gptoss_ray.ranks import rank_memory
 from gptoss_ray.ranks.rank_facts import RankFacts
 from gptoss_ray.ranks.rank_memory import check_group_memory, plan_rank_memory
+from gptoss_ray.ranks.rank_room import RankRoom
 
 MODEL = ModelConfig.published("gpt-oss-20b")
 
@@ -47,6 +48,15 @@ def test_a_group_is_planned_for_the_kernels_that_its_ranks_found():
     little = [RankFacts("host", "10.0.0.1", 10 << 30, "fingerprint", "checkpoint", True)]
     with pytest.raises(ConfigError, match="m: A rank needs 1"):
         check_group_memory(served(), MODEL, little)
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8"])
+def test_requests_are_admitted_to_the_blocks_that_are_planned(kv_cache_dtype):
+    config = served(kv_cache_dtype=kv_cache_dtype).model_copy(
+        update={"parallel": ParallelConfig(device="cuda")}
+    )
+    room = RankRoom.of(config.engine, MODEL)
+    assert room.num_blocks == plan_rank_memory(config, MODEL).num_kv_blocks
 
 
 def test_a_rank_on_a_gpu_is_judged_by_its_card_and_not_by_the_main_memory():

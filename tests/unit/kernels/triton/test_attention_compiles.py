@@ -31,6 +31,8 @@ def test_three_programs_share_a_processor_and_multiply_by_one_instruction_of_one
         if kernel not in attention:
             kernel.assert_fits()
             assert kernel.has_wgmma == (kernel.name == "_qkv_kernel")
+            if kernel.name == "_qkv_kernel" and cache == "float8":  # what is no number stays none
+                assert "propagateNan = all" in Path(kernel.files["ttgir"]).read_text()
 
 
 @pytest.mark.timeout(900)
@@ -38,3 +40,13 @@ def test_keys_and_values_of_the_next_blocks_are_on_their_way_while_one_is_worked
     for kernel in compile_launches("tests.support.triton_attention_scenarios:bfloat16"):
         if kernel.name == "attention_kernel":
             assert Path(kernel.files["ptx"]).read_text().count("cp.async.wait_group") >= 2
+
+
+@pytest.mark.sm90
+@pytest.mark.timeout(900)
+def test_qkv_by_weights_in_8_bits_uses_the_tensor_cores_of_a_hopper_and_spills_nothing():
+    kernels = compile_launches("tests.support.triton_attention_scenarios:qkv_in_8_bits")
+    assert [kernel.name for kernel in kernels] == ["_qkv_kernel"] * 2
+    for kernel in kernels:
+        kernel.assert_fits()
+        assert kernel.has_wgmma and not kernel.has_mma, kernel

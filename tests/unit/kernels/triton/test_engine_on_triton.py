@@ -13,6 +13,8 @@ from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.kernels.triton.triton_kernels import TritonKernels
 from gptoss_ray.model import transformer as transformer_module
 from gptoss_ray.model.transformer import Transformer
+from gptoss_ray.planner.memory import plan_memory
+from gptoss_ray.planner.weights import WeightFormat
 from tests.support.engine_runs import run, small_config
 from tests.support.recorded_stream import RecordedStream, on_stream
 
@@ -25,28 +27,72 @@ REQUESTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def transformer():
+def load(dense_weights="bfloat16"):
+    kernels = TritonKernels("cpu", dense_weights=dense_weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer_module, "make_kernels", lambda *_, **__: TritonKernels("cpu"))
+        patch.setattr(transformer_module, "make_kernels", lambda *_, **__: kernels)
         return Transformer.load(DeviceCheckpoint(MODEL, CPU, seed=2), EngineConfig(kernels="torch"))
 
 
-def answers(transformer, requests, *, records_graphs, **config):
+@pytest.fixture(scope="module")
+def transformer():
+    return load()
+
+
+def engine_config(**changes):
+    return small_config(speculation="off", max_context=64, **changes)
+
+
+def make_engine(transformer, *, records_graphs, **config):
+    """Blocks hold no numbers before they are written, so what nobody may read would show."""
     executor = on_stream(RecordedStream(), records_graphs=records_graphs)
-    config = small_config(speculation="off", max_context=64, **config)
-    engine = Engine(transformer, config, make_executor=executor)
+    engine = Engine(transformer, engine_config(**config), make_executor=executor)
     engine.executor.kv_cache.all_keys.fill_(torch.nan)
     engine.executor.kv_cache.all_values.fill_(torch.nan)
-    found = {request_id: answer.text() for request_id, answer in run(engine, requests).items()}
+    return engine
+
+
+def texts(answers):
+    return {request_id: answer.text() for request_id, answer in answers.items()}
+
+
+def answers(transformer, requests, **config):
+    engine = make_engine(transformer, **config)
+    found = texts(run(engine, requests))
     engine.close()
     return found
 
 
-def test_replayed_in_a_batch_they_answer_as_launched_alone(transformer):
-    """Blocks hold no numbers before they are written, so what nobody may read would show."""
+@pytest.mark.parametrize(
+    ("dense_weights", "kv_cache_dtype"), [("bfloat16", "auto"), ("bfloat16", "fp8"), ("int8", "auto")]
+)
+def test_replayed_in_a_batch_they_answer_as_launched_alone(dense_weights, kv_cache_dtype):
+    transformer = load(dense_weights)
+    config = {"kv_cache_dtype": kv_cache_dtype}
     alone = {}
     for request in REQUESTS:
-        alone |= answers(transformer, [request], records_graphs=False)
-    assert answers(transformer, REQUESTS, records_graphs=True, max_num_batched_tokens=8) == alone
+        alone |= answers(transformer, [request], records_graphs=False, **config)
+    batched = answers(transformer, REQUESTS, records_graphs=True, max_num_batched_tokens=8, **config)
+    assert batched == alone
     assert [len(tokens) for tokens, *_ in alone.values()] == [3, 2, 2]
+
+
+def test_a_prefix_found_in_an_8_bit_cache_answers_as_one_that_is_read(transformer):
+    request = GenerationRequest("long", tuple(range(20)), SamplingParams(temperature=0.0, max_tokens=2))
+    engine = make_engine(transformer, records_graphs=False, kv_cache_dtype="fp8")
+    cold, warm = run(engine, [request]), run(engine, [request])
+    engine.close()
+    assert (cold["long"].num_cached_tokens, warm["long"].num_cached_tokens) == (0, 16)
+    assert texts(warm) == texts(cold)
+
+
+def test_an_8_bit_cache_holds_the_planned_blocks_twice_as_many(transformer):
+    num_blocks = []
+    for kv_cache_dtype in ("auto", "fp8"):
+        config = engine_config(kv_cache_dtype=kv_cache_dtype)
+        plan = plan_memory(MODEL, config, weight_format=WeightFormat.of_triton(config))
+        engine = make_engine(transformer, records_graphs=False, kv_cache_dtype=kv_cache_dtype)
+        num_blocks.append(engine.stats().num_kv_blocks)
+        engine.close()
+        assert num_blocks[-1] == plan.num_kv_blocks
+    assert num_blocks[1] == 2 * num_blocks[0]

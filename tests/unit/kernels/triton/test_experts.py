@@ -76,6 +76,13 @@ def test_experts_of_different_shapes_and_wrong_counts_are_refused():
         triton.experts(torch.randn(3, 64).bfloat16(), torch.tensor([1, 1, 1, 0]), table, SWIGLU)
 
 
+def test_experts_in_8_bits_are_refused():
+    triton = TritonKernels(CPU, dense_weights="int8")
+    stored = random_experts(2, 64, 64, is_mxfp4=False)
+    with pytest.raises(ValueError, match="in int8; it must be in MXFP4 or bfloat16"):
+        triton.expert_table([packed_expert(triton, each) for each in stored])
+
+
 def test_no_rows_give_no_rows():
     _, (triton, table) = tables(64, 64)
     assert triton.experts(torch.empty(0, 64).bfloat16(), [0] * 4, table, SWIGLU).shape == (0, 64)

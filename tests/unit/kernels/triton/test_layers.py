@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gptoss_ray.kernels import int8
 from gptoss_ray.kernels.kernels import AttentionPlans, AttentionWeights, HeadShape, LayerCaches, LayerWeights
 from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.kernels.triton.triton_kernels import TritonKernels
@@ -45,9 +46,11 @@ class Network:
         self.rows = [row for sequence in range(2) for row in self.paged.all_rows(sequence)]
         self.hidden = torch.randn(len(self.rows), HIDDEN).bfloat16()
 
-    def layers(self, kernels) -> list[LayerWeights]:
+    def layers(self, kernels, held=lambda weight: weight) -> list[LayerWeights]:
+        """`held` is applied to the weights of attention."""
+
         def matrix(weight, bias):
-            return kernels.matrix(kernels.pack(weight, bias), tuple(weight.shape))
+            return kernels.matrix(kernels.pack(held(weight), bias), tuple(weight.shape))
 
         return [
             LayerWeights(
@@ -81,9 +84,9 @@ def network():
     return Network()
 
 
-def in_one_call(network, kernels, picked):
+def in_one_call(network, kernels, picked, **held):
     hidden, plans, cache = network.step(kernels, picked)
-    return kernels.layers(hidden, kernels.layer_stack(network.layers(kernels)), plans, cache)
+    return kernels.layers(hidden, kernels.layer_stack(network.layers(kernels, **held)), plans, cache)
 
 
 def part_by_part(network, kernels, picked):
@@ -102,12 +105,19 @@ def part_by_part(network, kernels, picked):
     return hidden
 
 
-def test_all_layers_in_one_call_give_the_bits_of_their_parts_and_about_what_the_reference_gives(network):
+def as_int8(weight):
+    return int8.dequantize(*int8.quantize(weight)).bfloat16()
+
+
+@pytest.mark.parametrize(("dense_weights", "held"), [("bfloat16", {}), ("int8", {"held": as_int8})])
+def test_all_layers_in_one_call_give_the_bits_of_their_parts_and_about_what_the_reference_gives(
+    network, dense_weights, held
+):
     everything = list(range(len(network.rows)))
-    kernels = TritonKernels("cpu")
+    kernels = TritonKernels("cpu", dense_weights=dense_weights)
     whole = in_one_call(network, kernels, everything)
     assert torch.equal(whole, part_by_part(network, kernels, everything))
-    wanted = in_one_call(network, ReferenceKernels(torch.bfloat16), everything)
+    wanted = in_one_call(network, ReferenceKernels(torch.bfloat16), everything, **held)
     # A choice of experts may turn at equal logits: a few rows may differ.
     near = (whole.float() - wanted.float()).abs().amax(-1) < 0.15
     assert near.float().mean() > 0.9

@@ -3,11 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gptoss_ray.kernels import int8
+from gptoss_ray.kernels.triton import matrix as matrix_module
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.linear import Linear
-from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_values
+from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_int8, pack_values
 from gptoss_ray.kernels.triton.tiles import Tile
 from tests.support.triton_compile import compile_launches
+from tests.support.triton_layers import int8_values
 
 CPU = torch.device("cpu")
 SMALL, LARGE = Tile(64, 16, 4, 3), Tile(128, 64, 8, 3)
@@ -16,6 +19,14 @@ SMALL, LARGE = Tile(64, 16, 4, 3), Tile(128, 64, 8, 3)
 def matrix(n: int, k: int, *, bias: bool = True, is_wide: bool = False) -> TritonMatrix:
     tensors = pack_values(torch.randn(n, k).bfloat16() / k**0.5, CPU)
     return TritonMatrix((n, k), tensors | ({"bias": torch.randn(n)} if bias else {}), is_wide)
+
+
+def in_8_bits_and_not(n: int, k: int, *, bias: bool = True, is_wide: bool = False) -> list[TritonMatrix]:
+    """Return a weight in 8 bits, and one in bfloat16 of the values that it stands for."""
+    coded = pack_int8(torch.randn(n, k).bfloat16() / k**0.5, CPU)
+    values = int8_values(coded)[:, :k]
+    own_bias = {"bias": torch.randn(n)} if bias else {}
+    return [TritonMatrix((n, k), each | own_bias, is_wide) for each in (coded, pack_values(values, CPU))]
 
 
 def expected(x: torch.Tensor, weights: TritonMatrix, residual: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -36,6 +47,33 @@ def test_rows_are_multiplied_and_rounded_once(linear, n, k, num_rows):
     torch.testing.assert_close(linear(x, weights), expected(x, weights), rtol=2**-8, atol=2**-8)
 
 
+@pytest.mark.parametrize(("n", "k"), [(192, 256), (70, 96), (64, 200)])
+@pytest.mark.parametrize("num_rows", [1, 17, 70])
+def test_weights_in_8_bits_give_the_bits_of_the_values_that_they_stand_for(linear, n, k, num_rows):
+    coded, wide = in_8_bits_and_not(n, k)
+    assert coded.is_int8 and not wide.is_int8
+    x, residual = torch.randn(num_rows, k).bfloat16(), torch.randn(num_rows, n).bfloat16()
+    assert torch.equal(linear(x, coded, residual.clone()), linear(x, wide, residual.clone()))
+    torch.testing.assert_close(linear(x, coded), expected(x, wide), rtol=2**-8, atol=2**-8)
+
+
+def test_logits_by_weights_in_8_bits_are_not_rounded(linear):
+    coded, wide = in_8_bits_and_not(64, 256, bias=False, is_wide=True)
+    x = torch.randn(3, 256).bfloat16()
+    assert torch.equal(linear(x, coded), linear(x, wide))
+    assert linear(x, coded).dtype == torch.float32
+
+
+def test_weights_in_8_bits_are_packed_as_the_definition_says_whatever_the_number_of_outputs(monkeypatch):
+    weight = torch.randn(70, 96).bfloat16()
+    codes, scales = int8.quantize(weight)
+    monkeypatch.setattr(matrix_module, "_QUANTIZED_OUTPUTS", 32)
+    tensors = pack_int8(weight, CPU)
+    assert torch.equal(tensors["weight"][:, :96], codes)
+    assert torch.equal(int8_values(tensors)[:, :96], int8.dequantize(codes, scales))
+    assert not int8_values(tensors)[:, 96:].any()
+
+
 def test_a_residual_is_added_before_rounding_and_written_over(linear):
     weights, x = matrix(128, 256), torch.randn(5, 256).bfloat16()
     residual = torch.randn(5, 128).bfloat16()
@@ -50,9 +88,11 @@ def test_wide_results_are_not_rounded(linear):
     torch.testing.assert_close(linear(x, weights), expected(x, weights), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_int8", [False, True])
 @pytest.mark.parametrize("k", [256, 192, 96])
-def test_a_row_has_the_same_bits_among_any_others_and_in_any_tile(linear, k):
-    weights, x = matrix(192, k), torch.randn(70, k).bfloat16()
+def test_a_row_has_the_same_bits_among_any_others_and_in_any_tile(linear, k, is_int8):
+    weights = in_8_bits_and_not(192, k)[0] if is_int8 else matrix(192, k)
+    x = torch.randn(70, k).bfloat16()
     all_rows = linear(x, weights, tile=LARGE)
     for rows, tile in (
         (slice(3, 4), SMALL),
@@ -68,8 +108,9 @@ def test_no_rows_give_no_rows(linear):
 
 
 @pytest.mark.timeout(1200)
-def test_matmuls_at_the_published_shapes_use_the_tensor_cores_of_a_hopper_and_spill_nothing():
-    kernels = compile_launches("tests.support.triton_scenarios:linear")
+@pytest.mark.parametrize("scenario", ["linear", pytest.param("linear_in_8_bits", marks=pytest.mark.sm90)])
+def test_matmuls_at_the_published_shapes_use_the_tensor_cores_of_a_hopper_and_spill_nothing(scenario):
+    kernels = compile_launches(f"tests.support.triton_scenarios:{scenario}")
     assert len(kernels) == 6
     for kernel in kernels:
         kernel.assert_fits()

@@ -9,8 +9,9 @@ from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
 from gptoss_ray.kernels.reference import rotate
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.linear import Linear
-from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_values
+from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_int8, pack_values
 from gptoss_ray.kernels.triton.qkv import QkvProjection
+from tests.support.triton_layers import int8_values
 
 CPU = torch.device("cpu")
 HIDDEN, BLOCK_SIZE, NUM_BLOCKS = 200, 16, 8
@@ -66,3 +67,16 @@ def test_a_row_has_the_same_bits_in_any_batch():
         assert torch.equal(part_q, q[some])
         assert torch.equal(part_keys[blocks, :, offsets], keys[blocks, :, offsets])
         assert torch.equal(part_values[blocks, :, offsets], values[blocks, :, offsets])
+
+
+def test_weights_in_8_bits_give_the_bits_of_the_values_that_they_stand_for():
+    heads = HeadShape(6, 2, 16)
+    matrix, *rows = make(heads, 5)
+    coded = pack_int8(matrix.tensors["weight"], CPU)
+    values = pack_values(int8_values(coded), CPU)
+    bias = {"bias": matrix.bias}
+    narrow, wide = (
+        project(heads, TritonMatrix(matrix.shape, tensors | bias), *rows) for tensors in (coded, values)
+    )
+    for each, other in zip(narrow, wide, strict=True):
+        torch.testing.assert_close(each, other, rtol=0, atol=0, equal_nan=True)

@@ -103,13 +103,16 @@ def test_a_decode_step_launches_what_is_planned(transformer, monkeypatch, num_ro
     assert len(launches.names) == decode_step(MODEL, num_rows, 1).num_launches
 
 
+@pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
 @pytest.mark.parametrize("sizes", [(64, 64), (96, 160)])
-def test_planned_weights_are_what_the_network_holds_to_the_byte(monkeypatch, sizes):
+def test_planned_weights_are_what_the_network_holds_to_the_byte(monkeypatch, sizes, dense_weights):
     hidden, width = sizes
     model = tiny_config(num_layers=1, hidden_size=hidden, intermediate_size=width, max_context=256)
-    monkeypatch.setattr(transformer_module, "make_kernels", lambda *_, **__: TritonKernels("cpu"))
+    kernels = TritonKernels("cpu", dense_weights=dense_weights)
+    monkeypatch.setattr(transformer_module, "make_kernels", lambda *_, **__: kernels)
     network = Transformer.load(DeviceCheckpoint(model, CPU), EngineConfig(kernels="torch"))
-    plan = plan_memory(model, EngineConfig(), weight_format=WeightFormat.of_triton())
+    engine = EngineConfig(dense_weights=dense_weights)
+    plan = plan_memory(model, engine, weight_format=WeightFormat.of_triton(engine))
     kernels_own = owned_bytes(network.loader)
     tables = model.num_layers * model.num_experts * 2 * 3 * 8  # addresses of experts' matrices
     assert plan.weight_bytes == owned_bytes(network) - kernels_own - tables

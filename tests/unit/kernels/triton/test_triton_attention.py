@@ -15,6 +15,7 @@ from tests.support.paged_rows import PagedRows
 HEADS = HeadShape(num_heads=8, num_kv_heads=2, head_dim=16)
 TILES = AttentionTiles(lanes=16, keys=16, split=32)
 WINDOWS = [None, 1, 20]
+FP8 = torch.float8_e4m3fn
 
 
 def run_over(paged, window, **kwargs):
@@ -43,13 +44,16 @@ def test_any_number_of_heads_may_share_keys(num_heads):
     )
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_a_row_has_the_same_bits_alone_in_any_chunks_and_beside_any_other_rows(window):
+@pytest.mark.parametrize(
+    ("window", "dtype"),
+    [*((window, torch.bfloat16) for window in WINDOWS), (None, FP8), (20, FP8)],
+)
+def test_a_row_has_the_same_bits_alone_in_any_chunks_and_beside_any_other_rows(window, dtype):
     """Contexts over several splits; a row's splits go through one program or through one each."""
     paged = PagedRows([70, 20], HEADS, 8)
-    expected = run_over(paged, window).whole()
+    expected = run_over(paged, window, dtype=dtype).whole()
     for max_slots in (0, 9, 1 << 10):
-        run = run_over(paged, window, max_slots=max_slots)
+        run = run_over(paged, window, dtype=dtype, max_slots=max_slots)
         run.assert_same_bits_in_chunks(expected, [0, 1, 3, 30], seed=max_slots)
 
 
@@ -61,12 +65,13 @@ def test_rows_may_come_in_any_order():
     assert torch.equal(run_over(paged, None)([rows[place] for place in order]), expected[order])
 
 
-def test_what_breaks_one_sequence_leaves_the_others_their_bits():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, FP8])
+def test_what_breaks_one_sequence_leaves_the_others_their_bits(dtype):
     paged = PagedRows([40, 70], HEADS, 16)
     rows = [*paged.all_rows(0), *paged.all_rows(1)]
-    expected = run_over(paged, None)(rows)
+    expected = run_over(paged, None, dtype=dtype)(rows)
     paged.qkv[0, 12].fill_(torch.nan)
-    out = run_over(paged, None)(rows)
+    out = run_over(paged, None, dtype=dtype)(rows)
     assert torch.equal(out[40:], expected[40:])
     assert torch.equal(out[:12], expected[:12])
     assert out[12:40].isnan().any(1).all()
@@ -89,11 +94,24 @@ def test_a_strong_sink_takes_the_weight_and_gives_no_value():
     assert not run_over(paged, None)(paged.all_rows(0)).any()
 
 
+@pytest.mark.parametrize("window", [None, 20])
+def test_an_8_bit_cache_is_attended_to_as_its_values_in_bfloat16(window):
+    """They are exact there, so the result has the same bits."""
+    paged = PagedRows([70, 9], HEADS, 16)
+    rows = [*paged.all_rows(0), *paged.all_rows(1)]
+    run = run_over(paged, window, dtype=FP8)
+    plan = run.kernels.plan(paged.batch(rows, window), HEADS, 16)
+    q = run.project(paged.stacked(rows), plan)
+    assert run.keys.dtype == run.values.dtype == FP8
+    wide = run.kernels.attend(q, plan, run.keys.bfloat16(), run.values.bfloat16(), paged.sinks)
+    assert torch.equal(run.kernels.attend(q, plan, run.keys, run.values, paged.sinks), wide)
+
+
 def test_an_8_bit_cache_holds_rounded_keys_and_values_and_keeps_large_ones_finite():
     paged = PagedRows([40], HEADS, 16)
     paged.qkv[0, 3] *= 1000
     rows = paged.all_rows(0)
-    run = run_over(paged, None, dtype=torch.float8_e4m3fn)
+    run = run_over(paged, None, dtype=FP8)
     out = run(rows)
     exact = run_over(paged, None)
     exact(rows)
