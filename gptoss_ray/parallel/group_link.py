@@ -16,6 +16,7 @@ from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.parallel.mixed_collectives import MixedCollectives
 from gptoss_ray.parallel.shared_memory import SharedMemoryCollectives
 from gptoss_ray.parallel.step_deadline import FIRST_DEADLINE_S
+from gptoss_ray.parallel.streamed_all_to_all import StreamedAllToAll
 
 
 class GroupLink:
@@ -60,6 +61,22 @@ class GroupLink:
         if collectives is None:
             raise GroupBrokenError(f"rank {self.number} is in no group now (last epoch: {self.epoch})")
         return collectives
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether a card does all-to-alls in the order of its own work."""
+        return self._config.device == "cuda"
+
+    @property
+    def streamed(self) -> StreamedAllToAll:
+        """Those of the current epoch; of ranks with cards.
+
+        Raises:
+            GroupBrokenError: No epoch was joined since the last `leave`.
+        """
+        collectives = self.collectives
+        assert isinstance(collectives, DeepspeedCollectives), "ranks without cards have no streams"
+        return collectives.streamed
 
     def join(self, membership: GroupMembership, timeout_s: float | None = None) -> None:
         """Leave the current epoch and form the new one with its other ranks, which join at the same time.
