@@ -4,9 +4,9 @@ The host writes a step's inputs to staging memory and appends three things to th
 the inputs, the step (a graph where it only decodes), a copy of the drawn tokens to the host. It waits for
 nothing but the mark behind that last copy, once a step, and by then has launched the next one.
 
-In a group the all-to-alls of a step are part of it, in graphs too, as long as it is padded (`TokenExchange`):
-a rank whose own rows are fewer than those agreed on, or none, replays the graph of those with padding. The next
-step is launched when all have agreed to it.
+In a group the all-to-alls of a step are part of it, in graphs too, as long as it is padded (`TokenExchange`).
+A rank whose own rows are fewer than those agreed on, or none, replays their graph with padding. The next step
+is launched when all have agreed to it.
 """
 
 from __future__ import annotations

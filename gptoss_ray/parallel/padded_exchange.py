@@ -4,8 +4,8 @@ Every rank sends every rank the same `max_num_tokens` rows, its tokens first; th
 tokens that concern it by their expert ids. Results return in a slot of fixed place, [tokens, k, d] for
 every pair of ranks, of which home reads those it asked for. Two collectives a layer, static addresses.
 
-Between the two a host reads how many rows each expert has got, unless the counts stay on the device: then
-all slots are grouped, those of experts elsewhere behind the others, and nothing in a layer waits for the host.
+Between the two a host reads how many rows each expert has got, unless the counts stay on the device: then all
+slots are grouped, those of experts elsewhere behind the others, and nothing in a layer waits for the host.
 """
 
 from __future__ import annotations

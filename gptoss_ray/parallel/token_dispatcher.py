@@ -38,7 +38,7 @@ class StepExchange(Protocol):
     """What the tokens of all layers travel through, for who computes whole steps on a device."""
 
     def pads(self, max_num_tokens: int) -> bool:
-        """Whether all shapes of a step are known when no rank has more tokens than that: a graph can hold it."""
+        """Whether all shapes of a step are known that has no more tokens on any rank: a graph can hold it."""
         ...
 
     def wait(self, is_over: Callable[[], bool]) -> None:

@@ -40,7 +40,8 @@ def dispatch_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelC
     exact, padded = _exact_bytes(model, engine, parallel), _padded_bytes(model, engine, parallel)
     has_mailboxes = parallel.shared_memory and parallel.device == "cpu"
     mailboxes = parallel.num_ranks_per_node * _MAILBOX_BYTES if has_mailboxes else 0
-    return exact + padded + mailboxes
+    shared = 2 * parallel.max_padded_bytes if parallel.collectives == "symmetric_memory" else 0
+    return exact + padded + mailboxes + shared
 
 
 def _exact_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:

@@ -59,8 +59,8 @@ def num_graphs(num_sequences: int) -> int:
 def step_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
     """Return the peak of the largest step: the residual stream, and the larger of attention and experts.
 
-    In a group rows are grouped before the experts see them: as many as come, or, of a padded step, whose counts
-    the host does not know, all that could.
+    In a group rows are grouped before the experts see them: as many as come, or all that could, where a step
+    is padded and the host does not know how many do.
     """
     num_tokens, hidden = engine.max_num_batched_tokens, model.hidden_size
     query = model.num_attention_heads * model.head_dim

@@ -1,4 +1,4 @@
-"""Whole steps of a group's members as graphs, with the exchanges in them, on streams that wait to be waited for.
+"""Whole steps of a group's members as graphs, exchanges and all, on streams that do nothing until waited for.
 
 What is replayed here is what a card would replay; that NCCL can be captured, only cards can show.
 """

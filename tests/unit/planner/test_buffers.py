@@ -13,6 +13,7 @@ from gptoss_ray.kernels import attention_plan, paged_attention, reference
 from gptoss_ray.parallel.all_to_all import padded_bytes
 from gptoss_ray.parallel.padded_buffers import PaddedBuffers
 from gptoss_ray.parallel.shared_memory import SharedMemoryCollectives
+from gptoss_ray.parallel.symmetric_memory import memory_bytes
 from gptoss_ray.parallel.token_rows import TokenRowFormat
 from gptoss_ray.planner import buffers
 from tests.support.live_memory import owned_bytes
@@ -70,6 +71,15 @@ def test_automatic_padding_keeps_buffers_for_the_steps_it_pads_beside_those_of_t
 
     assert planned(little) == planned(exact)
     assert planned(auto) == planned(exact) + planned(padded)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 8])
+def test_planned_symmetric_memory_is_that_of_the_exchange(num_ranks):
+    model = tiny_config()
+    nccl = ParallelConfig(num_ranks=num_ranks, device="cuda", max_padded_bytes=100_001)
+    symmetric = nccl.model_copy(update={"collectives": "symmetric_memory"})
+    planned = buffers.dispatch_bytes(model, ENGINE, symmetric) - buffers.dispatch_bytes(model, ENGINE, nccl)
+    assert 0 <= memory_bytes(100_001, num_ranks) - planned <= 2 * 16 * num_ranks
 
 
 def test_the_ranks_of_a_node_have_a_mailbox_from_each_other():
