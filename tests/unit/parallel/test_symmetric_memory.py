@@ -38,7 +38,7 @@ NUM_BYTES = 100_000
 class ThreadMemory:
     """What ranks that are threads share; who comes out of a barrier may be slow to go on."""
 
-    def __init__(self, world_size, place_bytes):
+    def __init__(self, world_size):
         self.world_size = world_size
         self.barrier = threading.Barrier(world_size)
         size = memory_bytes(NUM_BYTES, world_size)
@@ -66,7 +66,7 @@ class _Handle:
 def on_memory(world_size, work):
     """Run `work(all_to_all, collectives)` on every rank."""
     place_bytes = place_bytes_of(NUM_BYTES, world_size)
-    memory = ThreadMemory(world_size, place_bytes)
+    memory = ThreadMemory(world_size)
 
     def be_rank(collectives):
         handle = memory.of(collectives.rank)
@@ -137,6 +137,7 @@ def test_a_place_holds_what_a_rank_sends_another_of_the_largest_padded_step(num_
 
 def test_cards_that_cannot_share_memory_are_refused_with_what_to_do(monkeypatch):
     """As here, where there is none."""
+    monkeypatch.setenv("TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES", "1")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     with pytest.raises(ConfigError, match="set it to 'auto'") as caught:
         map_memory(1024)
@@ -147,6 +148,7 @@ def test_cards_that_cannot_share_memory_are_refused_with_what_to_do(monkeypatch)
 def test_what_torch_maps_is_kept_for_as_long_as_the_process_lives(monkeypatch):
     import torch.distributed._symmetric_memory as torchs
 
+    monkeypatch.setenv("TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES", "1")
     group, memory = object(), SimpleNamespace(rank=0, world_size=1)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.distributed, "group", SimpleNamespace(WORLD=group))
