@@ -176,7 +176,8 @@ class AttentionRows:
 
 def counts_on_host(counts: Sequence[int] | Tensor) -> list[int]:
     """Return an `experts` call's rows of each expert as numbers, of kernels that run on the host."""
-    return counts.tolist() if isinstance(counts, Tensor) else list(counts)
+    numbers: list[int] = counts.tolist() if isinstance(counts, Tensor) else list(counts)
+    return numbers
 
 
 class Kernels(Protocol):
