@@ -111,7 +111,7 @@ def test_steps_that_are_too_large_to_be_padded_are_in_no_graph_and_all_ranks_kno
     for rank, stream in zip(ranks, streams_of(ranks), strict=True):
         num_contexts = len(block_counts(rank.engine.max_context, small_config().kv_block_size))
         assert stream.num_graphs == 2 * num_contexts, "of one row and of two"
-        assert 0 < stream.num["graph"] < rank.engine.stats().num_steps - 10
+        assert 0 < stream.num["graph"] < rank.engine.stats().num_steps
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
