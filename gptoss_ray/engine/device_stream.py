@@ -136,7 +136,7 @@ class CudaMark:
 
     def is_reached(self) -> bool:
         """See `Mark`."""
-        return bool(self._event.query())
+        return bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
         """See `Mark`; lets other threads run meanwhile."""

@@ -97,9 +97,7 @@ class PaddedExchange:
         assert isinstance(handle, PaddedHandle)
         buffers = self._buffers
         self._sent_slots.index_copy_(0, handle.slots, expert_out)
-        collectives.all_to_all(
-            buffers.sent_results, self._counts, self._counts, out=buffers.received_results
-        )
+        collectives.all_to_all(buffers.sent_results, self._counts, self._counts, out=buffers.received_results)
         return self._received_slots.index_select(0, handle.sources).view(-1, *self._result_shape)
 
     def _wanted(self, expert_ids: Tensor) -> Tensor:

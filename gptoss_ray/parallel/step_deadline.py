@@ -16,8 +16,8 @@ class StepDeadline:
     """Learns how long steps take, and allows ten times as much.
 
     The longest step is remembered for each power of two of tokens. A step larger than any so far is taken to
-    need more time in proportion, one smaller than any as long as the smallest. The first step of an epoch tells
-    nothing: on a GPU kernels are compiled in it, and graphs recorded.
+    need more time in proportion, one smaller than any as long as the smallest. The first step of an epoch
+    tells nothing: on a GPU kernels are compiled in it, and graphs recorded.
 
     Args:
         config: `collective_timeout_s`, where given, is always the answer.

@@ -1,7 +1,7 @@
 """All-to-alls in the order of a device's own work: the host goes on, and waits once for all of a step.
 
-So a graph can hold them. Later work of the same stream may use at once what comes. The host may use nothing that
-is made of it before `wait` has returned: where a rank is lost, what is received is garbage.
+So a graph can hold them. Later work of the same stream may use at once what comes. The host may use nothing
+that is made of it before `wait` has returned: where a rank is lost, what is received is garbage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """All-to-alls through memory that the cards of a node share: each rank writes where the others read.
 
-No kernel of NCCL runs: an exchange is a copy to each rank, one barrier on the stream, and a copy of what came.
+No kernel of NCCL runs: an exchange is a copy to each rank, a barrier on the stream, and a copy of what came.
 All of it can be captured. The memory is torch's (`torch.distributed._symmetric_memory` as of 2.13, private by
 name). Never run on a GPU.
 
@@ -24,8 +24,7 @@ from gptoss_ray.parallel.streamed_all_to_all import StreamedAllToAll
 _NUM_HALVES = 2
 _ALIGNMENT = 16
 _KEPT: list[Any] = []
-"""Memory of this process' groups. To give it back torch waits for the card, where a barrier may wait for a lost
-rank."""
+"""Memory of this process' groups: to free it torch waits for the card, which may wait for a lost rank."""
 
 
 class SymmetricMemory(Protocol):

@@ -115,9 +115,7 @@ def test_steps_that_are_too_large_to_be_padded_are_in_no_graph_and_all_ranks_kno
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_tokens_that_the_devices_draw_are_those_of_one(
-    checkpoint, expected_on_device, on_streams, num_ranks
-):
+def test_tokens_that_the_devices_draw_are_those_of_one(checkpoint, expected_on_device, on_streams, num_ranks):
     arrivals = [(3 * number, number % num_ranks, each) for number, each in enumerate(DRAWN_ON_DEVICE)]
     assert answers(serve(checkpoint, arrivals, num_ranks)) == expected_on_device
 

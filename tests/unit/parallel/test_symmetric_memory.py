@@ -167,7 +167,8 @@ def test_what_torch_maps_is_kept_for_as_long_as_the_process_lives(monkeypatch):
     monkeypatch.setattr(torchs, "rendezvous", rendezvous)
     assert map_memory(64) is memory
     assert asked == [((64,), torch.uint8, torch.device("cuda", 3)), (7, group)]
-    assert symmetric_memory._KEPT == [(7, memory)]
+    ((tensor, kept),) = symmetric_memory._KEPT
+    assert (tensor, kept) == (7, memory)
 
 
 @pytest.mark.parametrize(
