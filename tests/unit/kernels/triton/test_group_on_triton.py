@@ -85,6 +85,8 @@ def be_rank(collectives):
     return {name: answer.text() for name, answer in answers.items()}, stream.num["graph"]
 
 
+# Rows that pad a step go on with whatever lay where their results would be: numpy minds, a card does not.
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_two_ranks_that_replay_graphs_answer_as_one():
     alone = {}
     for request in REQUESTS:
