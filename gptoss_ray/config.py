@@ -109,6 +109,11 @@ class ParallelConfig(_Frozen):
     )
     max_padded_bytes: int = Field(4 << 20, ge=0, description="Largest padded exchange; above, exact.")
     shared_memory: bool = Field(True, description="Ranks of one host exchange through shared memory.")
+    collectives: Literal["auto", "symmetric_memory"] = Field(
+        "auto",
+        description="What carries padded steps between cards: auto is NCCL; symmetric_memory is memory that "
+        "the cards of one node share.",
+    )
     num_spare_experts: int = Field(0, ge=0, description="Slots of a rank for copies of hot experts.")
     rebalance_interval_s: float = Field(
         60.0, gt=0, description="With spare slots, experts follow the load this often."
@@ -150,6 +155,23 @@ class ParallelConfig(_Frozen):
                 f"num_ranks {self.num_ranks} is not a multiple of num_nodes {self.num_nodes}; "
                 "every node holds equally many ranks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _symmetric_memory_can_be_had(self) -> ParallelConfig:
+        if self.collectives == "auto":
+            return self
+        problems = [
+            (self.device != "cuda", f"device is {self.device!r}, and only cards have it"),
+            (self.num_nodes > 1, f"num_nodes is {self.num_nodes}, and it reaches no other node"),
+            (self.dispatch != "auto", f"dispatch is {self.dispatch!r}, and only 'auto' limits its size"),
+            (self.healing == "in_place", "healing is 'in_place', and a rank cannot leave it alive"),
+        ]
+        for is_one, problem in problems:
+            if is_one:
+                raise ValueError(
+                    f"collectives is 'symmetric_memory', but {problem}; change that, or set it to 'auto'"
+                )
         return self
 
     @property

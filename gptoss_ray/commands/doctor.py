@@ -144,6 +144,8 @@ def _wires(model: ServedModelConfig) -> str:
                 "the package deepspeed is not installed; install it with `pip install deepspeed`."
             )
         found.append(f"deepspeed.comm over {'gloo' if parallel.device == 'cpu' else 'nccl'}")
+    if parallel.collectives == "symmetric_memory":
+        found.append("symmetric memory of the node's cards (tried when the ranks meet)")
     return ", ".join(found)
 
 

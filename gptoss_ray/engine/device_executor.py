@@ -3,12 +3,16 @@
 The host writes a step's inputs to staging memory and appends three things to the device's stream: a copy of
 the inputs, the step (a graph where it only decodes), a copy of the drawn tokens to the host. It waits for
 nothing but the mark behind that last copy, once a step, and by then has launched the next one.
+
+In a group the all-to-alls of a step are part of it, in graphs too, as long as it is padded (`TokenExchange`).
+A rank whose own rows are fewer than those agreed on, or none, replays their graph with padding. The next step
+is launched when all have agreed to it.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,7 +20,7 @@ from torch import Tensor
 
 from gptoss_ray.engine.device_step import DeviceStep, draw_runs
 from gptoss_ray.engine.device_stream import DeviceStream, Graph, Mark
-from gptoss_ray.engine.graph_shapes import block_counts, row_counts, smallest
+from gptoss_ray.engine.graph_shapes import block_counts, row_counts, rows_of_exchange, smallest
 from gptoss_ray.engine.mask_prefetch import MaskPrefetch
 from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.step_buffers import StepBuffers, StepShape
@@ -48,7 +52,7 @@ class _Stage:
 
 
 class DeviceExecutor:
-    """See `StepExecutor`; for a rank alone, as all-to-alls wait on the host.
+    """See `StepExecutor`.
 
     Args:
         transformer: The network, on the device.
@@ -80,9 +84,10 @@ class DeviceExecutor:
         self.sampler = host_sampler
         self.masks = masks
         self._records_graphs = records_graphs
-        self._row_counts = row_counts(limits.max_num_sequences)
+        self._row_counts = row_counts(min(limits.max_num_sequences, limits.max_num_tokens))
         self._block_counts = block_counts(limits.max_context, kv_cache.block_size)
         self._graphs: dict[StepShape, Graph] = {}
+        self._has_recorded = False
         num_draws = limits.max_num_sequences + limits.max_drafted_tokens
         num_bytes = largest_shape(limits, kv_cache.block_size).num_bytes
         self._inputs = stream.memory(num_bytes)
@@ -109,13 +114,16 @@ class DeviceExecutor:
     def transformer(self, transformer: Transformer) -> None:
         self._transformer = transformer
         self._graphs.clear()
+        self._has_recorded = False
 
     def record_all(self) -> None:
-        """Record every graph now rather than in the first steps; the largest first: all share its memory."""
-        if not self._records_graphs:
-            return
+        """Record every graph now rather than in the first steps; the largest first: all share its memory.
+
+        In a group collective: all ranks record the same ones in the same order.
+        """
+        self._has_recorded = True
         for num_blocks in reversed(self._block_counts):
-            for num_rows in reversed(self._row_counts):
+            for num_rows in reversed(self._recorded_row_counts):
                 self._graph(StepShape.of_decoding(num_rows, num_blocks), self._next_stage())
         logger.info("step_graphs_recorded num_graphs=%d", len(self._graphs))
 
@@ -125,9 +133,15 @@ class DeviceExecutor:
         """See `StepExecutor`."""
         assert behind is None or isinstance(behind, DeviceStep)
         assert plan.num_rows <= max_num_tokens, "more tokens than were agreed on for this step"
+        exchange = self._transformer.exchange
+        if exchange is not None and not self._has_recorded:
+            self.record_all()  # the ranks' first step with these experts, and all of them are in it
         stage, runs, needed = self._next_stage(), draw_runs(plan), shape_of(plan)
         num_draws = sum(run.num_rows for run in runs)
-        shape = self._graph_shape(needed) if is_decoding(needed, num_draws) else None
+        num_rows = needed.num_sequences
+        if exchange is not None:
+            num_rows = rows_of_exchange(self._row_counts, max_num_tokens)
+        shape = self._graph_shape(num_rows, needed.num_blocks) if is_decoding(needed, num_draws) else None
         graph = None if shape is None else self._graph(shape, stage)
         shape = shape or needed
         buffers = StepBuffers.over(stage.inputs, shape)
@@ -136,7 +150,7 @@ class DeviceExecutor:
             pad(buffers, len(plan.chunks), self.kv_cache.block_size, self.kv_cache.spare_block)
         self._send(stage, shape)
         if graph is None:
-            self.stream.run(partial(self._compute, self._transformer, shape, num_draws))
+            self.stream.run(partial(self._compute, self._transformer, shape, num_draws, num_rows))
         else:
             graph.replay()
         on_host = [row for run in runs if run.num_on_host for row in run.host_rows]
@@ -149,6 +163,7 @@ class DeviceExecutor:
             host_rows=on_host,
             host_logits=self._host_logits(len(on_host)),
             sources={run.chunk.sequence: run.first for run in runs},
+            exchange=exchange,
         )
         self.stream.run(partial(self._fetch, step))
         step.mark = stage.mark = self.stream.mark()
@@ -175,15 +190,27 @@ class DeviceExecutor:
             mark.wait()
         return stage
 
-    def _graph_shape(self, needed: StepShape) -> StepShape | None:
-        """Return the padded shape whose graph computes a decoding step; None: it is computed as it is."""
-        if not self._records_graphs or not needed.num_sequences:
+    @property
+    def _recorded_row_counts(self) -> tuple[int, ...]:
+        """Rows for which there are graphs; in a group those whose all-to-alls a graph can hold."""
+        exchange = self._transformer.exchange
+        if not self._records_graphs:
+            return ()
+        return tuple(count for count in self._row_counts if exchange is None or exchange.pads(count))
+
+    def _graph_shape(self, num_rows: int, num_blocks: int) -> StepShape | None:
+        """Return the padded shape whose graph computes a decoding step; None: it is computed as it is.
+
+        Args:
+            num_rows: Of this rank, or as agreed on in its group.
+            num_blocks: Of the longest sequence here.
+        """
+        padded_rows = smallest(self._recorded_row_counts, num_rows)
+        if not num_rows or padded_rows is None:
             return None
-        num_rows = smallest(self._row_counts, needed.num_sequences)
-        num_blocks = smallest(self._block_counts, needed.num_blocks)
-        assert num_rows is not None, "more sequences than the engine takes"
-        assert num_blocks is not None, "a longer sequence than the engine takes"
-        return StepShape.of_decoding(num_rows, num_blocks)
+        padded_blocks = smallest(self._block_counts, num_blocks)
+        assert padded_blocks is not None, "a longer sequence than the engine takes"
+        return StepShape.of_decoding(padded_rows, padded_blocks)
 
     def _graph(self, shape: StepShape, stage: _Stage) -> Graph:
         """Return the graph of a shape; recorded over padding alone, it changes nothing that anyone reads."""
@@ -194,7 +221,8 @@ class DeviceExecutor:
             self._send(stage, shape)
             # What the step before has drawn is wanted by the one that waits for this graph.
             self.stream.run(partial(_copy, self._kept, self._drawn))
-            graph = self.stream.record(partial(self._compute, self._transformer, shape, shape.num_logits))
+            step = partial(self._compute, self._transformer, shape, shape.num_logits, shape.num_tokens)
+            graph = self.stream.record(step)
             self.stream.run(partial(_copy, self._drawn, self._kept))
             self._graphs[shape] = graph
         return graph
@@ -204,13 +232,22 @@ class DeviceExecutor:
         target, source = self._inputs[: shape.num_bytes], stage.inputs[: shape.num_bytes]
         self.stream.run(lambda: _copy(target, source))
 
-    def _compute(self, transformer: Transformer, shape: StepShape, num_draws: int) -> None:
-        """Network and draws, from the inputs on the device to `_logits` and `_drawn`; nothing waits."""
+    def _compute(self, transformer: Transformer, shape: StepShape, num_draws: int, num_rows: int) -> None:
+        """Network and draws, from the inputs on the device to `_logits` and `_drawn`.
+
+        Nothing waits, but for the exchanges of a group's step that is not padded. `num_rows`: no rank of the
+        group has more.
+        """
         buffers = StepBuffers.over(self._inputs, shape)
         # A row in which nothing could be drawn goes on with any token, for nobody.
         before = self._drawn[buffers.sources.clamp(min=0)].clamp(min=0)
         token_ids = torch.where(buffers.sources < 0, buffers.token_ids, before)
-        logits = transformer.forward(buffers.batch(token_ids), self.kv_cache)
+        batch = buffers.batch(token_ids)
+        if transformer.exchange is not None:
+            # Padding writes to the spare block, and is not to be sent to other ranks.
+            is_token = buffers.slot_mapping_full < self.kv_cache.spare_block * self.kv_cache.block_size
+            batch = replace(batch, max_num_tokens=num_rows, is_token=is_token)
+        logits = transformer.forward(batch, self.kv_cache)
         self._logits[: shape.num_logits].copy_(logits)
         if num_draws:
             drawn = self.device_sampler.draw(logits[:num_draws], buffers.draws(num_draws))

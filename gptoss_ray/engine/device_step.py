@@ -20,6 +20,7 @@ from gptoss_ray.engine.step_packing import DrawSources, num_host_draws
 from gptoss_ray.engine.step_plan import ScheduledChunk, StepPlan
 from gptoss_ray.errors import GptossError, InternalError
 from gptoss_ray.kernels.device_sampler import NO_TOKEN
+from gptoss_ray.parallel.token_dispatcher import StepExchange
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class DeviceStep:
         host_rows: Rows of logits that the host wants: draws of its own, then scored tokens.
         host_logits: Theirs [rows, vocab].
         sources: Which draw is whose.
+        exchange: What its tokens have travelled through; None: the rank is alone.
         mark: Behind all of the step.
     """
 
@@ -46,14 +48,15 @@ class DeviceStep:
     host_rows: list[int]
     host_logits: Tensor
     sources: DrawSources
+    exchange: StepExchange | None = None
     mark: Mark | None = None
     _masks: Masks = field(default_factory=dict)
     _until_read: ExitStack = field(default_factory=ExitStack)
 
     @property
     def can_be_followed(self) -> bool:
-        """See `LaunchedStep`: no token is drawn on the host."""
-        return not self.host_rows
+        """See `LaunchedStep`: no token is drawn on the host, and nobody has to agree to the next step."""
+        return not self.host_rows and self.exchange is None
 
     def begin_masks(self, masks: MaskPrefetch) -> None:
         """Work out what grammars allow while the device computes."""
@@ -61,10 +64,9 @@ class DeviceStep:
         self._masks = self._until_read.enter_context(started)
 
     def result(self) -> StepResult:
-        """See `LaunchedStep`."""
-        assert self.mark is not None
+        """See `LaunchedStep`; GroupBrokenError where another rank is lost or late."""
         with self._until_read:
-            self.mark.wait()
+            self._wait()
             by_host = [run for run in self.runs if run.num_on_host]
             num_rows = sum(run.num_on_host for run in by_host)
             sequences = [run.chunk.sequence for run in by_host]
@@ -77,12 +79,17 @@ class DeviceStep:
 
     def drop(self) -> None:
         """See `LaunchedStep`; the device is done with it afterwards."""
-        assert self.mark is not None
         with self._until_read:
             try:
-                self.mark.wait()
+                self._wait()
             except Exception:
                 logger.exception("dropped_step_failed")
+
+    def _wait(self) -> None:
+        assert self.mark is not None
+        if self.exchange is not None:
+            self.exchange.wait(self.mark.is_reached)
+        self.mark.wait()
 
 
 @dataclass(frozen=True, slots=True)

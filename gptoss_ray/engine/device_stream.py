@@ -21,6 +21,10 @@ _WARM_UPS = 2
 class Mark(Protocol):
     """A place in the stream."""
 
+    def is_reached(self) -> bool:
+        """Whether the device has come here; does not wait."""
+        ...
+
     def wait(self) -> None:
         """Wait until the device has come here; raises what made earlier work fail."""
         ...
@@ -96,7 +100,11 @@ class CudaStream:
             self.run(work)
         self.stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(graph, pool=self._pool, stream=self.stream):
+        # Other threads go on using the card: one reads experts, NCCL's watches collectives.
+        capture = torch.cuda.graph(
+            graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"
+        )
+        with torch.inference_mode(), capture:
             work()
         return CudaGraph(graph, self.stream)
 
@@ -125,6 +133,10 @@ class CudaMark:
 
     def __init__(self, event: torch.cuda.Event) -> None:
         self._event = event
+
+    def is_reached(self) -> bool:
+        """See `Mark`."""
+        return bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
         """See `Mark`; lets other threads run meanwhile."""

@@ -298,7 +298,7 @@ class Engine:
             placement=self._placement,
             num_kv_blocks=self._pool.num_blocks,
             expert_load=expert_load(self.transformer),
-            num_expert_rows=traffic.num_rows,
+            num_expert_rows=int(traffic.num_rows),
             all_to_all_s=traffic.all_to_all_s,
             num_drafts=drafts.num_drafts,
             num_draft_tokens=drafts.num_tokens,

@@ -19,11 +19,8 @@ MakeExecutor = Callable[[Transformer, KVCache, Sampler, MaskPrefetch, StepLimits
 def find_executor(
     transformer: Transformer, config: EngineConfig, suppressed_token_ids: Sequence[int]
 ) -> MakeExecutor | None:
-    """Return what makes a device's executor; None: steps are computed when they are launched.
-
-    So they are on CPUs, and in groups on any device: between a layer's all-to-alls the host waits.
-    """
-    if transformer.embedding.device.type == "cpu" or transformer.meets_other_ranks:
+    """Return what makes a device's executor; None: steps are computed when they are launched, as on CPUs."""
+    if transformer.embedding.device.type == "cpu":
         return None
     return partial(_on_card, config, tuple(suppressed_token_ids))
 
@@ -37,7 +34,10 @@ def _on_card(
     masks: MaskPrefetch,
     limits: StepLimits,
 ) -> StepExecutor:
-    """Return an executor on the card of the weights, with all its graphs. Never run on a GPU."""
+    """Return an executor on the card of the weights. Never run on a GPU.
+
+    A rank alone has all its graphs then; a group records them in its first step, when its ranks have met.
+    """
     from gptoss_ray.engine.device_executor import DeviceExecutor  # noqa: PLC0415
     from gptoss_ray.engine.device_stream import CudaStream  # noqa: PLC0415
     from gptoss_ray.kernels.triton.sampler import TritonSampler  # noqa: PLC0415  (imports triton)
@@ -53,5 +53,6 @@ def _on_card(
         limits,
         records_graphs=config.step_graphs,
     )
-    executor.record_all()
+    if transformer.exchange is None:
+        executor.record_all()
     return executor

@@ -1,7 +1,8 @@
 """Which steps are recorded as graphs: pure decoding, padded to a few numbers of rows and of blocks.
 
 No result depends on the padding (law 1): a row is computed alike beside any others, and columns of a block
-table that no row looks at are not read.
+table that no row looks at are not read. In a group all ranks have to agree on the rows, which decide how much
+they exchange; the blocks are each rank's own affair.
 """
 
 from __future__ import annotations
@@ -34,6 +35,20 @@ def block_counts(max_context: int, block_size: int) -> tuple[int, ...]:
     """Return the widths of block tables for which there are graphs; the last holds `max_context` tokens."""
     contexts = (*(context for context in _CONTEXTS if context < max_context), max_context)
     return tuple(-(-context // block_size) for context in contexts)
+
+
+def rows_of_exchange(counts: Iterable[int], max_num_tokens: int) -> int:
+    """Return for how many tokens of each rank the ranks of a group exchange rows in a step.
+
+    As many as the smallest graph that holds them has, or, where none does, as many as there are. It follows
+    from what was agreed on alone. So all ranks exchange alike, whether one replays a graph of so many rows or
+    launches a step of its own shape kernel by kernel.
+
+    Args:
+        counts: See `row_counts`; equal on all ranks.
+        max_num_tokens: Agreed on: no rank has more.
+    """
+    return smallest(counts, max_num_tokens) or max_num_tokens
 
 
 def smallest(counts: Iterable[int], needed: int) -> int | None:

@@ -174,6 +174,12 @@ class AttentionRows:
     window: int | None
 
 
+def counts_on_host(counts: Sequence[int] | Tensor) -> list[int]:
+    """Return an `experts` call's rows of each expert as numbers, of kernels that run on the host."""
+    numbers: list[int] = counts.tolist() if isinstance(counts, Tensor) else list(counts)
+    return numbers
+
+
 class Kernels(Protocol):
     """See the module. One thread at a time computes; another may pack weights meanwhile."""
 
@@ -239,13 +245,14 @@ class Kernels(Protocol):
         """Return what `experts` wants to know of these experts; it shares their memory."""
 
     def experts(
-        self, rows: Tensor, num_rows_per_expert: Sequence[int], table: ExpertTable, swiglu: SwiGLU
+        self, rows: Tensor, num_rows_per_expert: Sequence[int] | Tensor, table: ExpertTable, swiglu: SwiGLU
     ) -> Tensor:
         """Return down(swiglu(gate_up(row))) of each row, rounded after each of the three.
 
         Args:
             rows: [R, H], the rows of the table's first expert, then of its second, ...
-            num_rows_per_expert: As many as the table has experts; adds up to R.
+            num_rows_per_expert: As many as the table has experts; adds up to R. Or int32 [E] beside the rows,
+                adding up to at most R: then what is returned behind the sum may be anything.
             table: Of the layer.
             swiglu: Of the model.
         """

@@ -33,6 +33,7 @@ from gptoss_ray.kernels.kernels import (
     Norm,
     StoredMatrix,
     SwiGLU,
+    counts_on_host,
 )
 from gptoss_ray.kernels.paged_attention import max_blocks_at_once, paged_attention, write_slots
 from gptoss_ray.kernels.reference import TILE_ROWS, linear, pad_rows, rms_norm, rotate, weighted_slot_sum
@@ -194,18 +195,25 @@ class ReferenceKernels:
         return ReferenceExpertTable(tuple(experts))
 
     def experts(
-        self, rows: Tensor, num_rows_per_expert: Sequence[int], table: ExpertTable, swiglu: SwiGLU
+        self, rows: Tensor, num_rows_per_expert: Sequence[int] | Tensor, table: ExpertTable, swiglu: SwiGLU
     ) -> Tensor:
-        """Each expert's rows are padded to whole tiles of their own; experts without rows cost nothing."""
-        experts = cast(ReferenceExpertTable, table).experts
-        num_padded = [-(-count // TILE_ROWS) * TILE_ROWS for count in num_rows_per_expert]
-        padded_rows = _padded_rows(num_rows_per_expert, num_padded, rows.device)
+        """Each expert's rows are padded to whole tiles of their own; experts without rows cost nothing.
+
+        Rows of no expert become NaN, so that whoever reads their results is found out.
+        """
+        experts, counts = cast(ReferenceExpertTable, table).experts, counts_on_host(num_rows_per_expert)
+        num_padded = [-(-count // TILE_ROWS) * TILE_ROWS for count in counts]
+        padded_rows = _padded_rows(counts, num_padded, rows.device)
         x = rows.new_zeros(sum(num_padded), rows.shape[1])
-        x.index_copy_(0, padded_rows, rows)
+        x.index_copy_(0, padded_rows, rows[: len(padded_rows)])
         gate_up = _linear_by_expert(x, [expert.gate_up for expert in experts], num_padded)
         activated = reference.swiglu(gate_up, alpha=swiglu.alpha, limit=swiglu.limit)
         down = _linear_by_expert(activated, [expert.down for expert in experts], num_padded)
-        return down.index_select(0, padded_rows)
+        results = down.index_select(0, padded_rows)
+        if len(results) == len(rows):
+            return results
+        assert isinstance(num_rows_per_expert, Tensor), "counts that the host knows add up to the rows"
+        return torch.cat((results, torch.full_like(rows[len(results) :], torch.nan)))
 
     def combine(self, hidden: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
         """Add in float32."""

@@ -23,6 +23,8 @@ class ForwardBatch:
         logits_rows: int64 [L], the tokens whose logits are wanted.
         max_num_tokens: At least T of every rank of the group in this step, equal on all; None: this rank is
             alone.
+        is_token: bool [T], which rows are tokens; the others fill up a shape, and no rank works out what the
+            experts make of them. None: all are.
     """
 
     token_ids: Tensor
@@ -34,6 +36,7 @@ class ForwardBatch:
     block_tables_window: Tensor
     logits_rows: Tensor
     max_num_tokens: int | None = None
+    is_token: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -54,4 +57,5 @@ class ForwardBatch:
             block_tables_full=self.block_tables_full.to(device),
             block_tables_window=self.block_tables_window.to(device),
             logits_rows=self.logits_rows.to(device),
+            is_token=None if self.is_token is None else self.is_token.to(device),
         )

@@ -40,9 +40,9 @@ class DispatchedMoE(MoE):
 
     dispatcher: TokenDispatcher
 
-    def begin_step(self, max_num_tokens: int) -> None:
+    def begin_step(self, max_num_tokens: int, is_token: Tensor | None) -> None:
         """Collective, as the dispatcher's."""
-        self.dispatcher.begin_step(max_num_tokens)
+        self.dispatcher.begin_step(max_num_tokens, is_token)
 
     def forward(self, hidden: Tensor, kernels: Kernels) -> Tensor:
         """Return hidden + Σ gate weight · expert(norm(hidden)): [T, H] → [T, H].

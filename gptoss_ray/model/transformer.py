@@ -25,7 +25,7 @@ from gptoss_ray.model.packed_parts import open_store, part_bytes
 from gptoss_ray.model.rotary_embedding import RotaryEmbedding
 from gptoss_ray.model.step_context import StepContext
 from gptoss_ray.model.weight_loader import WeightLoader
-from gptoss_ray.parallel.token_dispatcher import TokenDispatcher
+from gptoss_ray.parallel.token_dispatcher import StepExchange, TokenDispatcher
 
 _LOG = logging.getLogger(__name__)
 
@@ -154,6 +154,12 @@ class Transformer:
         return self.loader.kernels
 
     @property
+    def exchange(self) -> StepExchange | None:
+        """What tokens travel through to experts elsewhere; None: all experts are here."""
+        moe = self.layers[0].moe
+        return moe.dispatcher.exchange if isinstance(moe, DispatchedMoE) else None
+
+    @property
     def meets_other_ranks(self) -> bool:
         """Whether tokens travel to experts elsewhere."""
         return any(isinstance(layer.moe, DispatchedMoE) for layer in self.layers)
@@ -197,7 +203,7 @@ class Transformer:
         max_num_tokens = batch.num_tokens if batch.max_num_tokens is None else batch.max_num_tokens
         mixtures = [layer.moe for layer in self.layers if isinstance(layer.moe, DispatchedMoE)]
         for moe in mixtures:
-            moe.begin_step(max_num_tokens)
+            moe.begin_step(max_num_tokens, batch.is_token)
         for layer, moe in zip(self.layers, mixtures, strict=True):
             hidden = moe.forward(layer.attention.forward(hidden, step), step.kernels)
         return hidden

@@ -3,11 +3,14 @@
 Two ways, chosen anew for each step from what all ranks agreed on, never from a rank's own tokens:
 `PaddedExchange` while the step is small (decoding), `ExactExchange` above (prompts). The results are the
 same bits: a row's expert output depends on that row alone (law 1), and both bring it to the same slot.
+
+On a CPU the host waits for every collective. On a card the padded way leaves its two to the card's stream and
+reads nothing back, so that a graph can hold a whole step; who runs the step waits for it once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -17,7 +20,9 @@ from gptoss_ray.config import ParallelConfig
 from gptoss_ray.parallel.collectives import AllToAll
 from gptoss_ray.parallel.exact_exchange import ExactExchange
 from gptoss_ray.parallel.expert_routes import ExpertRoutes
+from gptoss_ray.parallel.padded_buffers import PaddedBuffers
 from gptoss_ray.parallel.padded_exchange import PaddedExchange
+from gptoss_ray.parallel.streamed_all_to_all import StreamedAllToAll
 from gptoss_ray.parallel.timed_all_to_all import ExpertTraffic, TimedAllToAll
 from gptoss_ray.parallel.token_dispatcher import DispatchHandle, GroupedRows
 from gptoss_ray.parallel.token_rows import TokenRowFormat
@@ -37,6 +42,18 @@ class CollectivesLink(Protocol):
     @property
     def collectives(self) -> AllToAll:
         """Those of the present epoch.
+
+        Raises:
+            GroupBrokenError: The rank is in no group.
+        """
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether there is a device that does all-to-alls in the order of its own work."""
+
+    @property
+    def streamed(self) -> StreamedAllToAll:
+        """Those of the present epoch, where `is_streamed`.
 
         Raises:
             GroupBrokenError: The rank is in no group.
@@ -71,6 +88,8 @@ class TokenExchange:
         hidden_size: d.
         dtype: Of the tokens' activations.
         device: Of the tokens.
+        largest_step: Tokens of the largest step. Buffers for all padded steps up to it are made at the first
+            and stay where they are, as graphs want it.
         rank: Of this process in the epoch that the exchange is for; None: in the link's.
         world_size: Ranks of that epoch; None: of the link's.
         traffic: Counts what travels; None: from zero.
@@ -79,6 +98,7 @@ class TokenExchange:
         rank: See above.
         world_size: See above.
         traffic: See above.
+        is_token: bool [T], which rows of the present step are tokens; None: all.
     """
 
     def __init__(
@@ -91,20 +111,24 @@ class TokenExchange:
         hidden_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        largest_step: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
         traffic: ExpertTraffic | None = None,
     ) -> None:
         self.link = link
-        self.traffic = traffic or ExpertTraffic()
+        self.traffic = traffic or ExpertTraffic.on(device)
         self.rank = link.rank if rank is None else rank
         self.world_size = link.world_size if world_size is None else world_size
         self.num_experts = num_experts
         self.device = device
         self.max_num_tokens = -1  # no step has begun: not even a dispatch of no tokens is allowed
+        self.is_token: Tensor | None = None
         self._config = config
+        self._largest_step = largest_step
         self._rows = TokenRowFormat(hidden_size, experts_per_token, dtype)
         self._exact = ExactExchange(self._rows, world_size=self.world_size, device=device)
+        self._buffers: PaddedBuffers | None = None
         self.way: _Exchange = self._exact
 
     def of_epoch(self, rank: int, world_size: int) -> TokenExchange:
@@ -117,43 +141,65 @@ class TokenExchange:
             hidden_size=self._rows.hidden_size,
             dtype=self._rows.dtype,
             device=self.device,
+            largest_step=self._largest_step,
             rank=rank,
             world_size=world_size,
             traffic=self.traffic,
         )
 
-    def begin_step(self, max_num_tokens: int) -> None:
+    def begin_step(self, max_num_tokens: int, is_token: Tensor | None = None) -> None:
         """Choose the way of a step in which no rank has more than `max_num_tokens` tokens."""
-        if max_num_tokens == self.max_num_tokens:
+        if max_num_tokens == self.max_num_tokens and is_token is self.is_token:
             return
-        self.max_num_tokens = max_num_tokens
-        self.way = self._padded(max_num_tokens) if self._pads(max_num_tokens) else self._exact
+        self.max_num_tokens, self.is_token = max_num_tokens, is_token
+        self.way = self._padded(max_num_tokens) if self.pads(max_num_tokens) else self._exact
 
-    def collectives(self) -> AllToAll:
-        """Return those of the present epoch, timed; GroupBrokenError outside of a group."""
-        return TimedAllToAll(self.link.collectives, self.traffic)
-
-    def _pads(self, max_num_tokens: int) -> bool:
+    def pads(self, max_num_tokens: int) -> bool:
         """Decide from what is equal on all ranks, so that all go the same way."""
         if self._config.dispatch != "auto":
             return self._config.dispatch == "padded"
-        size = padded_bytes(
+        return max_num_tokens * self._bytes_per_token <= self._config.max_padded_bytes
+
+    def collectives(self) -> AllToAll:
+        """Return what the way of the step travels by, timed; GroupBrokenError outside of a group."""
+        is_streamed = self.link.is_streamed and self.way is not self._exact
+        return TimedAllToAll(self.link.streamed if is_streamed else self.link.collectives, self.traffic)
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """See `StepExchange`."""
+        self.link.streamed.wait(is_over)
+
+    @property
+    def _bytes_per_token(self) -> int:
+        return padded_bytes(
             num_ranks=self.world_size,
-            max_num_tokens=max_num_tokens,
+            max_num_tokens=1,
             experts_per_token=self._rows.experts_per_token,
             hidden_size=self._rows.hidden_size,
             dtype=self._rows.dtype,
         )
-        return size <= self._config.max_padded_bytes
 
     def _padded(self, max_num_tokens: int) -> PaddedExchange:
+        if self._buffers is None or self._buffers.max_num_tokens < max_num_tokens:
+            self._buffers = PaddedBuffers.of(
+                self._rows,
+                world_size=self.world_size,
+                max_num_tokens=max(max_num_tokens, self._largest_padded_step()),
+                device=self.device,
+            )
         return PaddedExchange(
             self._rows,
+            self._buffers.of_step(max_num_tokens),
             num_experts=self.num_experts,
-            world_size=self.world_size,
-            max_num_tokens=max_num_tokens,
-            device=self.device,
+            is_token=self.is_token,
+            reads_counts=not self.link.is_streamed,
         )
+
+    def _largest_padded_step(self) -> int:
+        """Return the most tokens of a rank in a step that is padded."""
+        if self.pads(self._largest_step):
+            return self._largest_step
+        return self._config.max_padded_bytes // self._bytes_per_token
 
 
 class AllToAllTokenDispatcher:
@@ -190,9 +236,9 @@ class AllToAllTokenDispatcher:
             destinations, local_experts, rank=exchange.rank, device=exchange.device
         )
 
-    def begin_step(self, max_num_tokens: int) -> None:
+    def begin_step(self, max_num_tokens: int, is_token: Tensor | None = None) -> None:
         """See `TokenExchange.begin_step`; once is enough for all layers, and again does no harm."""
-        self.exchange.begin_step(max_num_tokens)
+        self.exchange.begin_step(max_num_tokens, is_token)
 
     def dispatch(self, x: Tensor, expert_ids: Tensor) -> tuple[GroupedRows, DispatchHandle]:
         """Send x [T, d] to the ranks of its experts; T is at most the step's `max_num_tokens`.
@@ -202,10 +248,10 @@ class AllToAllTokenDispatcher:
         """
         exchange = self.exchange
         assert len(x) <= exchange.max_num_tokens, "more tokens than the ranks agreed on for this step"
-        chosen = expert_ids.flatten()
-        self.expert_load.scatter_add_(0, chosen, self._one.expand_as(chosen))
+        self.expert_load.scatter_add_(0, expert_ids.flatten(), self._times_chosen(expert_ids))
         grouped, handle = exchange.way.dispatch(exchange.collectives(), x, expert_ids, self._routes)
-        exchange.traffic.num_rows += len(grouped.rows)
+        counts = grouped.num_rows_per_expert
+        exchange.traffic.num_rows += counts.sum() if isinstance(counts, Tensor) else sum(counts)
         return grouped, handle
 
     def combine(self, expert_out: Tensor, handle: DispatchHandle) -> Tensor:
@@ -215,3 +261,10 @@ class AllToAllTokenDispatcher:
             GroupBrokenError: A rank is lost or late.
         """
         return self.exchange.way.combine(self.exchange.collectives(), expert_out, handle)
+
+    def _times_chosen(self, expert_ids: Tensor) -> Tensor:
+        """Return int64 [T · k]: how often each choice counts, once where its row is a token."""
+        is_token = self.exchange.is_token
+        if is_token is None:
+            return self._one.expand(expert_ids.numel())
+        return is_token.to(torch.int64)[:, None].expand_as(expert_ids).flatten()

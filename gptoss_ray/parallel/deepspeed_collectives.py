@@ -4,8 +4,9 @@ torch.distributed and deepspeed.comm keep one default group per process, so a pr
 `DeepspeedCollectives` at a time; closing it makes room for the next epoch's.
 
 NCCL has not been run on several cards yet. Two choices make its failures local. A group is aborted, never
-destroyed, because destroying waits for ranks that may be gone. And every collective is waited for on the
-host before its result is used: kernels of an aborted group end too, and leave garbage behind.
+destroyed, because destroying waits for ranks that may be gone. And nobody uses a result before its collective
+is known to be whole: kernels of an aborted group end too, and leave garbage behind. The host waits for every
+collective, but for those that it leaves to a card's stream (`streamed`): for these it waits once a step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed
@@ -25,6 +26,7 @@ from torch import Tensor
 from gptoss_ray.errors import GroupBrokenError
 from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.parallel.rendezvous import open_store, use_interface_towards
+from gptoss_ray.parallel.streamed_all_to_all import StreamedAllToAll
 
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _CLOSED_CHECK = timedelta(seconds=0.1)
@@ -83,6 +85,11 @@ class DeepspeedCollectives:
             ) from error
         self._is_open = True
 
+    @property
+    def streamed(self) -> StreamedAllToAll:
+        """All-to-alls for a card's stream."""
+        return _Streamed(self)
+
     def all_to_all(
         self,
         send: Tensor,
@@ -110,6 +117,40 @@ class DeepspeedCollectives:
         )
         largest: list[int] = reduced.tolist()
         return largest
+
+    def append_all_to_all(
+        self, send: Tensor, send_counts: Sequence[int], recv_counts: Sequence[int], out: Tensor
+    ) -> None:
+        """Exchange rows behind all else on the card's current stream, and do not wait.
+
+        Raises:
+            GroupBrokenError: The group was closed, or NCCL found it broken before.
+        """
+        try:
+            self._start(
+                lambda: self._comm.all_to_all_single(
+                    out, send.contiguous(), list(recv_counts), list(send_counts)
+                )
+            )
+        except RuntimeError as error:
+            self._break(error)
+
+    def wait_for_stream(self, is_over: Callable[[], bool]) -> None:
+        """See `StreamedAllToAll.wait`.
+
+        What was appended ends when it is whole, or when `close` aborts it. So it was whole if the group is
+        still open once the stream is through.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        try:
+            while not is_over():
+                if not self._is_open or time.monotonic() > deadline:
+                    raise RuntimeError("the card is still at it")
+                time.sleep(0)  # other threads
+            if not self._is_open:
+                raise RuntimeError("the card was stopped")
+        except RuntimeError as error:
+            self._break(error)
 
     def close(self) -> None:
         """See `Collectives`."""
@@ -165,9 +206,12 @@ class DeepspeedCollectives:
         try:
             wait(self._start(start))
         except RuntimeError as error:
-            reason = "a rank is lost or late" if self._is_open else "it was closed"
-            self.close()
-            raise GroupBrokenError(f"{self._name}: {reason}") from error
+            self._break(error)
+
+    def _break(self, error: RuntimeError) -> NoReturn:
+        reason = "a rank is lost or late" if self._is_open else "it was closed"
+        self.close()
+        raise GroupBrokenError(f"{self._name}: {reason}") from error
 
     def _start(self, start: Callable[[], Any]) -> Any:
         with self._changing:
@@ -198,6 +242,29 @@ class DeepspeedCollectives:
             if not self._is_open or time.monotonic() > deadline:
                 raise RuntimeError("the card is still at it")
         work.wait()  # raises the error of a collective that failed
+
+
+class _Streamed:
+    """See `StreamedAllToAll`. Never run on a GPU."""
+
+    def __init__(self, collectives: DeepspeedCollectives) -> None:
+        self._collectives = collectives
+
+    def all_to_all(
+        self,
+        send: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See `AllToAll`."""
+        received = send.new_empty(sum(recv_counts), *send.shape[1:]) if out is None else out
+        self._collectives.append_all_to_all(send, send_counts, recv_counts, received)
+        return received
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """See `StreamedAllToAll`."""
+        self._collectives.wait_for_stream(is_over)
 
 
 def _load_deepspeed_comm(device: str) -> Any:

@@ -61,10 +61,23 @@ class ExpertRoutes:
         Returns:
             The grouped rows, an expert's in order of arrival, and the slot (row · k + choice) of each.
         """
+        order, counts = self._order(local_indices)
+        *num_rows_per_expert, num_elsewhere = counts.tolist()
+        slots = order[: len(order) - num_elsewhere]
+        return GroupedRows(rows.index_select(0, slots // local_indices.shape[1]), num_rows_per_expert), slots
+
+    def group_all(self, rows: Tensor, local_indices: Tensor) -> tuple[GroupedRows, Tensor]:
+        """Group as `group` does, but ask the device for no number: counts stay there, and every slot is in.
+
+        Behind the local experts' rows come those of all slots that name an expert elsewhere or none.
+        """
+        order, counts = self._order(local_indices)
+        num_rows_per_expert = counts[: self.num_local_experts].to(torch.int32)
+        return GroupedRows(rows.index_select(0, order // local_indices.shape[1]), num_rows_per_expert), order
+
+    def _order(self, local_indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slots by local expert [N · k], those without one last, and how many each has."""
         experts = local_indices.flatten()
-        order = experts.argsort(stable=True)
         counts = experts.new_zeros(self.num_local_experts + 1)
         counts.scatter_add_(0, experts, experts.new_ones(1).expand_as(experts))
-        *num_rows_per_expert, num_elsewhere = counts.tolist()
-        slots = order[: len(experts) - num_elsewhere]
-        return GroupedRows(rows.index_select(0, slots // local_indices.shape[1]), num_rows_per_expert), slots
+        return experts.argsort(stable=True), counts

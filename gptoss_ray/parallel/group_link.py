@@ -16,6 +16,13 @@ from gptoss_ray.parallel.membership import GroupMembership
 from gptoss_ray.parallel.mixed_collectives import MixedCollectives
 from gptoss_ray.parallel.shared_memory import SharedMemoryCollectives
 from gptoss_ray.parallel.step_deadline import FIRST_DEADLINE_S
+from gptoss_ray.parallel.streamed_all_to_all import StreamedAllToAll
+from gptoss_ray.parallel.symmetric_memory import (
+    SymmetricAllToAll,
+    map_memory,
+    memory_bytes,
+    place_bytes_of,
+)
 
 
 class GroupLink:
@@ -31,6 +38,7 @@ class GroupLink:
         self._config = config
         self._membership: GroupMembership | None = None
         self._collectives: Collectives | None = None
+        self._streamed: StreamedAllToAll | None = None
         self._changing = threading.Lock()
         self._is_unwanted = threading.Event()
 
@@ -61,6 +69,23 @@ class GroupLink:
             raise GroupBrokenError(f"rank {self.number} is in no group now (last epoch: {self.epoch})")
         return collectives
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether a card does all-to-alls in the order of its own work."""
+        return self._config.device == "cuda"
+
+    @property
+    def streamed(self) -> StreamedAllToAll:
+        """Those of the current epoch, where `is_streamed`.
+
+        Raises:
+            GroupBrokenError: No epoch was joined since the last `leave`.
+        """
+        streamed = self._streamed
+        if streamed is None:
+            raise GroupBrokenError(f"rank {self.number} is in no group now (last epoch: {self.epoch})")
+        return streamed
+
     def join(self, membership: GroupMembership, timeout_s: float | None = None) -> None:
         """Leave the current epoch and form the new one with its other ranks, which join at the same time.
 
@@ -71,6 +96,7 @@ class GroupLink:
         Raises:
             GroupBrokenError: The epoch is not later than the last one, its other ranks did not come in time,
                 or `leave` was called meanwhile.
+            ConfigError: The cards cannot do what `parallel.collectives` asks for.
         """
         with self._changing:
             self._is_unwanted.clear()
@@ -81,7 +107,13 @@ class GroupLink:
                 )
             self._close()
             rank = membership.rank_of(self.number)
-            self._collectives = form_collectives(membership, rank, self._config, timeout_s, self._is_unwanted)
+            collectives = form_collectives(membership, rank, self._config, timeout_s, self._is_unwanted)
+            try:
+                self._streamed = form_streamed(collectives, self._config)
+            except BaseException:
+                collectives.close()
+                raise
+            self._collectives = collectives
             self._membership = membership
 
     def leave(self) -> None:
@@ -94,7 +126,7 @@ class GroupLink:
             self._close()
 
     def _close(self) -> None:
-        collectives, self._collectives = self._collectives, None
+        collectives, self._collectives, self._streamed = self._collectives, None, None
         if collectives is not None:
             collectives.close()
 
@@ -119,6 +151,22 @@ def form_collectives(
     collectives = _form(membership, rank, config, timeout_s or first_s, is_unwanted)
     collectives.timeout_s = first_s
     return collectives
+
+
+def form_streamed(collectives: Collectives, config: ParallelConfig) -> StreamedAllToAll | None:
+    """Return what leaves all-to-alls of a group to its ranks' cards; collective. None: they have none.
+
+    Raises:
+        ConfigError: The cards cannot share memory, as the configuration wants it.
+    """
+    if config.device == "cpu":
+        return None
+    assert isinstance(collectives, DeepspeedCollectives), "cards meet over NCCL"
+    if config.collectives == "auto":
+        return collectives.streamed
+    num_ranks, num_bytes = collectives.world_size, config.max_padded_bytes
+    memory = map_memory(memory_bytes(num_bytes, num_ranks))
+    return SymmetricAllToAll(memory, place_bytes_of(num_bytes, num_ranks), collectives.streamed)
 
 
 def _form(

@@ -16,7 +16,8 @@ class StepDeadline:
     """Learns how long steps take, and allows ten times as much.
 
     The longest step is remembered for each power of two of tokens. A step larger than any so far is taken to
-    need more time in proportion, one smaller than any as long as the smallest.
+    need more time in proportion, one smaller than any as long as the smallest. The first step of an epoch
+    tells nothing: on a GPU kernels are compiled in it, and graphs recorded.
 
     Args:
         config: `collective_timeout_s`, where given, is always the answer.
@@ -32,7 +33,8 @@ class StepDeadline:
         """Remember how long a step took in which no rank had more than `num_tokens`."""
         size = num_tokens.bit_length()
         self._num_steps += 1
-        self._longest_s[size] = max(seconds, self._longest_s.get(size, 0.0))
+        if self._num_steps > 1:
+            self._longest_s[size] = max(seconds, self._longest_s.get(size, 0.0))
 
     def of_step(self, num_tokens: int) -> float:
         """Return the seconds after which a rank is late in a step of so many tokens."""

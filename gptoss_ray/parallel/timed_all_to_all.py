@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
 
 from gptoss_ray.parallel.collectives import AllToAll
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass
@@ -18,13 +17,19 @@ class ExpertTraffic:
     """What a rank has exchanged with the others for its experts; counts on through epochs and swaps.
 
     Attributes:
-        num_rows: Rows that its own experts have worked on, of whichever rank's tokens.
+        num_rows: int64 [], rows that its own experts have worked on, of whichever rank's tokens; a tensor,
+            as the device may be the only one to know.
         all_to_all_s: Seconds in all-to-alls. On a GPU they run beside the host, and this is the time to
-            start them.
+            start them; those of a graph take the host none.
     """
 
-    num_rows: int = 0
+    num_rows: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     all_to_all_s: float = 0.0
+
+    @classmethod
+    def on(cls, device: torch.device) -> ExpertTraffic:
+        """Return none as yet, to be counted on a device."""
+        return cls(torch.zeros((), dtype=torch.int64, device=device))
 
 
 class TimedAllToAll:

@@ -40,7 +40,8 @@ def dispatch_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelC
     exact, padded = _exact_bytes(model, engine, parallel), _padded_bytes(model, engine, parallel)
     has_mailboxes = parallel.shared_memory and parallel.device == "cpu"
     mailboxes = parallel.num_ranks_per_node * _MAILBOX_BYTES if has_mailboxes else 0
-    return max(exact, padded) + mailboxes
+    shared = 2 * parallel.max_padded_bytes if parallel.collectives == "symmetric_memory" else 0
+    return exact + padded + mailboxes + shared
 
 
 def _exact_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
@@ -55,15 +56,26 @@ def _exact_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelCon
 
 
 def _padded_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
-    """Buffers of fixed size, sent and received, of the largest step that is padded."""
+    """Buffers sent and received of the largest step that is padded; they stay."""
     itemsize = _itemsize(engine)
-    result_bytes = model.num_experts_per_token * model.hidden_size * itemsize
-    num_rows = parallel.num_ranks * engine.max_num_batched_tokens
-    if parallel.dispatch == "exact":
-        num_rows = 0
-    elif parallel.dispatch == "auto":
-        num_rows = min(num_rows, parallel.max_padded_bytes // result_bytes)
-    return 2 * num_rows * (row_bytes(model, itemsize) + result_bytes)
+    num_rows = padded_rows(model, engine, parallel)
+    return 2 * num_rows * (row_bytes(model, itemsize) + _result_bytes(model, engine))
+
+
+def padded_rows(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Return the rows that a rank sends in the largest step that is padded: of each rank equally many."""
+    if parallel.dispatch == "exact" or parallel.num_ranks == 1:
+        return 0
+    num_tokens = engine.max_num_batched_tokens
+    if parallel.dispatch == "auto":
+        bytes_per_token = parallel.num_ranks * _result_bytes(model, engine)
+        num_tokens = min(num_tokens, parallel.max_padded_bytes // bytes_per_token)
+    return parallel.num_ranks * num_tokens
+
+
+def _result_bytes(model: ModelConfig, engine: EngineConfig) -> int:
+    """Of what a token's experts make."""
+    return model.num_experts_per_token * model.hidden_size * _itemsize(engine)
 
 
 def activation_bytes(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig
-from gptoss_ray.planner.buffers import expert_rows
+from gptoss_ray.planner.buffers import expert_rows, padded_rows
 
 GRAPH_BYTES = 4 << 20
 """Of one graph's nodes on the device: an assumption."""
@@ -19,14 +19,23 @@ MAX_SCORED_TOKENS = 64
 ATTENTION_SLOTS = 4096
 
 
-def lasting_bytes(model: ModelConfig, engine: EngineConfig) -> int:
+def lasting_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
     """Return what stays from step to step: inputs, logits, drawn tokens, attention's parts, graphs."""
     logits = _max_num_logits(engine) * model.vocab_size * _FLOAT32
     drawn = 2 * (engine.max_num_sequences + engine.max_drafted_tokens) * _INT64
     per_slot = model.num_attention_heads * (model.head_dim + 2) + model.num_key_value_heads
     parts = ATTENTION_SLOTS * per_slot * _FLOAT32
-    graphs = num_graphs(engine.max_num_sequences) * GRAPH_BYTES if engine.step_graphs else 0
+    graphs = 0
+    if engine.step_graphs:
+        graphs = num_graphs(engine.max_num_sequences) * GRAPH_BYTES + _shared_bytes(model, engine, parallel)
     return input_bytes(model, engine) + logits + drawn + parts + graphs
+
+
+def _shared_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
+    """Return what graphs of a group keep between them for the experts of all rows that could come."""
+    num_rows = min(padded_rows(model, engine, parallel), parallel.num_ranks * engine.max_num_sequences)
+    slots = num_rows * model.num_experts_per_token
+    return slots * (2 * model.hidden_size + model.intermediate_size) * _BF16
 
 
 def input_bytes(model: ModelConfig, engine: EngineConfig) -> int:
@@ -48,16 +57,22 @@ def num_graphs(num_sequences: int) -> int:
 
 
 def step_bytes(model: ModelConfig, engine: EngineConfig, parallel: ParallelConfig) -> int:
-    """Return the peak of the largest step: the residual stream, and the larger of attention and experts."""
+    """Return the peak of the largest step: the residual stream, and the larger of attention and experts.
+
+    In a group rows are grouped before the experts see them: as many as come, or all that could, where a step
+    is padded and the host does not know how many do.
+    """
     num_tokens, hidden = engine.max_num_batched_tokens, model.hidden_size
     query = model.num_attention_heads * model.head_dim
     qkv = query + 2 * model.num_key_value_heads * model.head_dim
-    slots = num_tokens * model.num_experts_per_token
+    slots, num_grouped = num_tokens * model.num_experts_per_token, 0
     if parallel.num_ranks > 1:
-        slots = expert_rows(model, engine, parallel)
+        padded_slots = padded_rows(model, engine, parallel) * model.num_experts_per_token
+        slots = num_grouped = max(expert_rows(model, engine, parallel), padded_slots)
     # Rotations of the rows stay for all layers.
     lasting = num_tokens * (hidden * _BF16 + model.head_dim * _FLOAT32)
     attention = num_tokens * (hidden + qkv + query) * _BF16
-    experts = (num_tokens * hidden + slots * (model.intermediate_size + hidden)) * _BF16
+    in_and_out = (num_tokens + num_grouped + slots) * hidden
+    experts = (in_and_out + slots * model.intermediate_size) * _BF16
     logits = _max_num_logits(engine) * model.vocab_size * _FLOAT32
     return lasting + max(attention, experts, logits)

@@ -119,7 +119,7 @@ def plan_memory(
         if weight_format.is_triton
         else activation_bytes(model, engine, parallel, weight_format),
         scratch_bytes=scratch_bytes(model, engine, parallel, weight_format),
-        graph_bytes=gpu_memory.lasting_bytes(model, engine) if weight_format.is_triton else 0,
+        graph_bytes=gpu_memory.lasting_bytes(model, engine, parallel) if weight_format.is_triton else 0,
         grammar_bytes=model.vocab_size * GRAMMAR_BYTES_PER_TOKEN if parallel.device == "cpu" else 0,
         num_kv_blocks=num_kv_blocks,
         max_sequence_tokens=min(model.max_context, longest),

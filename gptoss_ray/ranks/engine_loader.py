@@ -68,6 +68,7 @@ def load_engine(
         hidden_size=model.hidden_size,
         dtype=getattr(torch, engine.dtype),
         device=torch.device(device),
+        largest_step=engine.max_num_batched_tokens,
     )
     placement = contiguous(model.num_experts, config.parallel.num_ranks)
     # No expert has a copy yet, so where ranks run does not matter to the routes.

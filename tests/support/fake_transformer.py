@@ -42,7 +42,7 @@ class FakeTransformer:
 
     dtype = torch.float32
     layers = ()
-    meets_other_ranks = False
+    exchange = None
 
     def __init__(self, config: FakeConfig | None = None) -> None:
         self.config = config or FakeConfig()

@@ -24,8 +24,8 @@ class LocalTokenDispatcher:
     def __init__(self, num_experts: int) -> None:
         self.num_experts = num_experts
 
-    def begin_step(self, max_num_tokens: int) -> None:
-        """There is nobody to prepare for."""
+    def begin_step(self, max_num_tokens: int, is_token: Tensor | None = None) -> None:
+        """There is nobody to prepare for, and padding is computed like all else."""
 
     def dispatch(self, x: Tensor, expert_ids: Tensor) -> tuple[GroupedRows, LocalDispatchHandle]:
         """Group x [T, d] by expert, rows of an expert in token order."""

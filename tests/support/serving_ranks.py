@@ -51,12 +51,17 @@ def serve_rank(
 
 
 def serve_in_threads(
-    config: ServedModelConfig, arrivals: Sequence[Arrival], before_step: BeforeStep = lambda step, rank: None
+    config: ServedModelConfig,
+    arrivals: Sequence[Arrival],
+    before_step: BeforeStep = lambda step, rank: None,
+    *,
+    is_streamed: bool = False,
 ) -> list[ServingRank]:
-    """Be all ranks of a group."""
+    """Be all ranks of a group; with `is_streamed` their all-to-alls are those of devices."""
 
     def work(collectives: ThreadCollectives) -> ServingRank:
-        return serve_rank(ThreadLink(collectives), config, arrivals, before_step)
+        link = ThreadLink(collectives, is_streamed=is_streamed)
+        return serve_rank(link, config, arrivals, before_step)
 
     return run_ranks(config.parallel.num_ranks, work)
 

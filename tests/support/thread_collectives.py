@@ -72,12 +72,39 @@ class ThreadCollectives:
         self._board.barrier.abort()
 
 
+class ThreadStream:
+    """The same as a `StreamedAllToAll`, for ranks whose device is a `RecordedStream`."""
+
+    def __init__(self, collectives: Collectives) -> None:
+        self._collectives = collectives
+
+    def all_to_all(
+        self,
+        send: Tensor,
+        send_counts: Sequence[int],
+        recv_counts: Sequence[int],
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See `StreamedAllToAll`."""
+        return self._collectives.all_to_all(send, send_counts, recv_counts, out)
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Have the device work; it has come to the end when it says so."""
+        assert is_over()
+
+
 @dataclass
 class ThreadLink:
     """Quacks like `GroupLink`, joined to epoch 1."""
 
     collectives: Collectives
     epoch: int = 1
+    is_streamed: bool = False
+
+    @property
+    def streamed(self) -> ThreadStream:
+        assert self.is_streamed
+        return ThreadStream(self.collectives)
 
     @property
     def rank(self) -> int:

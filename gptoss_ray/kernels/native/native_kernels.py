@@ -29,6 +29,7 @@ from gptoss_ray.kernels.kernels import (
     Norm,
     StoredMatrix,
     SwiGLU,
+    counts_on_host,
 )
 from gptoss_ray.kernels.native.arguments import activations, address, contiguous, sizes
 from gptoss_ray.kernels.native.attention_arguments import NativeAttentionPlan, native_plan
@@ -240,18 +241,19 @@ class NativeKernels:
         return PackedExperts.of(experts)
 
     def experts(
-        self, rows: Tensor, num_rows_per_expert: Sequence[int], table: ExpertTable, swiglu: SwiGLU
+        self, rows: Tensor, num_rows_per_expert: Sequence[int] | Tensor, table: ExpertTable, swiglu: SwiGLU
     ) -> Tensor:
         """All experts in one call, so that few rows of many experts keep all threads busy."""
         table = native_table(table)
         # A rank without experts of this layer gets no rows, but of the right width.
         width = table.hidden_size if table.experts else rows.shape[-1]
         rows = activations("rows", rows, width)
-        counts = array("q", num_rows_per_expert)
+        counts = array("q", counts_on_host(num_rows_per_expert))
         num_rows = rows.shape[0]
-        if len(counts) != len(table.experts) or sum(counts) != num_rows or (num_rows and min(counts) < 0):
+        fits = sum(counts) == num_rows or (isinstance(num_rows_per_expert, Tensor) and sum(counts) < num_rows)
+        if len(counts) != len(table.experts) or not fits or (num_rows and min(counts) < 0):
             raise ValueError(
-                f"num_rows_per_expert is {list(num_rows_per_expert)}; it must be {len(table.experts)} "
+                f"num_rows_per_expert is {list(counts)}; it must be {len(table.experts)} "
                 f"counts from 0 that add up to the {num_rows} rows"
             )
         out = torch.empty((num_rows, width), dtype=_BF16)

@@ -63,7 +63,7 @@ def test_a_measured_step_is_told_as_a_share_of_the_roofline():
 
 
 def test_a_measured_step_is_told_as_shares_of_what_a_copy_and_a_matmul_reach():
-    step = GpuStep.of_prompt(SMALL, 2048, (0.04, 0.02, 0.01))
+    step = GpuStep.of_prompt(BENCH, 2048, (0.04, 0.02, 0.01))
     (cost,) = step.cost
     row = step.measured_row(Ceilings(2 * cost.num_bytes / 0.02, 4 * cost.num_flops / 0.02))
     assert (row["percent_of_copy"], row["percent_of_matmul"]) == (50.0, 25.0)

@@ -144,8 +144,8 @@ def test_a_cpu_is_offered_only_what_knows_sinks_there():
 
 
 def test_a_plot_has_a_line_of_transformers_for_streams_and_for_prompts(tmp_path):
-    model = ModelConfig.published("gpt-oss-20b")
-    steps = [GpuStep.of_decode(model, CASE, (0.01,)), GpuStep.of_prompt(model, 2048, (0.1,))]
+    bench = GpuBench("gpt-oss-20b", ModelConfig.published("gpt-oss-20b"))
+    steps = [GpuStep.of_decode(bench, CASE, (0.01,)), GpuStep.of_prompt(bench, 2048, (0.1,))]
     path = tmp_path / "plot.svg"
     plot("gpt-oss-20b", steps, Ceilings(1e12, 1e15), path, compared=run())
     text = path.read_text()

@@ -118,7 +118,7 @@ def test_a_comparison_that_no_card_can_hold_is_refused():
 
 def measured(comparison=None, failure="") -> GpuReport:
     """A report as a card would give it."""
-    steps = (GpuStep.of_decode(MODEL, CASE, (0.002,)), GpuStep.of_prompt(MODEL, 2048, (0.04,)))
+    steps = (GpuStep.of_decode(BENCH, CASE, (0.002,)), GpuStep.of_prompt(BENCH, 2048, (0.04,)))
     sizes = {"peak_bytes": 20 * 10**9, "planned_bytes": 21 * 10**9}
     others = {"card": {"card": "a card"}, "ceilings": Ceilings(4e12, 8e14), "parts": {}, "left_out": ()}
     return GpuReport(bench=BENCH, steps=steps, comparison=comparison, failure=failure, **sizes, **others)

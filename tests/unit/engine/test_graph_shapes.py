@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gptoss_ray.engine.graph_shapes import block_counts, row_counts, smallest
+from gptoss_ray.engine.graph_shapes import block_counts, row_counts, rows_of_exchange, smallest
 
 
 @pytest.mark.parametrize("max_num_rows", [1, 3, 8, 9, 64, 100, 256, 1000])
@@ -31,3 +31,14 @@ def test_block_tables_of_graphs_hold_the_longest_context_and_some_that_are_short
 
 def test_nothing_is_large_enough_for_more_than_the_largest():
     assert smallest((1, 2, 4), 5) is None
+
+
+@pytest.mark.parametrize("max_num_rows", [1, 8, 64, 100])
+def test_ranks_exchange_rows_for_the_graph_that_holds_what_was_agreed_on_or_for_just_as_many(max_num_rows):
+    counts = row_counts(max_num_rows)
+    for max_num_tokens in range(2 * max_num_rows):
+        num_rows = rows_of_exchange(counts, max_num_tokens)
+        assert num_rows >= max_num_tokens
+        assert (num_rows in counts) == (max_num_tokens <= max_num_rows)
+        # A rank that decodes fewer rows finds the same, having agreed on the same number.
+        assert num_rows == rows_of_exchange(counts, num_rows)

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from gptoss_ray.checkpoint.mxfp4 import dequantize
+from gptoss_ray.kernels.backend import make_kernels, select_backend
 from gptoss_ray.kernels.reference_kernels import ReferenceKernels
 from gptoss_ray.model.expert_shard import ExpertShard
 from gptoss_ray.model.packed_store import InMemoryStore
 from gptoss_ray.model.weight_loader import WeightLoader
 from gptoss_ray.parallel.token_dispatcher import GroupedRows
+from tests.support.backends import EACH_BACKEND
 
 KERNELS = ReferenceKernels(torch.float32)
 
@@ -99,3 +101,16 @@ def test_other_experts_are_read_only_where_they_are_new_and_give_the_same_bits(o
 def test_an_idle_step_costs_nothing_and_fits(open_checkpoint):
     idle = GroupedRows(torch.empty(0, 64), [0] * 8)
     assert load(open_checkpoint(), range(8)).forward(idle, KERNELS).shape == (0, 64)
+
+
+@pytest.mark.parametrize("engine", EACH_BACKEND)
+def test_rows_behind_those_that_are_counted_on_the_device_touch_no_result(open_checkpoint, engine):
+    reader = open_checkpoint()
+    kernels = make_kernels(select_backend(engine, reader.config), engine, unpacks_mxfp4=True)
+    shard = load(reader, range(8), kernels)
+    counted = rows(3, 0, 17, 0, 1, 2, 0, 4, dtype=getattr(torch, engine.dtype))
+    counts = torch.tensor(counted.num_rows_per_expert, dtype=torch.int32)
+    more = torch.cat((counted.rows, torch.full_like(counted.rows[:5], torch.nan)))
+    results = shard.forward(GroupedRows(more, counts), kernels)
+    assert results.shape == more.shape
+    assert torch.equal(results[:27], shard.forward(counted, kernels))

@@ -316,7 +316,7 @@ def test_rows_of_local_experts_and_the_time_in_all_to_alls_count_on_through_epoc
             assert exchange.traffic.all_to_all_s > 0
             load = dispatcher.expert_load
             exchange = exchange.of_epoch(collectives.rank, 2)
-        return exchange.traffic.num_rows, load.tolist()
+        return int(exchange.traffic.num_rows), load.tolist()
 
     first, second = run_ranks(2, work)
     assert first == (2 * 7, [2, 4, 2, 4, 2, 0, 2, 0])  # experts 0 to 3 were chosen six and one times

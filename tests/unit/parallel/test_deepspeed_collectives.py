@@ -191,3 +191,50 @@ def addresses_listened_on(link):
 def test_ranks_listen_only_on_the_address_of_the_store():
     listened = set().union(*run(addresses_listened_on, num_ranks=2))
     assert listened == {STORE_HOST}
+
+
+def exchange_in_stream(link):
+    """On gloo what is appended is over at once; the wait is for the device behind it."""
+    streamed = link.collectives.streamed
+    sent = torch.arange(6).view(6, 1) + 10 * link.rank
+    out = torch.empty(6, 1, dtype=torch.int64)
+    assert streamed.all_to_all(sent, [3, 3], [3, 3], out) is out
+    asked = []
+    streamed.wait(lambda: asked.append(1) or len(asked) == 3)
+    assert len(asked) == 3
+    return out.flatten().tolist()
+
+
+def test_exchanges_that_are_left_to_a_stream_arrive_and_the_device_is_asked_until_it_is_through():
+    first, second = run(exchange_in_stream, num_ranks=2)
+    assert first == [0, 1, 2, 10, 11, 12]
+    assert second == [3, 4, 5, 13, 14, 15]
+
+
+def wait_for_a_device_that_never_ends(link):
+    collectives = link.collectives
+    collectives.timeout_s = 0.2
+    with pytest.raises(GroupBrokenError, match="lost or late"):
+        collectives.streamed.wait(lambda: False)
+    with pytest.raises(GroupBrokenError, match="closed"):
+        collectives.streamed.all_to_all(torch.empty(1, 1), [1], [1])
+
+
+def test_a_device_that_waits_for_a_lost_rank_is_given_up_at_the_deadline_and_the_group_with_it():
+    run(wait_for_a_device_that_never_ends, num_ranks=1)
+
+
+def find_a_group_that_was_closed(link):
+    streamed = link.collectives.streamed
+
+    def ends_with_the_group():
+        """As kernels do that `close` has aborted."""
+        link.leave()
+        return True
+
+    with pytest.raises(GroupBrokenError, match="it was closed"):
+        streamed.wait(ends_with_the_group)
+
+
+def test_what_a_device_did_while_its_group_was_closed_is_not_used():
+    run(find_a_group_that_was_closed, num_ranks=1)

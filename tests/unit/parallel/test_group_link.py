@@ -27,6 +27,7 @@ class FakeCollectives:
         self.rank = args[1]
         self.world_size = 2
         self.is_closed = False
+        self.streamed = object()
 
     def close(self):
         self.is_closed = True
@@ -108,6 +109,16 @@ def test_a_link_in_no_group_has_no_collectives_and_says_so():
     with pytest.raises(GroupBrokenError, match="rank 1 is in no group"):
         _ = link.collectives
     assert (link.rank, link.epoch, link.world_size) == (1, 0, 2)
+
+
+def test_ranks_with_cards_leave_exchanges_to_their_streams():
+    link = GroupLink(0, ParallelConfig(num_ranks=2, device="cuda"))
+    assert link.is_streamed
+    with pytest.raises(GroupBrokenError, match="rank 0 is in no group"):
+        _ = link.streamed
+    link.join(MEMBERSHIP)
+    assert link.streamed is link.collectives.streamed
+    assert not GroupLink(0, ParallelConfig(num_ranks=2)).is_streamed
 
 
 def test_joining_swaps_the_collectives_under_those_who_hold_the_link():

@@ -22,6 +22,13 @@ def test_a_new_epoch_has_time_to_warm_up():
     assert deadline.of_step(1) == MIN_DEADLINE_S
 
 
+def test_the_first_step_of_an_epoch_in_which_graphs_are_recorded_allows_no_later_one_more_time():
+    deadline = StepDeadline(ParallelConfig(num_ranks=2))
+    for seconds in (100.0, 0.01, 0.01):
+        deadline.note(4, seconds)
+    assert deadline.of_step(4) == MIN_DEADLINE_S
+
+
 def test_a_step_may_take_ten_times_the_longest_of_its_size():
     deadline = learned(n4=0.5, n5=1.0)
     deadline.note(4, 2.0)

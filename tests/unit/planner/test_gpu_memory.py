@@ -40,7 +40,8 @@ def test_no_more_graphs_are_recorded_than_planned(num_sequences):
 
 def test_without_graphs_there_is_no_memory_for_them():
     with_graphs, without = (
-        gpu_memory.lasting_bytes(LARGE, EngineConfig(step_graphs=has_graphs)) for has_graphs in (True, False)
+        gpu_memory.lasting_bytes(LARGE, EngineConfig(step_graphs=has_graphs), ParallelConfig(device="cuda"))
+        for has_graphs in (True, False)
     )
     assert with_graphs - without == gpu_memory.num_graphs(64) * gpu_memory.GRAPH_BYTES
 
@@ -72,3 +73,25 @@ def test_a_group_works_on_rows_of_other_ranks_too():
         for number in (1, 8)
     )
     assert among_eight > 3 * alone
+
+
+def test_graphs_of_a_group_share_room_for_all_rows_that_could_come_in_a_decoding_step():
+    engine = EngineConfig(max_num_sequences=32)
+    alone, among_eight = (
+        gpu_memory.lasting_bytes(
+            LARGE, engine, ParallelConfig(num_ranks=num_ranks, device="cuda", dispatch="padded")
+        )
+        for num_ranks in (1, 8)
+    )
+    num_slots = 8 * 32 * LARGE.num_experts_per_token
+    assert among_eight - alone == num_slots * (2 * LARGE.hidden_size + LARGE.intermediate_size) * 2
+
+
+def test_a_padded_step_has_room_for_every_row_that_could_come():
+    engine = EngineConfig(max_num_batched_tokens=1024)
+    exact, padded = (
+        gpu_memory.step_bytes(LARGE, engine, ParallelConfig(num_ranks=8, device="cuda", dispatch=dispatch))
+        for dispatch in ("exact", "padded")
+    )
+    num_slots = 8 * 1024 * LARGE.num_experts_per_token
+    assert padded > num_slots * (2 * LARGE.hidden_size + LARGE.intermediate_size) * 2 > exact

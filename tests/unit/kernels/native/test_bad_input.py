@@ -94,6 +94,15 @@ def test_experts_with_counts_that_do_not_add_up(kernels: NativeKernels, counts: 
         kernels.experts(random(3, H), counts, table, SWIGLU)
 
 
+@pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, -1, 0, 0], [1, 1, 1]])
+def test_experts_with_counts_on_the_device_that_are_more_than_the_rows(
+    kernels: NativeKernels, counts: list[int]
+):
+    table = kernels.expert_table([expert(kernels)] * E)
+    with pytest.raises(ValueError, match="num_rows_per_expert"):
+        kernels.experts(random(3, H), torch.tensor(counts, dtype=torch.int32), table, SWIGLU)
+
+
 def test_an_expert_table_of_different_shapes(kernels: NativeKernels):
     odd = Expert(matrix(kernels, 2 * INTERMEDIATE, H), matrix(kernels, H, 2 * INTERMEDIATE))
     for experts in ([odd], [expert(kernels), odd]):

@@ -96,9 +96,9 @@ def test_a_decode_step_launches_what_is_planned(transformer, monkeypatch, num_ro
     step = StepShape.of_decoding(num_rows, 4)
     pad(StepBuffers.over(executor._inputs, step), 0, cache.block_size, cache.spare_block)
     with torch.inference_mode():
-        executor._compute(transformer, step, num_rows)  # makes what stays for later steps
+        executor._compute(transformer, step, num_rows, num_rows)  # makes what stays for later steps
         with counting(monkeypatch) as launches:
-            executor._compute(transformer, step, num_rows)
+            executor._compute(transformer, step, num_rows, num_rows)
     executor.close()
     assert len(launches.names) == decode_step(MODEL, num_rows, 1).num_launches
 
