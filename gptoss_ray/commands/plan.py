@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.kernels.backend import select_backend
-from gptoss_ray.planner.advice import Cluster, Layout, Load, best_layout, compare_layouts
+from gptoss_ray.planner.advice import Cluster, Formats, Layout, Load, best_layout, compare_layouts
 from gptoss_ray.planner.hardware import CPU, NETWORKS, find_accelerator, find_network
 from gptoss_ray.planner.memory import gigabytes
 
@@ -41,16 +41,23 @@ def plan(
     batched_tokens: Annotated[
         int, typer.Option(help="Token budget of a step (max_num_batched_tokens).", min=16, max=65536)
     ] = 2048,
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8"], typer.Option(help="As engine.kv_cache_dtype of a configuration.")
+    ] = "auto",
+    dense: Annotated[
+        Literal["bfloat16", "int8"], typer.Option(help="As engine.dense_weights of a configuration.")
+    ] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Predict memory and rates of a model on given devices, and advise how to spread it."""
     config = _find_model(model)
-    cluster = _cluster(config, gpu, gpus, gpus_per_node, network)
+    formats = Formats(kv_cache_dtype, dense)
+    cluster = _cluster(config, formats, gpu, gpus, gpus_per_node, network)
     load = Load(streams, context, batched_tokens)
-    layouts = compare_layouts(config, cluster, load)
+    layouts = compare_layouts(config, cluster, load, formats)
     best = best_layout(layouts)
     if as_json:
-        typer.echo(json.dumps(_document(model, cluster, load, layouts, best), indent=2))
+        typer.echo(json.dumps(_document(model, cluster, load, formats, layouts, best), indent=2))
         return
     console = Console()
     console.print(_rates_table(model, cluster, load, layouts, best))
@@ -74,7 +81,14 @@ def _find_model(name: str) -> ModelConfig:
         raise ConfigError(f"{error}, {DEMO}, or the folder of a checkpoint", param="model") from None
 
 
-def _cluster(model: ModelConfig, gpu: str, num_devices: int, devices_per_node: int, network: str) -> Cluster:
+def _cluster(
+    model: ModelConfig, formats: Formats, gpu: str, num_devices: int, devices_per_node: int, network: str
+) -> Cluster:
+    """Describe the devices.
+
+    Raises:
+        ConfigError: One of the names is unknown, or this machine's kernels cannot read the formats.
+    """
     if gpu.lower() != CPU:
         accelerator = find_accelerator(gpu)
         link = find_network(network, accelerator)
@@ -83,8 +97,8 @@ def _cluster(model: ModelConfig, gpu: str, num_devices: int, devices_per_node: i
     from gptoss_ray.model.host_memory import host_memory_bytes  # noqa: PLC0415
     from gptoss_ray.planner.this_machine import measure  # noqa: PLC0415
 
+    is_native = select_backend(EngineConfig(**dataclasses.asdict(formats)), model).is_native
     machine = measure(host_memory_bytes(), num_devices)
-    is_native = select_backend(EngineConfig(), model).is_native
     return Cluster(machine, num_devices, num_devices, machine.link, is_cpu=True, is_native=is_native)
 
 
@@ -164,12 +178,13 @@ def _count(number: int, noun: str) -> str:
 
 
 def _document(
-    model: str, cluster: Cluster, load: Load, layouts: list[Layout], best: Layout | None
+    model: str, cluster: Cluster, load: Load, formats: Formats, layouts: list[Layout], best: Layout | None
 ) -> dict[str, object]:
     return {
         "model": model,
         "cluster": dataclasses.asdict(cluster),
         "load": dataclasses.asdict(load),
+        "formats": dataclasses.asdict(formats),
         "layouts": [{"name": layout.name, **dataclasses.asdict(layout)} for layout in layouts],
         "best": best and best.name,
         "note": _CAVEAT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig
@@ -65,6 +66,14 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Formats:
+    """What an engine holds in 8 bits, named as in `EngineConfig`."""
+
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    dense_weights: Literal["bfloat16", "int8"] = "bfloat16"
+
+
+@dataclass(frozen=True)
 class Prediction:
     """How a layout that fits would do; rates are of the whole cluster where nothing else is said.
 
@@ -116,7 +125,9 @@ class Layout:
         return copies if self.num_ranks == 1 else f"{copies} x {self.num_ranks} ranks"
 
 
-def compare_layouts(model: ModelConfig, cluster: Cluster, load: Load) -> list[Layout]:
+def compare_layouts(
+    model: ModelConfig, cluster: Cluster, load: Load, formats: Formats = Formats()
+) -> list[Layout]:
     """Predict every even way to spread `model` over the cluster, smallest groups first.
 
     Raises:
@@ -127,7 +138,7 @@ def compare_layouts(model: ModelConfig, cluster: Cluster, load: Load) -> list[La
             f"context is {load.context}, but the model's is {model.max_context}; choose at most that.",
             param="context",
         )
-    return [_layout(model, cluster, load, num_ranks) for num_ranks in _group_sizes(model, cluster)]
+    return [_layout(model, cluster, load, formats, num_ranks) for num_ranks in _group_sizes(model, cluster)]
 
 
 def best_layout(layouts: Sequence[Layout]) -> Layout | None:
@@ -153,13 +164,15 @@ def _group_sizes(model: ModelConfig, cluster: Cluster) -> Iterator[int]:
             yield size
 
 
-def _layout(model: ModelConfig, cluster: Cluster, load: Load, num_ranks: int) -> Layout:
+def _layout(model: ModelConfig, cluster: Cluster, load: Load, formats: Formats, num_ranks: int) -> Layout:
     num_groups = cluster.num_devices // num_ranks
     parallel = ParallelConfig(num_ranks=num_ranks, device="cpu" if cluster.is_cpu else "cuda")
     engine = EngineConfig(
         max_num_sequences=min(_MAX_SEQUENCES, -(-load.num_streams // cluster.num_devices)),
         max_num_batched_tokens=load.max_num_batched_tokens,
         max_context=load.context,
+        kv_cache_dtype=formats.kv_cache_dtype,
+        dense_weights=formats.dense_weights,
     )
     usable = cluster.accelerator.usable_bytes
     weight_format = _weight_format(model, cluster, engine, parallel)

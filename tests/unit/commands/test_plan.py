@@ -38,6 +38,19 @@ def test_json_has_the_same_figures_for_programs():
     assert document["cluster"]["accelerator"]["name"] == "H200 SXM"
 
 
+def test_eight_bit_formats_are_planned_and_refused_where_no_kernel_reads_them():
+    def best(*options: str) -> dict:
+        document = json.loads(run("gpt-oss-20b", "--gpu", "h200", "--json", *options))
+        return document["layouts"][0]["prediction"]
+
+    plain, small = best(), best("--kv-cache-dtype", "fp8", "--dense", "int8")
+    assert small["kv_tokens"] > 1.9 * plain["kv_tokens"]
+    assert small["memory"]["expert_bytes"] == plain["memory"]["expert_bytes"]
+    assert small["decode_tokens_per_s"] > plain["decode_tokens_per_s"]
+    with pytest.raises(ConfigError, match="only the kernels for GPUs"):
+        run("gpt-oss-20b", "--gpu", "cpu", "--kv-cache-dtype", "fp8")
+
+
 def test_what_does_not_fit_is_said_with_the_numbers(monkeypatch):
     monkeypatch.setattr("gptoss_ray.model.host_memory.host_memory_bytes", lambda: 16 * 10**9)
     shown = run("gpt-oss-120b", "--gpu", "cpu").replace("\n", " ")
