@@ -402,7 +402,8 @@ class EngineRank:
         assert self._loop is not None
         ended = self._ended[_WARM_UP.request_id] = asyncio.get_running_loop().create_future()
         await asyncio.wrap_future(self._loop.submit(_WARM_UP))
-        if (await ended).error is not None or self._loop.num_failed_steps:
+        # A step that failed and went well when it was tried again is no harm, nor is an epoch that broke.
+        if (await ended).error is not None:
             raise UnavailableError("The engine failed in its first step; the rank's log has the cause.")
 
     def _deliver(self, batches: Batches) -> None:

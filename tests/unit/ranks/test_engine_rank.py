@@ -85,6 +85,23 @@ async def test_an_engine_that_fails_its_first_step_never_becomes_ready(engine):
     rank.stop()
 
 
+async def test_a_newcomer_whose_epoch_breaks_in_its_first_request_is_ready_in_the_next(engine, monkeypatch):
+    membership = GroupMembership("gptoss-x", 1, ("host", "host"), "127.0.0.1", 1234)
+    monkeypatch.setattr(GroupLink, "join", lambda self, membership: None)
+    monkeypatch.setattr(GroupLink, "leave", lambda self: None)
+    engine.faults = [GroupBrokenError("another rank takes part")]
+    config = GROUP_CONFIG.model_copy(update={"parallel": ParallelConfig(num_ranks=2, healing="in_place")})
+    rank = EngineRank(config, 0, loading(engine))
+    await rank.load()
+    started = asyncio.create_task(rank.start(membership))
+    while rank._loop is None or not rank._loop.num_failed_steps:
+        await asyncio.sleep(0.01)
+    await asyncio.wrap_future(rank._loop.change_epoch(lambda: None))
+    await started
+    assert await rank.ready()
+    rank.stop()
+
+
 async def test_a_checkpoint_error_reaches_the_caller_of_load():
     def load(config, rank, link, suppressed_token_ids, progress):
         raise CheckpointError("model.safetensors: tensor x is missing")
