@@ -14,6 +14,8 @@ from tests.support.server_health import ServerHealth, check_health
 from tests.support.streamed_answers import Question, client, print_seconds, stream_all
 
 NUM_DEPARTURES = 5
+NUM_FLOODS_TO_FILL = 3
+"""Allocators keep what the highest water needs, and which ingress a flood fills more is chance."""
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
@@ -95,7 +97,8 @@ async def test_a_flood_of_requests_is_answered_or_refused_and_leaves_nothing(ser
             assert answer.said == undisturbed[question.number].said or answer.problem.startswith("HTTP 429")
         assert sum(not answer.problem for answer in answers) >= NUM_STREAMS
 
-    await pour()  # allocators keep what the highest water needs
+    for _ in range(NUM_FLOODS_TO_FILL):
+        await pour()
     before = ServerHealth.read(served_pair)
     for _ in range(2):
         await pour()
