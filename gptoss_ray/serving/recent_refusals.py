@@ -34,14 +34,22 @@ class RecentRefusals:
         self._latest[request.cache_salt] = (now_s + MEMORY_S, _size(request), copy.copy(error))
 
     def check(self, request: GenerationRequest) -> None:
-        """Refuse what would be refused again.
+        """Refuse what would be refused again; where that is no longer sure, one asks and the others are refused.
 
         Raises:
             OverloadedError: One of the same tenant that was no larger was refused just now.
         """
-        until_s, size, error = self._latest.get(request.cache_salt, (0.0, 0, None))
-        if error is not None and self._clock() < until_s and _size(request) >= size:
+        tenant, now_s = request.cache_salt, self._clock()
+        until_s, size, error = self._latest.get(tenant, (0.0, 0, None))
+        if error is None or _size(request) < size or now_s >= until_s + MEMORY_S:
+            return
+        if now_s < until_s:
             raise copy.copy(error)
+        self._latest[tenant] = (now_s + MEMORY_S, size, error)
+
+    def forget(self, request: GenerationRequest) -> None:
+        """Remember no refusal of a tenant of whom a replica has now taken a request."""
+        self._latest.pop(request.cache_salt, None)
 
 
 def _size(request: GenerationRequest) -> int:

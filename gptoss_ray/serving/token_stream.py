@@ -196,7 +196,7 @@ class RoutedTokenSource:
         call = self._call(request)
         # A task of its own: a request that is cancelled before a rank has it is aborted once one has.
         waiting = _Waiting()
-        routing = asyncio.ensure_future(self._rank_name(call, waiting))
+        routing = asyncio.ensure_future(self._rank_name(request, call, waiting))
         ending: asyncio.Task[None] | None = None
         has_ended = False
         is_first, since_s = True, time.monotonic()
@@ -298,7 +298,9 @@ class RoutedTokenSource:
             if waiting.replica_name is not None and self._replicas.has_room_beside(waiting.replica_name):
                 raise RequestMovesError
 
-    async def _rank_name(self, call: DeploymentResponseGenerator[Any], waiting: _Waiting) -> str:
+    async def _rank_name(
+        self, request: GenerationRequest, call: DeploymentResponseGenerator[Any], waiting: _Waiting
+    ) -> str:
         """Return the rank that took the request; raise the GptossError with which it was refused."""
         hold_s = self._model.hold_timeout_s
         try:
@@ -311,6 +313,8 @@ class RoutedTokenSource:
                 "starting, or find no room. Try again later."
             ) from None
         self._came_in_vain = False
+        if isinstance(first, RequestQueued | RequestRouted):
+            self._refusals.forget(request)
         if isinstance(first, RequestQueued):
             waiting.replica_name = first.replica_name
         word = await _next_word(call) if isinstance(first, RequestQueued) else first

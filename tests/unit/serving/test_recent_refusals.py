@@ -51,9 +51,24 @@ def test_smaller_requests_and_those_of_other_tenants_are_not_refused(refusals):
     refusals.check(request(tenant="quiet"))
 
 
-def test_a_refusal_is_soon_forgotten(refusals, clock):
+def test_a_refusal_is_soon_doubted_and_then_one_request_asks_for_all(refusals, clock):
     clock.now_s += MEMORY_S
     refusals.check(request())
+    with pytest.raises(OverloadedError, match="full"):
+        refusals.check(request())
+    clock.now_s += MEMORY_S
+    refusals.check(request())
+
+
+def test_where_a_request_is_taken_the_others_may_ask_too(refusals):
+    refusals.forget(request())
+    refusals.check(request())
+
+
+def test_a_refusal_of_long_ago_holds_nobody_up(refusals, clock):
+    clock.now_s += 2 * MEMORY_S
+    for _ in range(2):
+        refusals.check(request())
 
 
 def test_tenants_that_were_refused_long_ago_take_no_memory(refusals, clock):

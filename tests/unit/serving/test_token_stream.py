@@ -69,7 +69,7 @@ def source(streams, monkeypatch):
     monkeypatch.setattr(streams, "follow", lambda route, rank_name: None)
     monkeypatch.setattr(streams, "abort", lambda request_id, rank: source.rank.aborted.append(request_id))
 
-    async def rank_name(call, waiting):
+    async def rank_name(request, call, waiting):
         source.rank.take(call.request)
         return "rank"
 
