@@ -34,7 +34,7 @@ class RecentRefusals:
         self._latest[request.cache_salt] = (now_s + MEMORY_S, _size(request), copy.copy(error))
 
     def check(self, request: GenerationRequest) -> None:
-        """Refuse what would be refused again; where that is no longer sure, one asks and the others are refused.
+        """Refuse what would be refused again; where that is in doubt, one asks and the others are refused.
 
         Raises:
             OverloadedError: One of the same tenant that was no larger was refused just now.
