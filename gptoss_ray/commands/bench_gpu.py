@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptoss_ray.commands.bench_speed import Dense, numbers
+from gptoss_ray.commands.bench_speed import Dense, KvCacheDtype, numbers
 from gptoss_ray.commands.bench_tables import JsonFile, note, print_tables, write_json
 from gptoss_ray.errors import GptossError
 
@@ -26,9 +26,7 @@ def gpu(
     rounds: Annotated[int, typer.Option(help="Repeats of everything.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Decode steps of a case in a round.", min=1)] = 64,
     graphs: Annotated[bool, typer.Option(help="Replay decoding steps from graphs.")] = True,
-    kv_cache_dtype: Annotated[
-        Literal["auto", "fp8"], typer.Option(help="As engine.kv_cache_dtype of a configuration.")
-    ] = "auto",
+    kv_cache_dtype: KvCacheDtype = "auto",
     dense: Dense = "bfloat16",
     accounting: Annotated[
         bool, typer.Option("--accounting", help="Only print what steps cost on paper; needs no card.")

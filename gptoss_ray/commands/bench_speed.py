@@ -23,6 +23,9 @@ Shape = Annotated[
 Threads = Annotated[int | None, typer.Option(help="Threads that compute; all CPUs if not given.", min=1)]
 Layers = Annotated[int | None, typer.Option(help="Number of layers, if not the model's own.", min=1)]
 Dense = Annotated[Literal["bfloat16", "int8"], typer.Option(help="Weights of attention and unembedding.")]
+KvCacheDtype = Annotated[
+    Literal["auto", "fp8"], typer.Option(help="As engine.kv_cache_dtype of a configuration.")
+]
 Activations = Annotated[Literal["bfloat16", "int8"], typer.Option(help="What matrices multiply.")]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Folder of a checkpoint; one of the shape is made if not given.")

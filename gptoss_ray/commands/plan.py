@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gptoss_ray.checkpoint.hub import DEMO, resolve_folder
 from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.commands.bench_speed import Dense, KvCacheDtype
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.errors import ConfigError
 from gptoss_ray.kernels.backend import select_backend
@@ -41,12 +42,8 @@ def plan(
     batched_tokens: Annotated[
         int, typer.Option(help="Token budget of a step (max_num_batched_tokens).", min=16, max=65536)
     ] = 2048,
-    kv_cache_dtype: Annotated[
-        Literal["auto", "fp8"], typer.Option(help="As engine.kv_cache_dtype of a configuration.")
-    ] = "auto",
-    dense: Annotated[
-        Literal["bfloat16", "int8"], typer.Option(help="As engine.dense_weights of a configuration.")
-    ] = "bfloat16",
+    kv_cache_dtype: KvCacheDtype = "auto",
+    dense: Dense = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Predict memory and rates of a model on given devices, and advise how to spread it."""
