@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gptoss_ray.errors import OverloadedError
 from gptoss_ray.generation import GenerationRequest
@@ -12,6 +13,19 @@ from gptoss_ray.generation import GenerationRequest
 MEMORY_S = 0.1
 """How long a refusal holds. A place that gets free meanwhile stays empty for so long at most, and what waits
 in the replica's queue keeps its seats busy."""
+
+
+@dataclass
+class _Refusal:
+    """A refusal: it holds until `doubted_s`, then until one has asked again, for as long at most."""
+
+    doubted_s: float
+    size: int
+    error: OverloadedError
+
+    @property
+    def over_s(self) -> float:
+        return self.doubted_s + MEMORY_S
 
 
 class RecentRefusals:
@@ -25,13 +39,13 @@ class RecentRefusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._latest: dict[str, tuple[float, int, OverloadedError]] = {}
+        self._latest: dict[str, _Refusal] = {}
 
     def note(self, request: GenerationRequest, error: OverloadedError) -> None:
         """Remember that a replica has refused a request."""
         now_s = self._clock()
-        self._latest = {tenant: latest for tenant, latest in self._latest.items() if latest[0] > now_s}
-        self._latest[request.cache_salt] = (now_s + MEMORY_S, _size(request), copy.copy(error))
+        self._latest = {tenant: latest for tenant, latest in self._latest.items() if now_s < latest.over_s}
+        self._latest[request.cache_salt] = _Refusal(now_s + MEMORY_S, _size(request), copy.copy(error))
 
     def check(self, request: GenerationRequest) -> None:
         """Refuse what would be refused again; where that is in doubt, one asks and the others are refused.
@@ -39,13 +53,12 @@ class RecentRefusals:
         Raises:
             OverloadedError: One of the same tenant that was no larger was refused just now.
         """
-        tenant, now_s = request.cache_salt, self._clock()
-        until_s, size, error = self._latest.get(tenant, (0.0, 0, None))
-        if error is None or _size(request) < size or now_s >= until_s + MEMORY_S:
+        latest, now_s = self._latest.get(request.cache_salt), self._clock()
+        if latest is None or _size(request) < latest.size or now_s >= latest.over_s:
             return
-        if now_s < until_s:
-            raise copy.copy(error)
-        self._latest[tenant] = (now_s + MEMORY_S, size, error)
+        if now_s < latest.doubted_s:
+            raise copy.copy(latest.error)
+        latest.doubted_s = now_s + MEMORY_S
 
     def forget(self, request: GenerationRequest) -> None:
         """Remember no refusal of a tenant of whom a replica has now taken a request."""

@@ -72,6 +72,14 @@ def test_a_refusal_of_long_ago_holds_nobody_up(refusals, clock):
 
 
 def test_tenants_that_were_refused_long_ago_take_no_memory(refusals, clock):
-    clock.now_s += MEMORY_S
+    clock.now_s += 2 * MEMORY_S
     refusals.note(request(tenant="quiet"), OverloadedError("full"))
     assert set(refusals._latest) == {"quiet"}
+
+
+def test_a_doubted_refusal_still_holds_when_another_tenant_is_refused(refusals, clock):
+    clock.now_s += MEMORY_S
+    refusals.note(request(tenant="quiet"), OverloadedError("full"))
+    refusals.check(request())
+    with pytest.raises(OverloadedError, match="full"):
+        refusals.check(request())
