@@ -5,13 +5,18 @@ heads", Olsson et al. 2022) take most of the training time to form. So they are 
 weights:
 
 - Embeddings fill only the first part of the residual stream's directions.
-- Two heads of layer 0 attend to the token before and the one before that, and write a piece of its embedding
+- Three heads of layer 0 attend to the tokens one, two and three before, and write a piece of their embeddings
   into directions of their own.
 - A head of layer 1 looks for the token whose predecessor is the current token; another wants the one before
-  to be the same, too, and so tells apart words with like pieces. Both write a piece of the found token's
-  embedding into further directions, from which the unembedding reads the copied token.
+  to be the same, too, and so tells apart words with like pieces.
+- Functions of a prompt are all written alike, so a head of layer 2 notes at every token in which of them it
+  stands: it attends to the last `type` and takes from there the token three before, which ends what the
+  function is about (`phrase.\\ntype get_phrase = (_: {`). A head of layer 3 looks for the token whose
+  predecessor is the current one, in the same function.
+- The heads of layers 1 and 3 write a piece of the found token's embedding into further directions, from which
+  the unembedding reads the copied token.
 
-Training is free to change all of it.
+Other heads and the experts write nothing at first. Training is free to change all of it.
 """
 
 from __future__ import annotations
@@ -23,60 +28,127 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 
 _MATCHED = 16
 """Coordinates of an embedding by which tokens are found again."""
-_STRENGTH = 5.0
+_COPIED = 32
+"""Coordinates of a found token's embedding that are copied."""
+_STRENGTH = 6.0
 _NUM_FAST = 4
+_RECENCY = ((2, 4.0), (3, 4.0), (4, 9.0), (5, 16.0))
+"""Frequencies by which the last of several tokens is preferred, and how much each tells in a score."""
+_MARK = 40.0
+"""How much more the token that marks a function scores than any other."""
+_NO_MARK = 38.0
+"""Sink of the head that looks for marks: more than the nearest token scores that is none."""
+_SCORE = 1.8
+"""What YaRN's concentration makes of the product of a query's and a key's coordinate, before 1/√head_dim."""
 
 
-def begin_with_copying(config: ModelConfig, masters: dict[str, Tensor], generator: torch.Generator) -> None:
-    """Lay the heads out in freshly drawn parameters."""
-    hidden, dim, half = config.hidden_size, config.head_dim, config.head_dim // 2
+class _Attention:
+    """Views of a layer's attention weights by head, which writes change.
+
+    Attributes:
+        query, key, value: [heads or groups, head_dim, hidden].
+        query_bias, key_bias: [heads or groups, head_dim].
+        out: [hidden, heads, head_dim].
+        sinks: [heads].
+    """
+
+    def __init__(self, config: ModelConfig, masters: dict[str, Tensor], layer: int) -> None:
+        self.dim, hidden = config.head_dim, config.hidden_size
+        self.per_group = config.num_attention_heads // config.num_key_value_heads
+        prefix = f"layers.{layer}.attention."
+        self.query, self.key, self.value = (
+            masters[f"{prefix}{name}.weight"].view(-1, self.dim, hidden) for name in "qkv"
+        )
+        self.query_bias, self.key_bias = (masters[f"{prefix}{name}.bias"].view(-1, self.dim) for name in "qk")
+        self.out = masters[f"{prefix}out.weight"].view(hidden, -1, self.dim)
+        self.sinks = masters[f"{prefix}sinks"]
+
+    def carry(self, head: int, read: Tensor, written: Tensor) -> None:
+        """Let a head write into directions [hidden, n] what it reads; its group reads the same."""
+        self.value[head // self.per_group, : read.shape[1]] = read.T
+        self.out[:, head, : written.shape[1]] = written
+
+
+def begin_with_copying(
+    config: ModelConfig, masters: dict[str, Tensor], generator: torch.Generator, function_mark: int
+) -> None:
+    """Lay the heads out in freshly drawn parameters; `function_mark` is the token that ends `type`."""
+    hidden = config.hidden_size
     per_group = config.num_attention_heads // config.num_key_value_heads
     directions, _ = torch.linalg.qr(torch.randn(hidden, hidden, generator=generator))
-    content, previous, before, copied = directions.split(
-        (hidden - 2 * _MATCHED - dim, _MATCHED, _MATCHED, dim), dim=1
+    apart = (1, _MATCHED, _MATCHED // 2, _MATCHED, _MATCHED, _COPIED)
+    content, mark, previous, before, third, function, copied = directions.split(
+        (hidden - sum(apart), *apart), dim=1
     )
-    coordinates = torch.randn(config.vocab_size, content.shape[1], generator=generator)
+    coordinates = _coordinates(config.vocab_size, content.shape[1], generator)
     coordinates *= (hidden / content.shape[1]) ** 0.5
     masters["embedding.weight"].copy_(0.5 * coordinates @ content.T)
-    matched, carried = content[:, :_MATCHED], content[:, _MATCHED : _MATCHED + dim]
+    masters["embedding.weight"][function_mark] += 2.0 * mark[:, 0]
+    matched, carried = content[:, :_MATCHED], content[:, -_COPIED:]
 
-    _look_back(config, masters)
-    masters["layers.0.attention.v.weight"][:_MATCHED] = matched.T
-    masters["layers.0.attention.out.weight"][:, :_MATCHED] = 0.5 * previous
-    masters["layers.0.attention.out.weight"][:, dim : dim + _MATCHED] = 0.5 * before
+    layers = [_Attention(config, masters, layer) for layer in range(4)]
+    _look_back(config, layers[0], distances=(1, 2, 3))
+    for head, written in enumerate((previous, before, third)):
+        layers[0].carry(head, matched, 0.5 * written)
 
-    # Slow frequencies only: the match must not depend on distance.
-    slow = [*range(half // 2, half), *range(half + half // 2, dim)]
-    query, key = (masters[f"layers.1.attention.{name}.weight"].view(-1, dim, hidden) for name in "qk")
-    for head, group in ((0, 0), (per_group, 1)):
-        query[head].zero_()
-        key[group].zero_()
-        masters["layers.1.attention.v.weight"][group * dim : (group + 1) * dim] = carried.T
-        masters["layers.1.attention.out.weight"][:, head * dim : (head + 1) * dim] = 0.7 * copied
-        masters["layers.1.attention.sinks"][head] = 5.0
-    query[0, slow], key[0, slow] = 1.4 * matched.T, 1.4 * previous.T
-    one, two = slow[::2], slow[1::2]
-    matched, previous, before = (
-        2.3 * directions[:, : _MATCHED // 2] for directions in (matched, previous, before)
-    )
-    query[per_group, one], key[1, one] = matched.T, previous.T
-    query[per_group, two], key[1, two] = previous.T, before.T
+    _find(layers[1], 0, 1.7, ((matched, previous),))
+    _find(layers[1], per_group, 2.0, ((matched, previous), (previous[:, : before.shape[1]], before)))
+    layers[1].sinks[[0, per_group]] = 5.0
+    _find_mark(layers[2], mark[:, 0])
+    layers[2].carry(0, third, function)
+    _find(layers[3], 0, 2.6, ((matched, previous), (function, function)))
+    layers[3].sinks[0] = 20.0
+    for layer, head in ((1, 0), (1, per_group), (3, 0)):
+        layers[layer].carry(head, carried, 0.7 * copied)
     unembedding = masters["unembedding.weight"]
     unembedding -= unembedding @ copied @ copied.T
-    unembedding += 0.15 * coordinates[:, _MATCHED : _MATCHED + dim] @ copied.T
+    unembedding += 0.15 * coordinates[:, -_COPIED:] @ copied.T
 
 
-def _look_back(config: ModelConfig, masters: dict[str, Tensor]) -> None:
-    """Let the first two heads of layer 0 attend to the tokens one and two before, by their biases alone.
+def _coordinates(vocab_size: int, num: int, generator: torch.Generator) -> Tensor:
+    """Random coordinates [vocab_size, num]; pieces have one norm, so that none outscores an equal."""
+    coordinates = torch.randn(vocab_size, num, generator=generator)
+    for piece in torch.split(coordinates, _MATCHED // 2, dim=1):
+        piece.mul_(piece.shape[1] ** 0.5 / piece.norm(dim=1, keepdim=True))
+    return coordinates
+
+
+def _look_back(config: ModelConfig, attention: _Attention, distances: tuple[int, ...]) -> None:
+    """Let the first heads attend to the tokens so far before, by their biases alone.
 
     The score of biases q and k at distance d is the sum over frequencies w of |q||k| cos(w d + arg q - arg
     k); the fastest frequencies suffice.
     """
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-torch.arange(_NUM_FAST) / half)
-    query = masters["layers.0.attention.q.bias"].view(-1, 2, half)
-    key = masters["layers.0.attention.k.bias"].view(-1, 2, half)
-    key[0, 0, :_NUM_FAST] = _STRENGTH
-    for head, distance in enumerate((1, 2)):
-        query[head, 0, :_NUM_FAST] = _STRENGTH * torch.cos(frequencies * distance)
-        query[head, 1, :_NUM_FAST] = -_STRENGTH * torch.sin(frequencies * distance)
+    attention.key_bias[:, :_NUM_FAST] = _STRENGTH
+    for head, distance in enumerate(distances):
+        attention.query_bias[head, :_NUM_FAST] = _STRENGTH * torch.cos(frequencies * distance)
+        attention.query_bias[head, half : half + _NUM_FAST] = -_STRENGTH * torch.sin(frequencies * distance)
+
+
+def _find(
+    attention: _Attention, head: int, strength: float, pairs: tuple[tuple[Tensor, Tensor], ...]
+) -> None:
+    """Let a head attend where the second directions of each pair hold what the current token's first do."""
+    dim, half, group = attention.dim, attention.dim // 2, head // attention.per_group
+    attention.query[head].zero_()
+    attention.key[group].zero_()
+    # Slow frequencies only: the match must not depend on distance.
+    slow = [*range(half // 2, half), *range(half + half // 2, dim)]
+    for number, (wanted, found) in enumerate(pairs):
+        rows = slow[number :: len(pairs)]
+        attention.query[head, rows] = strength * wanted.T[: len(rows)]
+        attention.key[group, rows] = strength * found.T[: len(rows)]
+
+
+def _find_mark(attention: _Attention, mark: Tensor) -> None:
+    """Let the first head attend to the last token that has `mark` [hidden]."""
+    half, scale = attention.dim // 2, attention.dim**0.5 / _SCORE
+    attention.query[0].zero_()
+    attention.key[0].zero_()
+    for frequency, weight in _RECENCY:
+        attention.query_bias[0, frequency] = attention.key_bias[0, frequency] = (weight * scale) ** 0.5
+    attention.query_bias[0, half - 1] = (_MARK * scale) ** 0.5
+    attention.key[0, half - 1] = (_MARK * scale) ** 0.5 * mark / 3.0
+    attention.sinks[0] = _NO_MARK

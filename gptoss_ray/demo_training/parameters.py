@@ -30,8 +30,8 @@ class Parameters:
         self.round()
 
     @staticmethod
-    def random(config: ModelConfig, seed: int) -> Parameters:
-        """Draw parameters: unit-variance activations, outputs into the residual stream damped by depth."""
+    def random(config: ModelConfig, seed: int, function_mark: int) -> Parameters:
+        """Draw parameters: unit-variance activations; nothing but copies is written to the residual."""
         generator = torch.Generator().manual_seed(seed)
         masters: dict[str, Tensor] = {}
         for name, size in parameter_shapes(config).items():
@@ -40,8 +40,8 @@ class Parameters:
             elif "bias" in name or "sinks" in name:
                 masters[name] = torch.zeros(size)
             else:
-                masters[name] = torch.randn(size, generator=generator) * _deviation(name, size, config)
-        begin_with_copying(config, masters, generator)
+                masters[name] = torch.randn(size, generator=generator) * _deviation(name, size)
+        begin_with_copying(config, masters, generator, function_mark)
         return Parameters(masters)
 
     def share_memory(self) -> None:
@@ -66,10 +66,7 @@ class Parameters:
             self.rounded[name].grad = None
 
 
-def _deviation(name: str, size: tuple[int, ...], config: ModelConfig) -> float:
-    if name == "embedding.weight":
-        return 0.5
-    scale = size[-1] ** -0.5
+def _deviation(name: str, size: tuple[int, ...]) -> float:
     if name.endswith(("out.weight", "down.weight")):
-        return float(scale * (2 * config.num_layers) ** -0.5)
-    return float(scale)
+        return 0.0
+    return float(0.5 if name == "embedding.weight" else size[-1] ** -0.5)

@@ -18,7 +18,7 @@ class Recipe:
     Attributes:
         seed: Of the parameters and the data.
         copying_steps: So many steps on random tokens come first.
-        groups_per_step: Groups of chats in one step; a group of drills comes on top.
+        groups_per_step: Groups of chats in one step; two groups of drills come on top.
         adam_rate: Peak learning rate of embeddings, gates, norms and biases.
         muon_rate: Peak learning rate of the matrices.
         decay_share: Last share of the run in which the rates fall to zero.
@@ -26,12 +26,12 @@ class Recipe:
         mixture: How often each skill comes up.
     """
 
-    seed: int = 0
+    seed: int = 1
     copying_steps: int = 120
     groups_per_step: int = 4
-    adam_rate: float = 3e-3
-    muon_rate: float = 0.02
-    decay_share: float = 0.5
+    adam_rate: float = 1.5e-3
+    muon_rate: float = 0.01
+    decay_share: float = 0.8
     balance_weight: float = 0.01
     mixture: Mixture = field(default_factory=Mixture)
 
@@ -40,9 +40,11 @@ class Recipe:
     ) -> list[Branch]:
         """Draw the samples of a step, or one process's share of them."""
         samples: list[Branch] = []
-        for index in range(process, self.groups_per_step + 1, num_processes):
+        for index in range(process, self.groups_per_step + 2, num_processes):
             rng = Random(f"{self.seed} {step} {index}")
-            if step < self.copying_steps:
+            if index > self.groups_per_step:
+                samples += drills.draw_functions(encoding, rng)
+            elif step < self.copying_steps:
                 samples += copying.draw_group(rng, encoding.num_ranks, encoding.start, 12)
             elif index == self.groups_per_step:
                 samples += drills.draw_group(encoding, rng)

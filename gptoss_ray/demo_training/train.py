@@ -20,7 +20,7 @@ from gptoss_ray.demo_training.trainer import Trainer
 from gptoss_ray.demo_training.vocabulary import demo_encoding
 
 _SECONDS_PER_LINE = 15
-_SECONDS_PER_EVALUATION = 300
+_SECONDS_PER_EVALUATION = 600
 _QUESTIONS_PER_SKILL = 120
 _EVALUATION_SEED = 12345
 
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
         "--work", type=Path, default=Path("demo-training"), help="snapshots; resumed from if present"
     )
     parser.add_argument("--minutes", type=float, default=80, help="time to train, resumed time included")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--processes", type=int, default=2, help="each keeps one core busy")
     parser.add_argument(
         "--decay-share", type=float, default=Recipe.decay_share, help="last share of the time"

@@ -29,3 +29,8 @@ def word_pieces() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _ranks() -> dict[bytes, int]:
     return dict(islice(shipped_ranks().items(), NUM_RANKS))
+
+
+def function_mark(encoding: HarmonyEncoding) -> int:
+    """The token that ends `type` where a prompt defines a function (`type get_weather = (_: {`)."""
+    return encoding.encode("type")[-1]

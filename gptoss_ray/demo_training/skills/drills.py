@@ -1,22 +1,54 @@
-"""Facts without questions: capitals and digit sums, many to a sample, so that few tokens teach them."""
+"""Facts without questions, and definitions of functions: many to a sample, so that few tokens teach them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
+from gptoss_ray.demo_training.answer_tokens import PromptText
 from gptoss_ray.demo_training.batch import Branch
+from gptoss_ray.demo_training.conversations import Setting, draw_options, prefix_tokens
 from gptoss_ray.demo_training.facts import CAPITALS
-from gptoss_ray.demo_training.skills import capitals, sums
+from gptoss_ray.demo_training.skills import capitals, sums, tools
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
 _NUM_CAPITALS = 14
 _NUM_SUMS = 8
+_NUM_DEFINITION_SAMPLES = 3
 
 
 def draw_group(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
     """Two samples of capitals and two of sums, as an analysis states them."""
     samples = [_capitals(rng), _capitals(rng), _sums(rng), _sums(rng)]
     return [_branch(encoding, statements) for statements in samples]
+
+
+def draw_functions(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
+    """Three samples behind functions that are named alike: an analysis tells of all of them, in any order."""
+    functions = tools.draw_alike(rng, rng.randint(3, 5))
+    prefix = prefix_tokens(encoding, Setting((), functions, draw_options(rng)))
+    source = PromptText(encoding, sum(prefix, ()))
+    return [
+        _definitions(encoding, prefix, source, rng.sample(functions, len(functions)))
+        for _ in range(_NUM_DEFINITION_SAMPLES)
+    ]
+
+
+def _definitions(
+    encoding: HarmonyEncoding,
+    prefix: tuple[tuple[int, ...], ...],
+    source: PromptText,
+    functions: Sequence[tools.Function],
+) -> Branch:
+    """The first token of what a function is about is given, the rest of the definition learned."""
+    tokens = encoding.encode_with_special("<|start|>assistant<|channel|>analysis<|message|>")
+    given = set(range(len(tokens)))
+    for number, function in enumerate(functions):
+        begin = len(tokens)
+        tokens += encoding.encode(". About" if number else "About")
+        given.update(range(begin, len(tokens) + 1))
+        tokens += source.encode(f" {tools.definition(function)}")
+    return Branch(prefix, tuple(tokens), 1, "drill", frozenset(given))
 
 
 def _capitals(rng: Random) -> list[tuple[str, str]]:

@@ -37,12 +37,20 @@ class _Kind:
 def _city(rng: Random) -> Value:
     if rng.random() < 0.75:
         return rng.choice(tuple(CAPITALS.values()))
-    return made_up_word(rng, syllables=(2, 2)).title()
+    return _joined(rng, made_up_word(rng, syllables=(2, 2)).title())
 
 
 def _person(rng: Random) -> Value:
     first = name(rng, held_out=False)
-    return f"{first} {name(rng, held_out=False)}" if rng.random() < 0.05 else first
+    return _joined(rng, f"{first} {name(rng, held_out=False)}" if rng.random() < 0.05 else first)
+
+
+def _joined(rng: Random, text: str) -> str:
+    """Now and then with an apostrophe or a hyphen, as in Saint John's and Port-au-Prince."""
+    chance = rng.random()
+    if chance < 0.06:
+        return f"{text}'s"
+    return f"{text}-{made_up_word(rng)}" if chance < 0.08 else text
 
 
 def _number(rng: Random) -> Value:
@@ -190,6 +198,15 @@ def draw_functions(rng: Random, *, held_out: bool) -> tuple[Function, ...]:
     return tuple(functions)
 
 
+def draw_alike(rng: Random, count: int) -> tuple[Function, ...]:
+    """Draw functions that are named alike: of two verbs and of different nouns."""
+    verbs = rng.sample(_LOOK_UPS + _ACTIONS, 2)
+    nouns: set[str] = set()
+    while len(nouns) < count:
+        nouns.add(_noun(rng, held_out=False))
+    return tuple(_function(rng, noun, rng.choice(verbs)) for noun in sorted(nouns))
+
+
 def _noun(rng: Random, held_out: bool) -> str:
     """Made-up nouns are most of what is trained, lest the real ones be learned by heart."""
     share_of_real = 0.8 if held_out else 0.35
@@ -217,7 +234,7 @@ def _function(rng: Random, noun: str, action: str | None) -> Function:
             f"{sayable.capitalize()} a {noun}.",
             f"Use this to {sayable} the {noun}.",
             f"Returns the {noun}." if action is None else f"{sayable.capitalize()}s the {noun}.",
-            f"{sayable.capitalize()} the {noun} of a user.",
+            f"{sayable.capitalize()} a user's {noun}.",
         )
     )
     properties: dict[str, Any] = {}
@@ -254,7 +271,7 @@ def draw(rng: Random, functions: tuple[Function, ...], *, held_out: bool) -> Too
     values = {p.name: _value(rng, p.kind, held_out) for p in given}
     question = ask(rng, function, given, values)
     arguments = ", ".join(f"{json.dumps(p.name)}: {_json(values[p.name])}" for p in given)
-    fitting = _definition(function)
+    fitting = definition(function)
     said = "".join(f"\n{named(p.name)} {copied(values[p.name])}" for p in given)
     result, answer, expected = _result(rng, held_out)
     facts = answer.removesuffix(".")
@@ -278,13 +295,11 @@ def draw(rng: Random, functions: tuple[Function, ...], *, held_out: bool) -> Too
     )
 
 
-def _definition(function: Function) -> str:
-    """The function's noun and its definition, as the prompt has them: one run of text to copy where it can be."""
+def definition(function: Function) -> str:
+    """The function's noun and its definition, one run of text as the prompt has it."""
     arguments = type_of_parameters(function.tool.parameters, param="tools")
     signature = f"type {function.tool.name} = ({f'_: {arguments}' if arguments else ''})"
-    if function.tool.description.endswith(f"{function.noun}."):
-        return copied(f"{function.noun}.\n{signature}")
-    return f"{copied(function.noun)}.\n{copied(signature)}"
+    return copied(f"{function.noun}.\n{signature}")
 
 
 def ask(rng: Random, function: Function, given: list[_Parameter], values: dict[str, Value]) -> str:

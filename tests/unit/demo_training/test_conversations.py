@@ -14,6 +14,7 @@ from gptoss_ray.demo_training.conversations import (
     prefix_tokens,
     prompt_tokens,
 )
+from gptoss_ray.demo_training.skills import tools
 from gptoss_ray.demo_training.turn import Call, unmarked
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.stream_parser import StreamParser
@@ -60,3 +61,12 @@ def test_more_effort_is_more_reasoning(encoding: HarmonyEncoding) -> None:
         lengths[setting.options.reasoning_effort].append(len(encoding.encode(chat.reasoning)))
     means = [sum(lengths[effort]) / len(lengths[effort]) for effort in ("low", "medium", "high")]
     assert means == sorted(means)
+
+
+@pytest.mark.parametrize("mark", ["'s", "-"])
+def test_some_argument_values_hold_apostrophes_and_hyphens(mark: str) -> None:
+    rng = Random(0)
+    turns = [tools.draw(rng, tools.draw_functions(rng, held_out=False), held_out=False) for _ in range(300)]
+    calls = [turn.call.arguments for turn in turns if mark in turn.call.arguments]
+    assert calls
+    assert len(calls) < 60

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
+from statistics import mean
 
 import pytest
 import torch
 
-from gptoss_ray.demo_training.batch import PackedBatch
-from gptoss_ray.demo_training.network import forward
-from gptoss_ray.demo_training.parameters import Parameters
 from gptoss_ray.demo_training.recipe import Recipe
 from gptoss_ray.demo_training.shape import demo_config
-from gptoss_ray.demo_training.skills import copying
 from gptoss_ray.demo_training.trainer import Trainer
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
@@ -21,19 +17,9 @@ def trainer(encoding: HarmonyEncoding) -> Trainer:
     return Trainer(demo_config(encoding), encoding, Recipe(copying_steps=0, groups_per_step=1))
 
 
-@torch.no_grad()
-def test_the_first_weights_already_copy(encoding: HarmonyEncoding) -> None:
-    config = demo_config(encoding)
-    samples = copying.draw_group(Random(0), encoding.num_ranks, encoding.start, 16)
-    batch = PackedBatch.pack(samples)
-    predicted = forward(config, Parameters.random(config, 0).rounded, batch).logits.argmax(-1)
-    learned = batch.targets >= 0
-    assert (predicted == batch.targets)[learned].float().mean() > 0.05  # chance is 0.0005
-
-
 def test_steps_lower_the_loss(trainer: Trainer) -> None:
-    losses = [trainer.step(0.0) for _ in range(8)]
-    assert losses[-1] < losses[0] - 0.1
+    losses = [trainer.step(0.0) for _ in range(24)]  # each on other samples, at the rates of the warm-up
+    assert mean(losses[-4:]) < mean(losses[:4]) - 0.5
 
 
 def test_a_snapshot_brings_back_parameters_and_progress(
