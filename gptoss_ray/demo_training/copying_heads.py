@@ -92,7 +92,7 @@ def begin_with_copying(
         layers[0].carry(head, matched, 0.5 * written)
 
     _find(layers[1], 0, 1.7, ((matched, previous),))
-    _find(layers[1], per_group, 2.0, ((matched, previous), (previous[:, : before.shape[1]], before)))
+    _find(layers[1], per_group, 2.0, ((matched, previous), (previous, before)))
     layers[1].sinks[[0, per_group]] = 5.0
     _find_mark(layers[2], mark[:, 0])
     layers[2].carry(0, third, function)

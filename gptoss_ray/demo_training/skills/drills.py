@@ -17,10 +17,15 @@ _NUM_SUMS = 8
 _NUM_DEFINITION_SAMPLES = 3
 
 
+_Statement = tuple[list[int], list[int]]
+"""Tokens that are given, and those to be learned behind them."""
+
+
 def draw_group(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
     """Two samples of capitals and two of sums, as an analysis states them."""
     samples = [_capitals(rng), _capitals(rng), _sums(rng), _sums(rng)]
-    return [_branch(encoding, statements) for statements in samples]
+    prefix = ((encoding.end_of_text,),)
+    return [_branch(encoding, prefix, _encoded(encoding, statements)) for statements in samples]
 
 
 def draw_functions(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
@@ -28,27 +33,20 @@ def draw_functions(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
     functions = tools.draw_alike(rng, rng.randint(3, 5))
     prefix = prefix_tokens(encoding, Setting((), functions, draw_options(rng)))
     source = PromptText(encoding, sum(prefix, ()))
-    return [
-        _definitions(encoding, prefix, source, rng.sample(functions, len(functions)))
-        for _ in range(_NUM_DEFINITION_SAMPLES)
-    ]
+    orders = [rng.sample(functions, len(functions)) for _ in range(_NUM_DEFINITION_SAMPLES)]
+    return [_branch(encoding, prefix, _definitions(encoding, source, order)) for order in orders]
 
 
 def _definitions(
-    encoding: HarmonyEncoding,
-    prefix: tuple[tuple[int, ...], ...],
-    source: PromptText,
-    functions: Sequence[tools.Function],
-) -> Branch:
+    encoding: HarmonyEncoding, source: PromptText, functions: Sequence[tools.Function]
+) -> list[_Statement]:
     """The first token of what a function is about is given, the rest of the definition learned."""
-    tokens = encoding.encode_with_special("<|start|>assistant<|channel|>analysis<|message|>")
-    given = set(range(len(tokens)))
+    statements = []
     for number, function in enumerate(functions):
-        begin = len(tokens)
-        tokens += encoding.encode(". About" if number else "About")
-        given.update(range(begin, len(tokens) + 1))
-        tokens += source.encode(f" {tools.definition(function)}")
-    return Branch(prefix, tuple(tokens), 1, "drill", frozenset(given))
+        definition = source.encode(f" {tools.definition(function)}")
+        about = encoding.encode(". About" if number else "About")
+        statements.append(([*about, definition[0]], definition[1:]))
+    return statements
 
 
 def _capitals(rng: Random) -> list[tuple[str, str]]:
@@ -69,11 +67,19 @@ def _sums(rng: Random) -> list[tuple[str, str]]:
     return statements
 
 
-def _branch(encoding: HarmonyEncoding, statements: list[tuple[str, str]]) -> Branch:
+def _encoded(encoding: HarmonyEncoding, statements: Sequence[tuple[str, str]]) -> list[_Statement]:
+    return [
+        (encoding.encode(f" {given}" if number else given), encoding.encode(learned))
+        for number, (given, learned) in enumerate(statements)
+    ]
+
+
+def _branch(
+    encoding: HarmonyEncoding, prefix: tuple[tuple[int, ...], ...], statements: Sequence[_Statement]
+) -> Branch:
     tokens = encoding.encode_with_special("<|start|>assistant<|channel|>analysis<|message|>")
-    given: set[int] = set()
-    for number, (condition, consequence) in enumerate(statements):
-        condition_tokens = encoding.encode(f" {condition}" if number else condition)
-        given.update(range(len(tokens), len(tokens) + len(condition_tokens)))
-        tokens += condition_tokens + encoding.encode(consequence)
-    return Branch(((encoding.end_of_text,),), tuple(tokens), 1, "drill", frozenset({*range(6), *given}))
+    given = set(range(6))
+    for condition, consequence in statements:
+        given.update(range(len(tokens), len(tokens) + len(condition)))
+        tokens += condition + consequence
+    return Branch(prefix, tuple(tokens), 1, "drill", frozenset(given))

@@ -59,16 +59,16 @@ def _attended_by_first_head(
     """For every token of the developer message, which of its tokens the noting head looks at most."""
     system, developer = sample.prefix
     batch = PackedBatch.pack([Branch((system,), (*developer, *sample.tokens), 1)])
-    queries: list[tuple[Tensor, Tensor]] = []
+    scores: list[Tensor] = []
     attend = network._attend
 
     def record(config: ModelConfig, q: Tensor, kv: Tensor, sinks: Tensor, mask: Tensor) -> Tensor:
         dim = config.head_dim
-        queries.append((q[..., :dim] @ kv[..., :dim].mT + mask[:, 0], kv))
+        scores.append(q[..., :dim] @ kv[..., :dim].mT + mask[:, 0])
         return attend(config, q, kv, sinks, mask)
 
     monkeypatch.setattr(network, "_attend", record)
     network.forward(demo_config(encoding), weights, batch)
-    scores = queries[_NOTING_LAYER * len(batch.groups) + 1][0][0]
+    noting = scores[_NOTING_LAYER * len(batch.groups) + 1][0]
     key_rows = batch.groups[1].key_rows[0].tolist()
-    return [key_rows[key] - len(system) for key in scores[: len(developer)].argmax(-1).tolist()]
+    return [key_rows[key] - len(system) for key in noting[: len(developer)].argmax(-1).tolist()]
