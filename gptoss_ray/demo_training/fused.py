@@ -55,12 +55,37 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-def sink_softmax(scores: Tensor, mask: Tensor, sinks: Tensor) -> Tensor:
-    """Softmax of scores [B, heads, L, K] with a mask [B, 1, L, K]; a head's sink takes its share unseen."""
+def attention_mask(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
+    """Positions [B, L] and [B, K] → additive bf16 mask [B, 1, L, K]: the last `window` positions are seen."""
+    distance = query_positions[:, None, :, None] - key_positions[:, None, None, :]
+    return torch.where((distance >= 0) & (distance < window), 0.0, -1e9).to(torch.bfloat16)
+
+
+def sink_softmax(scores: Tensor, mask: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax of scores [B, heads, L, K] with a mask [B, 1, L, K], and what the sinks [heads] take of it.
+
+    The latter is fp32, [B, heads, L, 1].
+    """
     wide, sink = scores.float() + mask, sinks.float().view(1, -1, 1, 1)
-    largest = torch.maximum(wide.amax(-1, keepdim=True), sink).detach()
-    exponentials = torch.exp(wide - largest)
-    return (exponentials / (exponentials.sum(-1, keepdim=True) + torch.exp(sink - largest))).to(scores.dtype)
+    largest = torch.maximum(wide.amax(-1, keepdim=True), sink)
+    exponentials, of_sink = torch.exp(wide - largest), torch.exp(sink - largest)
+    total = exponentials.sum(-1, keepdim=True) + of_sink
+    return (exponentials / total).to(scores.dtype), of_sink / total
+
+
+def sink_softmax_gradient(probabilities: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the scores, given that of the probabilities, and the latter's mean [B, heads, L, 1]."""
+    wide, grad = probabilities.float(), grad.float()
+    mean = (wide * grad).sum(-1, keepdim=True)
+    return (wide * (grad - mean)).to(probabilities.dtype), mean
+
+
+def round_to_e2m1(values: Tensor, scale: Tensor) -> Tensor:
+    """The nearest of 0, 0.5, 1, 1.5, 2, 3, 4 and 6, times the scale and the sign."""
+    scaled = values / scale
+    magnitude = scaled.abs()
+    step = torch.where(magnitude < 2, 0.5, torch.where(magnitude < 4, 1.0, 2.0))
+    return (torch.round(scaled / step) * step).clamp(-6.0, 6.0) * scale
 
 
 is_compiled = False
@@ -78,6 +103,9 @@ def compile_all() -> None:
         slot_sum,
         rms_norm,
         rotate,
+        attention_mask,
         sink_softmax,
+        sink_softmax_gradient,
+        round_to_e2m1,
     ):
         globals()[function.__name__] = torch.compile(function, dynamic=True)

@@ -18,6 +18,9 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.demo_training import fused
 from gptoss_ray.demo_training.batch import PackedBatch
 from gptoss_ray.demo_training.expert_mlp import ExpertMlp
+from gptoss_ray.demo_training.sink_softmax import SinkSoftmax
+
+_NO_POSITION = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ def forward(config: ModelConfig, weights: Mapping[str, Tensor], batch: PackedBat
     """Logits at `batch.prediction_rows`."""
     x = F.embedding(batch.token_ids, weights["embedding.weight"])
     cos, sin = rotary_table(config, batch.positions)
-    masks = {sliding: _masks(config, batch, sliding, x.dtype) for sliding in (True, False)}
+    masks = {sliding: _masks(config, batch, sliding) for sliding in (True, False)}
     balance = torch.zeros(())
     for layer in range(config.num_layers):
         w = _LayerWeights(weights, f"layers.{layer}.")
@@ -70,17 +73,14 @@ def rotary_table(config: ModelConfig, positions: Tensor) -> tuple[Tensor, Tensor
     return angles.cos() * concentration, angles.sin() * concentration
 
 
-def _masks(config: ModelConfig, batch: PackedBatch, sliding: bool, dtype: torch.dtype) -> list[Tensor]:
-    """Additive masks [B, 1, L, K] of the batch's groups."""
-    positions = F.pad(batch.positions, (0, 1))
-    masks = []
-    for group in batch.groups:
-        distance = positions[group.query_rows][:, :, None] - positions[group.key_rows][:, None, :]
-        seen = (distance >= 0) & (group.key_rows < len(batch.token_ids))[:, None, :]
-        if sliding:
-            seen &= distance < config.sliding_window
-        masks.append(torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -1e9)[:, None])
-    return masks
+def _masks(config: ModelConfig, batch: PackedBatch, sliding: bool) -> list[Tensor]:
+    """Additive masks [B, 1, L, K] of the batch's groups. Rows that hold no token lie after all others."""
+    positions = F.pad(batch.positions.int(), (0, 1), value=_NO_POSITION)
+    window = config.sliding_window if sliding else _NO_POSITION
+    return [
+        fused.attention_mask(positions[group.query_rows], positions[group.key_rows], window)
+        for group in batch.groups
+    ]
 
 
 def _attention(
@@ -124,7 +124,7 @@ def _attend(config: ModelConfig, q: Tensor, kv: Tensor, sinks: Tensor, mask: Ten
     k, v = kv.view(batch, -1, 2, groups, dim).permute(2, 0, 3, 1, 4)
     q = q.reshape(batch, groups, per_group * length, dim)
     scores = (q @ k.transpose(-1, -2)).view(batch, groups * per_group, length, -1)
-    probabilities = fused.sink_softmax(scores, mask, sinks)
+    probabilities = SinkSoftmax.apply(scores, mask, sinks)  # type: ignore[no-untyped-call]
     out = probabilities.view(batch, groups, per_group * length, -1) @ v
     by_head: Tensor = out.view(batch, groups, per_group, length, dim)
     return by_head.permute(0, 3, 1, 2, 4).reshape(batch, length, -1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gptoss_ray.demo_training import fused
+
 BLOCK = 32
 _MAX_EXPONENT = 2
-_MAX_VALUE = 6.0
 
 
 def round_to_mxfp4(values: Tensor) -> Tensor:
@@ -18,9 +19,4 @@ def round_to_mxfp4(values: Tensor) -> Tensor:
     blocks = values.reshape(*values.shape[:-1], -1, BLOCK)
     largest = blocks.abs().amax(-1, keepdim=True).clamp(min=2.0**-100)
     scale = torch.exp2(torch.frexp(largest).exponent.float() - 1 - _MAX_EXPONENT)
-    scaled = blocks / scale
-    magnitude = scaled.abs()
-    step = torch.where(magnitude < 2, 0.5, torch.where(magnitude < 4, 1.0, 2.0))
-    rounded = torch.round(scaled / step) * step * scale
-    limit = _MAX_VALUE * scale
-    return torch.clamp(rounded, -limit, limit).flatten(-2)
+    return fused.round_to_e2m1(blocks, scale).flatten(-2)
