@@ -6,7 +6,6 @@ what is to be read is their ratio within one run.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import threading
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gptoss_ray.bench.rank_processes import TIMEOUT_S, local_membership, meet, run_processes
+from gptoss_ray.bench.timings import percentile
 from gptoss_ray.checkpoint.synthetic import tiny_config, write_checkpoint
 from gptoss_ray.config import EngineConfig, ParallelConfig, ServedModelConfig
 from gptoss_ray.generation import GenerationRequest, SamplingParams
@@ -67,7 +67,7 @@ class EPResult:
 
     def row(self) -> dict[str, float | int | str]:
         """Return the figures that are printed."""
-        quiet, busy = _p99(self.quiet_gaps_s), _p99(self.busy_gaps_s)
+        quiet, busy = percentile(self.quiet_gaps_s, 0.99), percentile(self.busy_gaps_s, 0.99)
         prompt = self.ranks[_PROMPT_RANK]
         return {
             "ranks": self.num_ranks,
@@ -213,7 +213,3 @@ def _go_through_phases(
 
 def _gaps(moments_s: tuple[float, ...]) -> list[float]:
     return [after - before for before, after in pairwise(moments_s)]
-
-
-def _p99(values: list[float]) -> float:
-    return statistics.quantiles(values, n=100)[98]

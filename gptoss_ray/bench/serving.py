@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import grpc
 import httpx
 
+from gptoss_ray.bench.timings import percentile
 from gptoss_ray.http_client import async_sse_events, bearer
 from gptoss_ray.protos.gptoss.v1 import chat_pb2, chat_pb2_grpc, common_pb2
 
@@ -53,13 +54,13 @@ class LoadResult:
 
     def row(self) -> dict[str, float | int | str]:
         """Return the figures that are printed: milliseconds and tokens per second."""
-        first = sorted(sample.first_token_s * 1e3 for sample in self.samples)
+        first_s = [sample.first_token_s for sample in self.samples]
         return {
             "protocol": self.protocol,
             "clients": self.concurrency,
             "requests": len(self.samples),
-            "first_token_p50_ms": round(statistics.median(first), 1),
-            "first_token_p99_ms": round(first[min(len(first) - 1, int(0.99 * len(first)))], 1),
+            "first_token_p50_ms": round(statistics.median(first_s) * 1e3, 1),
+            "first_token_p99_ms": round(percentile(first_s, 0.99) * 1e3, 1),
             "per_token_p50_ms": round(
                 statistics.median(sample.per_token_s for sample in self.samples) * 1e3, 2
             ),
