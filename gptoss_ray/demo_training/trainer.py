@@ -45,9 +45,10 @@ class Trainer:
     ) -> None:
         """Begin with random parameters, or go on from a snapshot."""
         self.config, self.encoding, self.recipe = config, encoding, recipe
-        self.progress = Progress()
-        self.parameters = Parameters.random(config, recipe.seed, function_mark(encoding))
-        if snapshot is not None:
+        if snapshot is None:
+            self.parameters = Parameters.random(config, recipe.seed, function_mark(encoding))
+            self.progress = Progress()
+        else:
             self.parameters = Parameters(load_file(snapshot / "parameters.safetensors"))
             self.progress = Progress(**json.loads((snapshot / "progress.json").read_text()))
         masters = self.parameters.masters
