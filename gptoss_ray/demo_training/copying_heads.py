@@ -9,6 +9,8 @@ weights:
   into directions of their own.
 - A head of layer 1 looks for the token whose predecessor is the current token; another wants the one before
   to be the same, too, and so tells apart words with like pieces.
+- Counting writes a number after each item of a list (`hat 1 cat 2 cow 3`), so what stands before an item in
+  the list is found again three tokens before it: two more heads know which item comes next.
 - Functions of a prompt are all written alike, so a head of layer 2 notes at every token in which of them it
   stands: it attends to the last `type` and takes from there the token three before, which ends what the
   function is about (`phrase.\\ntype get_phrase = (_: {`). A head of layer 3 looks for the token whose
@@ -94,11 +96,15 @@ def begin_with_copying(
     _find(layers[1], 0, 1.7, ((matched, previous),))
     _find(layers[1], per_group, 2.0, ((matched, previous), (previous, before)))
     layers[1].sinks[[0, per_group]] = 5.0
+    _find(layers[1], per_group + 1, 2.0, ((matched, previous), (third, before)))
+    layers[1].sinks[per_group + 1] = 5.0
     _find_mark(layers[2], mark[:, 0])
     layers[2].carry(0, third, function)
     _find(layers[3], 0, 2.6, ((matched, previous), (function, function)))
     layers[3].sinks[0] = 20.0
-    for layer, head in ((1, 0), (1, per_group), (3, 0)):
+    _find(layers[3], per_group, 2.6, ((matched, previous), (third, third)))
+    layers[3].sinks[per_group] = 10.0
+    for layer, head in ((1, 0), (1, per_group), (1, per_group + 1), (3, 0), (3, per_group)):
         layers[layer].carry(head, carried, 0.7 * copied)
     unembedding = masters["unembedding.weight"]
     unembedding -= unembedding @ copied @ copied.T
@@ -122,7 +128,9 @@ def _look_back(config: ModelConfig, attention: _Attention, distances: tuple[int,
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-torch.arange(_NUM_FAST) / half)
     attention.key_bias[:, :_NUM_FAST] = _STRENGTH
+    attention.key[:, :_NUM_FAST] = attention.key[:, half : half + _NUM_FAST] = 0.0
     for head, distance in enumerate(distances):
+        attention.query[head].zero_()
         attention.query_bias[head, :_NUM_FAST] = _STRENGTH * torch.cos(frequencies * distance)
         attention.query_bias[head, half : half + _NUM_FAST] = -_STRENGTH * torch.sin(frequencies * distance)
 

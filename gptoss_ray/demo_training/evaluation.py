@@ -66,7 +66,7 @@ def evaluate(config: ModelConfig, parameters: Parameters, batches: Sequence[Sequ
     """Judge every sample of the batches."""
     evaluation = Evaluation()
     for samples in batches:
-        logits = forward(config, parameters.rounded, PackedBatch.pack(samples)).logits
+        logits = forward(config, parameters.rounded, PackedBatch.pack(samples, config.sliding_window)).logits
         predicted = logits.argmax(-1).tolist()
         offset = 0
         for sample in samples:

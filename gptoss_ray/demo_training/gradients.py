@@ -44,7 +44,7 @@ def add_gradients(
     config: ModelConfig, parameters: Parameters, samples: Sequence[Branch], balance_weight: float
 ) -> StepSums:
     """Set the masters' `grad` to the gradients summed over the samples' tokens."""
-    batch = PackedBatch.pack(samples)
+    batch = PackedBatch.pack(samples, config.sliding_window)
     output = forward(config, parameters.rounded, batch)
     loss = F.cross_entropy(output.logits.float(), batch.targets, reduction="sum")
     num_targets = int((batch.targets >= 0).sum())

@@ -50,6 +50,8 @@ WORDINGS = Wordings(
         f"(I would like|I'd like|I want|I need) to (know|learn|hear) the {_CITY} of {{c}}.",
         f"(What|Which) (town|place|city) is the {_CITY} of {{c}}?",
         f"Is there a {_CITY} of {{c}}, and what is it?",
+        f"(Say|Guess|So|Well|Tell me), what's the {_CITY} (of|in) {{c}}?",
+        f"What's the name of the {_CITY} of {{c}}?",
     ),
 )
 

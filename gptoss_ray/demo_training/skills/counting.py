@@ -118,7 +118,7 @@ def _words(rng: Random, held_out: bool) -> Turn:
         text = quote + text + quote
     question = restyle(rng, WORDS.pick(rng, held_out=held_out).replace("{t}", "{t}\0"))
     question = _keep_text_last(question).format(t=text)
-    steps = ", ".join(f"{copied(word)} {i}" for i, word in enumerate(words, 1))
+    steps = " ".join(f"{copied(word)} {i}" for i, word in enumerate(words, 1))
     return _count_turn(question, steps, len(words), "word", "words")
 
 
@@ -134,7 +134,7 @@ def _things(rng: Random, held_out: bool) -> Turn:
     listed = rng.sample([item for _, item in ITEMS], rng.randint(1, 8))
     question = restyle(rng, THINGS.pick(rng, held_out=held_out).replace("{t}", "{t}\0"))
     question = _keep_text_last(question).format(t=", ".join(listed), n=plural)
-    steps = ", ".join(f"{copied(item)} {i}" for i, item in enumerate(listed, 1))
+    steps = " ".join(f"{copied(item)} {i}" for i, item in enumerate(listed, 1))
     return _count_turn(question, steps, len(listed), singular, plural)
 
 

@@ -26,8 +26,9 @@ def first_weights(encoding: HarmonyEncoding) -> dict[str, Tensor]:
 @torch.no_grad()
 def test_the_first_weights_already_copy(encoding: HarmonyEncoding, first_weights: dict[str, Tensor]) -> None:
     samples = copying.draw_group(Random(0), encoding.num_ranks, encoding.start, 16)
-    batch = PackedBatch.pack(samples)
-    predicted = network.forward(demo_config(encoding), first_weights, batch).logits.argmax(-1)
+    config = demo_config(encoding)
+    batch = PackedBatch.pack(samples, config.sliding_window)
+    predicted = network.forward(config, first_weights, batch).logits.argmax(-1)
     learned = batch.targets >= 0
     assert (predicted == batch.targets)[learned].float().mean() > 0.5  # chance is 0.0005
 
@@ -37,38 +38,70 @@ def test_the_first_weights_know_in_which_function_a_token_stands(
     encoding: HarmonyEncoding, first_weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = drills.draw_functions(encoding, Random(0))[0]
-    developer_message = sample.prefix[1]
+    system, developer = (len(part) for part in sample.prefix)
+    tokens = (*sum(sample.prefix, ()), *sample.tokens)
     mark = function_mark(encoding)
-    assert developer_message.count(mark) >= 3
-    attended = _attended_by_first_head(encoding, first_weights, sample, monkeypatch)
-    first = developer_message.index(mark)
-    last_marks = [
-        max(i for i in range(token + 1) if developer_message[i] == mark)
-        for token in range(first, len(developer_message))
-    ]
-    right = [mine == last for mine, last in zip(attended[first:], last_marks, strict=True)]
+    marks = [i for i in range(system, system + developer) if tokens[i] == mark]
+    assert len(marks) >= 3
+    attended = _attended(encoding, first_weights, tokens, (_NOTING_LAYER, 0), monkeypatch)
+    inside = range(marks[0], system + developer)
+    right = [attended[token] == max(i for i in marks if i <= token) for token in inside]
     assert sum(right) / len(right) > 0.8
 
 
-def _attended_by_first_head(
+@torch.no_grad()
+@pytest.mark.parametrize("distance", [1, 2, 3])
+def test_the_first_weights_look_one_two_and_three_tokens_back(
+    distance: int,
+    encoding: HarmonyEncoding,
+    first_weights: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = tuple(Random(0).randrange(encoding.num_ranks) for _ in range(200))
+    attended = _attended(encoding, first_weights, tokens, (0, distance - 1), monkeypatch)
+    assert attended[3:] == [token - distance for token in range(3, 200)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("separator", "head"), [(" ", (1, 3)), (", ", (3, 2))])
+def test_the_first_weights_find_the_next_item_of_a_list_among_items_that_begin_alike(
+    separator: str,
+    head: tuple[int, int],
+    encoding: HarmonyEncoding,
+    first_weights: dict[str, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = ["cow", "cat", "cup"]
+    told = encoding.encode(f"These: {separator.join(items)}")
+    counted = encoding.encode(". " + " ".join(f"{item} {number}" for number, item in enumerate(items, 1)))
+    begin = encoding.encode(" c")[0]
+    sources = [i for i, token in enumerate(told) if token == begin]
+    answers = [len(told) + i for i, token in enumerate(counted) if token == begin]
+    attended = _attended(encoding, first_weights, (*told, *counted), head, monkeypatch)
+    assert [attended[answer] for answer in answers[1:]] == [source + 1 for source in sources[1:]]
+
+
+def _attended(
     encoding: HarmonyEncoding,
     weights: dict[str, Tensor],
-    sample: Branch,
+    tokens: tuple[int, ...],
+    layer_and_head: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[int]:
-    """For every token of the developer message, which of its tokens the noting head looks at most."""
-    system, developer = sample.prefix
-    batch = PackedBatch.pack([Branch((system,), (*developer, *sample.tokens), 1)])
+    """For every token, at which one a head looks most."""
+    config = demo_config(encoding)
+    batch = PackedBatch.pack([Branch((), tokens, 1)], config.sliding_window)
+    layer, head = layer_and_head
+    group = head * config.num_key_value_heads // config.num_attention_heads
     scores: list[Tensor] = []
     attend = network._attend
 
     def record(config: ModelConfig, q: Tensor, kv: Tensor, sinks: Tensor, mask: Tensor) -> Tensor:
-        dim = config.head_dim
-        scores.append(q[..., :dim] @ kv[..., :dim].mT + mask[:, 0])
+        query, key = (rows.unflatten(-1, (-1, config.head_dim)) for rows in (q, kv))
+        scores.append(query[:, :, head] @ key[:, :, group].mT + mask[:, 0])
         return attend(config, q, kv, sinks, mask)
 
     monkeypatch.setattr(network, "_attend", record)
-    network.forward(demo_config(encoding), weights, batch)
-    noting = scores[_NOTING_LAYER * len(batch.groups) + 1][0]
-    key_rows = batch.groups[1].key_rows[0].tolist()
-    return [key_rows[key] - len(system) for key in noting[: len(developer)].argmax(-1).tolist()]
+    network.forward(config, weights, batch)
+    attended: list[int] = scores[layer][0, : len(tokens)].argmax(-1).tolist()
+    return attended

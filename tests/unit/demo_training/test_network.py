@@ -25,9 +25,9 @@ def test_the_exported_checkpoint_has_the_logits_of_the_trained_network(
     parameters = Parameters.random(config, 0, function_mark(encoding))
     export(tmp_path / "demo", config, parameters.masters, encoding)
     oracle = AutoModelForCausalLM.from_pretrained(tmp_path / "demo", dtype=torch.float32).eval()
-    samples = draw_group(encoding, Random(3), Mixture())[:3]
+    samples = draw_group(encoding, Random(3), Mixture())[:6]
     weights = {name: leaf.float() for name, leaf in parameters.rounded.items()}
-    batch = PackedBatch.pack(samples)
+    batch = PackedBatch.pack(samples, config.sliding_window)
     logits = forward(config, weights, batch).logits[batch.targets >= 0]
     offset = 0
     for sample in samples:
