@@ -57,7 +57,7 @@ def test_the_first_weights_look_one_two_and_three_tokens_back(
     first_weights: dict[str, Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tokens = tuple(Random(0).randrange(encoding.num_ranks) for _ in range(200))
+    tokens = tuple(Random(0).choices(range(encoding.num_ranks), k=200))
     attended = _attended(encoding, first_weights, tokens, (0, distance - 1), monkeypatch)
     assert attended[3:] == [token - distance for token in range(3, 200)]
 
