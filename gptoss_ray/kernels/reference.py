@@ -5,8 +5,6 @@ batch (another row count takes another matmul path; the vector body and the scal
 differ), so:
 
 - every matmul runs on tiles of exactly `TILE_ROWS` rows, and row counts are padded with zeros to whole tiles;
-- MKL, which multiplies float32 on Intel's processors, is asked for one order of sums whatever the number of
-  threads (`MKL_CBWR`, oneMKL's conditional numerical reproducibility);
 - reductions run over a dimension whose length depends on the model, never on the batch;
 - elementwise operations are those that IEEE 754 rounds exactly, and `exp`, which torch maps over the
   tail of a buffer with the same vector code.
@@ -14,14 +12,10 @@ differ), so:
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 TILE_ROWS = 16
-
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # read at MKL's first call
 
 
 def pad_rows(x: Tensor) -> Tensor:
