@@ -5,12 +5,16 @@ batch (another row count takes another matmul path; the vector body and the scal
 differ), so:
 
 - every matmul runs on tiles of exactly `TILE_ROWS` rows, and row counts are padded with zeros to whole tiles;
+- float32 matmuls run on one thread: MKL, which computes them on Intel's processors, adds otherwise on two;
 - reductions run over a dimension whose length depends on the model, never on the batch;
 - elementwise operations are those that IEEE 754 rounds exactly, and `exp`, which torch maps over the
   tail of a buffer with the same vector code.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -33,12 +37,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor
     if out is None:
         out = x.new_empty(x.shape[0], weight.shape[0])
     transposed = weight.t()
-    for rows, result in zip(_tiles(x), _tiles(out), strict=True):
-        if bias is None:
-            torch.mm(rows, transposed, out=result)
-        else:
-            torch.addmm(bias, rows, transposed, out=result)
+    with _one_order_of_sums(x.dtype):
+        for rows, result in zip(_tiles(x), _tiles(out), strict=True):
+            if bias is None:
+                torch.mm(rows, transposed, out=result)
+            else:
+                torch.addmm(bias, rows, transposed, out=result)
     return out
+
+
+@contextmanager
+def _one_order_of_sums(dtype: torch.dtype) -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    if dtype != torch.float32 or num_threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _tiles(x: Tensor) -> tuple[Tensor, ...]:
