@@ -93,18 +93,18 @@ def begin_with_copying(
     for head, written in enumerate((previous, before, third)):
         layers[0].carry(head, matched, 0.5 * written)
 
-    _find(layers[1], 0, 1.7, ((matched, previous),))
-    _find(layers[1], per_group, 2.0, ((matched, previous), (previous, before)))
-    layers[1].sinks[[0, per_group]] = 5.0
-    _find(layers[1], per_group + 1, 2.0, ((matched, previous), (third, before)))
-    layers[1].sinks[per_group + 1] = 5.0
     _find_mark(layers[2], mark[:, 0])
     layers[2].carry(0, third, function)
-    _find(layers[3], 0, 2.6, ((matched, previous), (function, function)))
-    layers[3].sinks[0] = 20.0
-    _find(layers[3], per_group, 2.6, ((matched, previous), (third, third)))
-    layers[3].sinks[per_group] = 10.0
-    for layer, head in ((1, 0), (1, per_group), (1, per_group + 1), (3, 0), (3, per_group)):
+    follows = (matched, previous)
+    for layer, head, strength, sink, pairs in (
+        (1, 0, 1.7, 5.0, (follows,)),
+        (1, per_group, 2.0, 5.0, (follows, (previous, before))),
+        (1, per_group + 1, 2.0, 5.0, (follows, (third, before))),
+        (3, 0, 2.6, 20.0, (follows, (function, function))),
+        (3, per_group, 2.6, 10.0, (follows, (third, third))),
+    ):
+        _find(layers[layer], head, strength, pairs)
+        layers[layer].sinks[head] = sink
         layers[layer].carry(head, carried, 0.7 * copied)
     unembedding = masters["unembedding.weight"]
     unembedding -= unembedding @ copied @ copied.T

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.demo_training import fused
-from gptoss_ray.demo_training.attention_groups import AttentionGroup
 from gptoss_ray.demo_training.batch import PackedBatch
 from gptoss_ray.demo_training.expert_mlp import ExpertMlp
 from gptoss_ray.demo_training.sink_softmax import SinkSoftmax
@@ -36,14 +35,12 @@ def forward(config: ModelConfig, weights: Mapping[str, Tensor], batch: PackedBat
     """Logits at `batch.prediction_rows`."""
     x = F.embedding(batch.token_ids, weights["embedding.weight"])
     cos, sin = rotary_table(config, batch.positions)
-    masks = {sliding: _masks(config, batch, sliding) for sliding in (True, False)}
+    keys = {sliding: _keys(config, batch, sliding) for sliding in (True, False)}
     balance = torch.zeros(())
     for layer in range(config.num_layers):
         w = _LayerWeights(weights, f"layers.{layer}.")
         normed = fused.rms_norm(x, w["attention.norm.weight"], config.rms_norm_eps)
-        sliding = config.is_sliding(layer)
-        key_rows = [_key_rows(group, sliding) for group in batch.groups]
-        x = x + _attention(config, w, normed, batch, cos, sin, key_rows, masks[sliding])
+        x = x + _attention(config, w, normed, batch, cos, sin, keys[config.is_sliding(layer)])
         normed = fused.rms_norm(x, w["moe.norm.weight"], config.rms_norm_eps)
         mixed, layer_balance = _mixture(config, w, normed)
         x, balance = x + mixed, balance + layer_balance / config.num_layers
@@ -76,18 +73,17 @@ def rotary_table(config: ModelConfig, positions: Tensor) -> tuple[Tensor, Tensor
     return angles.cos() * concentration, angles.sin() * concentration
 
 
-def _masks(config: ModelConfig, batch: PackedBatch, sliding: bool) -> list[Tensor]:
-    """Additive masks [B, 1, L, K] of the batch's groups. Rows that hold no token lie after all others."""
+def _keys(config: ModelConfig, batch: PackedBatch, sliding: bool) -> list[tuple[Tensor, Tensor]]:
+    """Key rows [B, K] and additive masks [B, 1, L, K] of the batch's groups in a sliding or a full layer."""
+    # Rows that hold no token lie after all others.
     positions = F.pad(batch.positions.int(), (0, 1), value=_NO_POSITION)
     window = config.sliding_window if sliding else _NO_POSITION
-    return [
-        fused.attention_mask(positions[group.query_rows], positions[_key_rows(group, sliding)], window)
-        for group in batch.groups
-    ]
-
-
-def _key_rows(group: AttentionGroup, sliding: bool) -> Tensor:
-    return group.near_key_rows if sliding else group.key_rows
+    keys = []
+    for group in batch.groups:
+        rows = group.near_key_rows if sliding else group.key_rows
+        mask = fused.attention_mask(positions[group.query_rows], positions[rows], window)
+        keys.append((rows, mask))
+    return keys
 
 
 def _attention(
@@ -97,8 +93,7 @@ def _attention(
     batch: PackedBatch,
     cos: Tensor,
     sin: Tensor,
-    key_rows: list[Tensor],
-    masks: list[Tensor],
+    keys: list[tuple[Tensor, Tensor]],
 ) -> Tensor:
     heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     names = [f"attention.{name}" for name in "qkv"]
@@ -116,7 +111,7 @@ def _attention(
             w["attention.sinks"],
             mask,
         )
-        for group, rows, mask in zip(batch.groups, key_rows, masks, strict=True)
+        for group, (rows, mask) in zip(batch.groups, keys, strict=True)
     ]
     query_rows = torch.cat([group.query_rows.flatten() for group in batch.groups])
     by_row = torch.cat([part.flatten(0, 1) for part in parts])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from gptoss_ray.demo_training.turn import Reasoning, Turn, copied
@@ -118,8 +119,7 @@ def _words(rng: Random, held_out: bool) -> Turn:
         text = quote + text + quote
     question = restyle(rng, WORDS.pick(rng, held_out=held_out).replace("{t}", "{t}\0"))
     question = _keep_text_last(question).format(t=text)
-    steps = " ".join(f"{copied(word)} {i}" for i, word in enumerate(words, 1))
-    return _count_turn(question, steps, len(words), "word", "words")
+    return _count_turn(question, words, "word", "words")
 
 
 def _word(rng: Random) -> str:
@@ -134,8 +134,7 @@ def _things(rng: Random, held_out: bool) -> Turn:
     listed = rng.sample([item for _, item in ITEMS], rng.randint(1, 8))
     question = restyle(rng, THINGS.pick(rng, held_out=held_out).replace("{t}", "{t}\0"))
     question = _keep_text_last(question).format(t=", ".join(listed), n=plural)
-    steps = " ".join(f"{copied(item)} {i}" for i, item in enumerate(listed, 1))
-    return _count_turn(question, steps, len(listed), singular, plural)
+    return _count_turn(question, listed, singular, plural)
 
 
 def _keep_text_last(question: str) -> str:
@@ -146,7 +145,9 @@ def _keep_text_last(question: str) -> str:
     )
 
 
-def _count_turn(question: str, steps: str, count: int, singular: str, plural: str) -> Turn:
+def _count_turn(question: str, items: Sequence[str], singular: str, plural: str) -> Turn:
+    count = len(items)
+    steps = " ".join(f"{copied(item)} {i}" for i, item in enumerate(items, 1))
     reasoning = Reasoning(
         low=f"I count: {steps}.",
         medium=f"I count the {plural} one by one: {steps}.",
