@@ -13,7 +13,7 @@ import ray
 from gptoss_ray.serving.free_ports import LOOPBACK
 from gptoss_ray.serving.interrupt import Interrupted
 from gptoss_ray.serving.local_session import LocalSession
-from gptoss_ray.serving.session_processes import end_processes, session_processes
+from gptoss_ray.serving.session_processes import end_session
 
 OBJECT_STORE_BYTES = 80 << 20
 """Enough for requests and token batches, which are small; Ray's minimum is 75 MiB."""
@@ -51,4 +51,4 @@ def stop_ray(session: LocalSession) -> None:
     # Ray prints the deaths of its own actors to stdout meanwhile.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
         ray.shutdown()
-    end_processes(session_processes(session.session_id))
+    end_session(session.session_id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
 
 import psutil
 
@@ -22,13 +22,19 @@ def session_processes(session_id: str) -> list[psutil.Process]:
     return found
 
 
-def end_processes(processes: Iterable[psutil.Process], patience_s: float = 2.0) -> None:
-    """Terminate processes, and kill those that have not ended after `patience_s`."""
-    alive = list(processes)
+def end_session(session_id: str, patience_s: float = 2.0) -> None:
+    """End all processes of the session but this one, and those that they start while they end.
+
+    They are terminated, and killed where they have not ended after `patience_s`.
+    """
+    # A list is old at once: Ray starts workers for as long as its raylet lives.
+    while processes := session_processes(session_id):
+        _end_processes(processes, patience_s)
+
+
+def _end_processes(alive: list[psutil.Process], patience_s: float) -> None:
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in alive:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 end(process)
-            except psutil.NoSuchProcess:
-                continue
         _, alive = psutil.wait_procs(alive, timeout=patience_s)

@@ -15,7 +15,7 @@ from gptoss_ray.config import EngineConfig, ParallelConfig, ServedModelConfig
 from gptoss_ray.generation import GenerationRequest, SamplingParams
 from gptoss_ray.ranks.rank_placement import GroupPlacement
 from gptoss_ray.serving.local_session import LocalSession
-from gptoss_ray.serving.session_processes import end_processes, session_processes
+from gptoss_ray.serving.session_processes import end_session
 
 if TYPE_CHECKING:
     from gptoss_ray.ranks.rank_group import Rank, RankGroup
@@ -44,7 +44,7 @@ def main(checkpoint: str) -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()
-        end_processes(session_processes(session.session_id))
+        end_session(session.session_id)
         session.remove()
 
 
