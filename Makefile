@@ -100,7 +100,9 @@ fuzz: $(VENV)/.dev-installed ## feed readers of untrusted bytes by atheris, FUZZ
 	set -e; for target in harmony safetensors configuration request_body; do \
 	  $(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_S) -max_len=4096; done
 
-# Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time.
+# Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time. Huge
+# pages are a fifth more tokens a second.
+train-demo: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 train-demo: export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 8000
 train-demo: export OMP_WAIT_POLICY = PASSIVE
 train-demo: export MALLOC_MMAP_THRESHOLD_ = 4000000000
