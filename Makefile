@@ -100,14 +100,11 @@ fuzz: $(VENV)/.dev-installed ## feed readers of untrusted bytes by atheris, FUZZ
 	set -e; for target in harmony safetensors configuration request_body; do \
 	  $(BIN)/python -m tests.fuzz.run $$target -max_total_time=$(FUZZ_S) -max_len=4096; done
 
-# Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time. Huge
-# pages are a fifth more tokens a second.
-train-demo: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
+# Every step has other batch sizes: without these, oneDNN's cache and malloc's defaults cost much of the time. What is
+# freed is kept (glibc ignores a threshold for mmap above 32 MiB without a word), and lies in huge pages.
 train-demo: export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 8000
 train-demo: export OMP_WAIT_POLICY = PASSIVE
-train-demo: export MALLOC_MMAP_THRESHOLD_ = 4000000000
-train-demo: export MALLOC_TRIM_THRESHOLD_ = 8000000000
-train-demo: export MALLOC_TOP_PAD_ = 400000000
+train-demo: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8000000000:glibc.malloc.top_pad=400000000
 train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (84 minutes on 2 cores), into build/demo
 	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 84
 

@@ -80,6 +80,16 @@ def sink_softmax_gradient(probabilities: Tensor, grad: Tensor) -> tuple[Tensor, 
     return (wide * (grad - mean)).to(probabilities.dtype), mean
 
 
+def weighted_softmax(logits: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax of logits [N, vocab] times weights [N]; logarithm [N] of the sum of exponentials, fp32."""
+    wide = logits.float()
+    largest = wide.amax(-1, keepdim=True)
+    exponentials = torch.exp(wide - largest)
+    total = exponentials.sum(-1, keepdim=True)
+    softmax = exponentials * (weights[:, None] / total)
+    return softmax.to(logits.dtype), (total.log() + largest).squeeze(-1)
+
+
 def round_to_e2m1(values: Tensor, scale: Tensor) -> Tensor:
     """The nearest of 0, 0.5, 1, 1.5, 2, 3, 4 and 6, times the scale and the sign."""
     scaled = values / scale
@@ -106,6 +116,7 @@ def compile_all() -> None:
         attention_mask,
         sink_softmax,
         sink_softmax_gradient,
+        weighted_softmax,
         round_to_e2m1,
     ):
         globals()[function.__name__] = torch.compile(function, dynamic=True)

@@ -6,18 +6,19 @@ works from the same masters in shared memory.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import torch
 import torch.multiprocessing as mp
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.demo_training import fused
 from gptoss_ray.demo_training.batch import Branch, PackedBatch
+from gptoss_ray.demo_training.cross_entropy import CrossEntropy
 from gptoss_ray.demo_training.network import forward
 from gptoss_ray.demo_training.parameters import Parameters
 from gptoss_ray.demo_training.recipe import Recipe
@@ -46,7 +47,7 @@ def add_gradients(
     """Set the masters' `grad` to the gradients summed over the samples' tokens."""
     batch = PackedBatch.pack(samples, config.sliding_window)
     output = forward(config, parameters.rounded, batch)
-    loss = F.cross_entropy(output.logits.float(), batch.targets, reduction="sum")
+    loss = CrossEntropy.apply(output.logits, batch.targets)  # type: ignore[no-untyped-call]
     num_targets = int((batch.targets >= 0).sum())
     torch.autograd.backward(loss + num_targets * balance_weight * output.balance)
     parameters.take_gradients()
@@ -116,15 +117,20 @@ def _serve(
         fused.compile_all()
     encoding = demo_encoding()
     parameters = Parameters(masters)
+
+    @functools.lru_cache(maxsize=1)
+    def draw(step: int) -> list[Branch]:
+        return recipe.samples(encoding, step, process, num_processes)
+
     while True:
         try:
             step = connection.recv()
         except EOFError:
             return
         parameters.round()
-        samples = recipe.samples(encoding, step, process, num_processes)
-        sums = add_gradients(config, parameters, samples, recipe.balance_weight)
+        sums = add_gradients(config, parameters, draw(step), recipe.balance_weight)
         for name, master in parameters.masters.items():
             assert master.grad is not None
             gradients[name].copy_(master.grad)
         connection.send(sums)
+        draw(step + 1)  # While the first process moves the masters.

@@ -7,7 +7,7 @@ test compares the two through an exported checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,20 +103,25 @@ def _attention(
     q, k = torch.split(fused.rotate(qk, cos, sin), [heads, groups], dim=1)
     q = F.pad(q.flatten(1) * dim**-0.5, (0, 0, 0, 1))
     kv = F.pad(torch.cat((k, v), dim=1).flatten(1), (0, 0, 0, 1))
+    query_rows = [group.query_rows for group in batch.groups]
+    key_rows = [rows for rows, _ in keys]
     parts = [
-        _attend(
-            config,
-            F.embedding(group.query_rows, q),
-            F.embedding(rows, kv),
-            w["attention.sinks"],
-            mask,
+        _attend(config, query, key_value, w["attention.sinks"], mask)
+        for query, key_value, (_, mask) in zip(
+            _gather(q, query_rows), _gather(kv, key_rows), keys, strict=True
         )
-        for group, (rows, mask) in zip(batch.groups, keys, strict=True)
     ]
-    query_rows = torch.cat([group.query_rows.flatten() for group in batch.groups])
     by_row = torch.cat([part.flatten(0, 1) for part in parts])
-    attended = torch.zeros_like(q).index_copy(0, query_rows, by_row)
+    all_rows = torch.cat([rows.flatten() for rows in query_rows])
+    attended = torch.zeros_like(q).index_copy(0, all_rows, by_row)
     return F.linear(attended[:-1], w["attention.out.weight"], w["attention.out.bias"])
+
+
+def _gather(x: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
+    """x [T, n], rows [B, L] of each group → [B, L, n] of each, at once: so the gradient is written once."""
+    gathered = F.embedding(torch.cat([of_group.flatten() for of_group in rows]), x)
+    parts = torch.split(gathered, [of_group.numel() for of_group in rows])
+    return [part.view(*of_group.shape, -1) for part, of_group in zip(parts, rows, strict=True)]
 
 
 def _attend(config: ModelConfig, q: Tensor, kv: Tensor, sinks: Tensor, mask: Tensor) -> Tensor:
