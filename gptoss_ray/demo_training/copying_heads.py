@@ -28,14 +28,14 @@ from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 
-_MATCHED = 16
+_MATCHED = 32
 """Coordinates of an embedding by which tokens are found again."""
-_COPIED = 32
+_COPIED = 64
 """Coordinates of a found token's embedding that are copied."""
 _STRENGTH = 6.0
 _NUM_FAST = 4
-_RECENCY = ((2, 4.0), (3, 4.0), (4, 9.0), (5, 16.0))
-"""Frequencies by which the last of several tokens is preferred, and how much each tells in a score."""
+_RECENCY = ((4, 4.0), (6, 4.0), (8, 9.0), (10, 16.0))
+"""Frequencies (of 32) by which the last of several tokens is preferred; how much each tells in a score."""
 _MARK = 40.0
 """How much more the token that marks a function scores than any other."""
 _NO_MARK = 38.0

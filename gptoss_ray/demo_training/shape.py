@@ -11,12 +11,12 @@ def demo_config(encoding: HarmonyEncoding) -> ModelConfig:
     """The demo model's config; what is not named here is as published (window, YaRN, SwiGLU limits)."""
     return ModelConfig(
         vocab_size=encoding.vocab_size,
-        hidden_size=128,
+        hidden_size=256,
         intermediate_size=64,
         num_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
+        head_dim=64,
         num_experts=16,
         num_experts_per_token=4,
         layer_types=alternating_layer_types(4),

@@ -95,15 +95,16 @@ def _to(rng: Random, held_out: bool) -> Turn:
 
 
 def _sequence(rng: Random, wording: str, first: int, last: int, step: int) -> Turn:
-    numbers = ", ".join(map(str, range(first, last + (1 if step > 0 else -1), step)))
-    way = "up" if step > 0 else "down"
-    by = "" if abs(step) == 1 else f" by {step}"
-    question = restyle(rng, wording).format(a=first, b=last, s=step)
+    numbers = ", ".join(map(str, range(first, last + step, step)))
+    question = restyle(rng, wording).format(a=first, b=last)
+    # Which way is seen from the numbers, as for a difference; words for it are many.
+    way = f"Count {first}-{last}:< up." if step > 0 else f"Count {first}-{last}:> down."
+    task = f"The user wants me to count. {way} I start at {first}"
     reasoning = Reasoning(
-        low=f"{way}{by} from {first} to {last}.".capitalize(),
-        medium=f"The user wants me to count {way}{by} from {first} to {last}. I start at {first}.",
-        high=f"The user wants me to count {way}{by} from {first} to {last}. I start at {first}, go {way} by {abs(step)} "
-        f"each time, and stop at {last}. The first number is {first} and the last is {last}.",
+        low=way,
+        medium=f"{task}.",
+        high=f"{task}, go {'up' if step > 0 else 'down'} by 1 each time, and stop at {last}. "
+        f"The first number is {first} and the last is {last}.",
     )
     return Turn("counting", question, reasoning, f"{numbers}.", numbers)
 
