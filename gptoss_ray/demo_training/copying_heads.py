@@ -34,8 +34,8 @@ _COPIED = 64
 """Coordinates of a found token's embedding that are copied."""
 _STRENGTH = 6.0
 _NUM_FAST = 4
-_RECENCY = ((4, 4.0), (6, 4.0), (8, 9.0), (10, 16.0))
-"""Frequencies (of 32) by which the last of several tokens is preferred; how much each tells in a score."""
+_RECENCY = ((1 / 8, 4.0), (3 / 16, 4.0), (1 / 4, 9.0), (5 / 16, 16.0))
+"""Frequencies (shares of all) by which the last of several tokens is preferred; what each adds to a score."""
 _MARK = 40.0
 """How much more the token that marks a function scores than any other."""
 _NO_MARK = 38.0
@@ -155,7 +155,8 @@ def _find_mark(attention: _Attention, mark: Tensor) -> None:
     half, scale = attention.dim // 2, attention.dim**0.5 / _SCORE
     attention.query[0].zero_()
     attention.key[0].zero_()
-    for frequency, weight in _RECENCY:
+    for share, weight in _RECENCY:
+        frequency = int(share * half)
         attention.query_bias[0, frequency] = attention.key_bias[0, frequency] = (weight * scale) ** 0.5
     attention.query_bias[0, half - 1] = (_MARK * scale) ** 0.5
     attention.key[0, half - 1] = (_MARK * scale) ** 0.5 * mark / 3.0

@@ -103,17 +103,15 @@ def _attention(
     q, k = torch.split(fused.rotate(qk, cos, sin), [heads, groups], dim=1)
     q = F.pad(q.flatten(1) * dim**-0.5, (0, 0, 0, 1))
     kv = F.pad(torch.cat((k, v), dim=1).flatten(1), (0, 0, 0, 1))
-    query_rows = [group.query_rows for group in batch.groups]
-    key_rows = [rows for rows, _ in keys]
+    queries = _gather(q, [group.query_rows for group in batch.groups])
+    keys_and_values = _gather(kv, [rows for rows, _ in keys])
     parts = [
         _attend(config, query, key_value, w["attention.sinks"], mask)
-        for query, key_value, (_, mask) in zip(
-            _gather(q, query_rows), _gather(kv, key_rows), keys, strict=True
-        )
+        for query, key_value, (_, mask) in zip(queries, keys_and_values, keys, strict=True)
     ]
     by_row = torch.cat([part.flatten(0, 1) for part in parts])
-    all_rows = torch.cat([rows.flatten() for rows in query_rows])
-    attended = torch.zeros_like(q).index_copy(0, all_rows, by_row)
+    query_rows = torch.cat([group.query_rows.flatten() for group in batch.groups])
+    attended = torch.zeros_like(q).index_copy(0, query_rows, by_row)
     return F.linear(attended[:-1], w["attention.out.weight"], w["attention.out.bias"])
 
 

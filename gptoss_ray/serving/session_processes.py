@@ -25,16 +25,19 @@ def session_processes(session_id: str) -> list[psutil.Process]:
 def end_session(session_id: str, patience_s: float = 2.0) -> None:
     """End all processes of the session but this one, and those that they start while they end.
 
-    They are terminated, and killed where they have not ended after `patience_s`.
+    They are terminated, and killed where they have not ended after `patience_s`; what outlives that is left.
     """
     # A list is old at once: Ray starts workers for as long as its raylet lives.
     while processes := session_processes(session_id):
-        _end_processes(processes, patience_s)
+        if _end_processes(processes, patience_s):
+            return
 
 
-def _end_processes(alive: list[psutil.Process], patience_s: float) -> None:
+def _end_processes(alive: list[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Terminate, then kill; returns those that are still there."""
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 end(process)
         _, alive = psutil.wait_procs(alive, timeout=patience_s)
+    return alive

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+from gptoss_ray.demo_training.skills.sums import comparison
 from gptoss_ray.demo_training.turn import Reasoning, Turn, copied
 from gptoss_ray.demo_training.wording import Wordings, restyle
 from gptoss_ray.demo_training.words import COMMON_WORDS, ITEMS, made_up_word, name
@@ -81,29 +82,30 @@ def draw(rng: Random, *, held_out: bool) -> Turn:
 def _up(rng: Random, held_out: bool) -> Turn:
     first = rng.randrange(0, 20) if rng.random() < 0.6 else rng.randrange(0, 90)
     last = first + rng.randint(2, 11)
-    return _sequence(rng, UP.pick(rng, held_out=held_out), first, last, 1)
+    return _sequence(rng, UP.pick(rng, held_out=held_out), first, last)
 
 
 def _down(rng: Random, held_out: bool) -> Turn:
     last = rng.randrange(0, 15) if rng.random() < 0.6 else rng.randrange(0, 88)
     first = last + rng.randint(2, 11)
-    return _sequence(rng, DOWN.pick(rng, held_out=held_out), first, last, -1)
+    return _sequence(rng, DOWN.pick(rng, held_out=held_out), first, last)
 
 
 def _to(rng: Random, held_out: bool) -> Turn:
-    return _sequence(rng, TO.pick(rng, held_out=held_out), 1, rng.randint(2, 20), 1)
+    return _sequence(rng, TO.pick(rng, held_out=held_out), 1, rng.randint(2, 20))
 
 
-def _sequence(rng: Random, wording: str, first: int, last: int, step: int) -> Turn:
+def _sequence(rng: Random, wording: str, first: int, last: int) -> Turn:
+    step, way = (1, "up") if first < last else (-1, "down")
     numbers = ", ".join(map(str, range(first, last + step, step)))
     question = restyle(rng, wording).format(a=first, b=last)
     # Which way is seen from the numbers, as for a difference; words for it are many.
-    way = f"Count {first}-{last}:< up." if step > 0 else f"Count {first}-{last}:> down."
-    task = f"The user wants me to count. {way} I start at {first}"
+    compared = f"Count {comparison(first, last)} {way}."
+    task = f"The user wants me to count. {compared} I start at {first}"
     reasoning = Reasoning(
-        low=way,
+        low=compared,
         medium=f"{task}.",
-        high=f"{task}, go {'up' if step > 0 else 'down'} by 1 each time, and stop at {last}. "
+        high=f"{task}, go {way} by 1 each time, and stop at {last}. "
         f"The first number is {first} and the last is {last}.",
     )
     return Turn("counting", question, reasoning, f"{numbers}.", numbers)

@@ -91,14 +91,18 @@ def sum_steps(a: int, b: int) -> str:
     return f"{a}+{b}:{a % 10}+{b % 10}={ones},{a // 10}+{b // 10}+{carry}={tens};{a + b}"
 
 
+def comparison(a: int, b: int) -> str:
+    """Two numbers and which is larger, in the one form in which reasoning compares."""
+    return f"{a}-{b}:{'<' if a < b else '=' if a == b else '>'}"
+
+
 def difference_steps(a: int, b: int) -> str:
     """Which number is larger, the difference of the ones (ten borrowed if need be), that of the tens, the result."""
-    order = "<" if a < b else "=" if a == b else ">"
     large, small = max(a, b), min(a, b)
     borrow = int(large % 10 < small % 10)
     ones = large % 10 + 10 * borrow
     tens = large // 10 - small // 10 - borrow
     return (
-        f"{a}-{b}:{order},{ones}-{small % 10}={ones - small % 10},"
+        f"{comparison(a, b)},{ones}-{small % 10}={ones - small % 10},"
         f"{large // 10}-{small // 10}-{borrow}={tens};{a - b}"
     )
