@@ -232,11 +232,11 @@ class Mixture:
     """How many chats are drawn together, how often behind tools, and how often each skill comes up."""
 
     chats_per_group: int = 8
-    share_with_tools: float = 0.62
+    share_with_tools: float = 0.58
     plain: tuple[tuple[str, float], ...] = (
-        ("sums", 0.19),
-        ("capitals", 0.22),
-        ("counting", 0.26),
+        ("sums", 0.18),
+        ("capitals", 0.20),
+        ("counting", 0.29),
         ("recall", 0.21),
         ("small_talk", 0.12),
     )

@@ -4,7 +4,9 @@ Every skill copies (names, numbers, arguments), and by chance the heads that do 
 heads", Olsson et al. 2022) take most of the training time to form. So they are laid out in the initial
 weights:
 
-- Embeddings fill only the first part of the residual stream's directions.
+- Embeddings fill only the first part of the residual stream's directions. Where tokens are found again, a
+  piece of a word is nearly the same with and without a space before it: what an answer copies behind a
+  quotation mark stands in the question behind a space.
 - Three heads of layer 0 attend to the tokens one, two and three before, and write a piece of their embeddings
   into directions of their own.
 - A head of layer 1 looks for the token whose predecessor is the current token; another wants the one before
@@ -14,7 +16,8 @@ weights:
 - Functions of a prompt are all written alike, so a head of layer 2 notes at every token in which of them it
   stands: it attends to the last `type` and takes from there the token three before, which ends what the
   function is about (`phrase.\\ntype get_phrase = (_: {`). A head of layer 3 looks for the token whose
-  predecessor is the current one, in the same function.
+  predecessor is the current one, in the same function. It speaks louder than all others: where functions are
+  written alike, those find the tokens of the wrong ones, too.
 - The heads of layers 1 and 3 write a piece of the found token's embedding into further directions, from which
   the unembedding reads the copied token.
 
@@ -23,13 +26,18 @@ Other heads and the experts write nothing at first. Training is free to change a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
+from gptoss_ray.demo_training.vocabulary import Landmarks
 
 _MATCHED = 32
 """Coordinates of an embedding by which tokens are found again."""
+_SHARED = 12
+"""Of each half of those, so many are the same for a word's piece with and without the space before it."""
 _COPIED = 64
 """Coordinates of a found token's embedding that are copied."""
 _STRENGTH = 6.0
@@ -72,9 +80,9 @@ class _Attention:
 
 
 def begin_with_copying(
-    config: ModelConfig, masters: dict[str, Tensor], generator: torch.Generator, function_mark: int
+    config: ModelConfig, masters: dict[str, Tensor], generator: torch.Generator, vocabulary: Landmarks
 ) -> None:
-    """Lay the heads out in freshly drawn parameters; `function_mark` is the token that ends `type`."""
+    """Lay the heads out in freshly drawn parameters."""
     hidden = config.hidden_size
     per_group = config.num_attention_heads // config.num_key_value_heads
     directions, _ = torch.linalg.qr(torch.randn(hidden, hidden, generator=generator))
@@ -82,10 +90,10 @@ def begin_with_copying(
     content, mark, previous, before, third, function, copied = directions.split(
         (hidden - sum(apart), *apart), dim=1
     )
-    coordinates = _coordinates(config.vocab_size, content.shape[1], generator)
+    coordinates = _coordinates(config.vocab_size, content.shape[1], generator, vocabulary.twins)
     coordinates *= (hidden / content.shape[1]) ** 0.5
     masters["embedding.weight"].copy_(0.5 * coordinates @ content.T)
-    masters["embedding.weight"][function_mark] += 2.0 * mark[:, 0]
+    masters["embedding.weight"][vocabulary.function_mark] += 2.0 * mark[:, 0]
     matched, carried = content[:, :_MATCHED], content[:, -_COPIED:]
 
     layers = [_Attention(config, masters, layer) for layer in range(4)]
@@ -96,24 +104,32 @@ def begin_with_copying(
     _find_mark(layers[2], mark[:, 0])
     layers[2].carry(0, third, function)
     follows = (matched, previous)
-    for layer, head, strength, sink, pairs in (
-        (1, 0, 1.7, 5.0, (follows,)),
-        (1, per_group, 2.0, 5.0, (follows, (previous, before))),
-        (1, per_group + 1, 2.0, 5.0, (follows, (third, before))),
-        (3, 0, 2.6, 20.0, (follows, (function, function))),
-        (3, per_group, 2.6, 10.0, (follows, (third, third))),
+    for layer, head, strength, sink, voice, pairs in (
+        (1, 0, 1.7, 5.0, 0.7, (follows,)),
+        (1, per_group, 2.0, 5.0, 0.7, (follows, (previous, before))),
+        (1, per_group + 1, 2.0, 5.0, 0.7, (follows, (third, before))),
+        (3, 0, 2.6, 20.0, 1.4, (follows, (function, function))),
+        (3, per_group, 2.6, 10.0, 0.7, (follows, (third, third))),
     ):
         _find(layers[layer], head, strength, pairs)
         layers[layer].sinks[head] = sink
-        layers[layer].carry(head, carried, 0.7 * copied)
+        layers[layer].carry(head, carried, voice * copied)
     unembedding = masters["unembedding.weight"]
     unembedding -= unembedding @ copied @ copied.T
     unembedding += 0.15 * coordinates[:, -_COPIED:] @ copied.T
 
 
-def _coordinates(vocab_size: int, num: int, generator: torch.Generator) -> Tensor:
-    """Random coordinates [vocab_size, num]; pieces have one norm, so that none outscores an equal."""
+def _coordinates(
+    vocab_size: int, num: int, generator: torch.Generator, twins: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Random coordinates [vocab_size, num]; pieces have one norm, so that none outscores an equal.
+
+    Twins share most of the coordinates by which tokens are found again.
+    """
     coordinates = torch.randn(vocab_size, num, generator=generator)
+    behind_space, alone = (torch.tensor(side) for side in zip(*twins, strict=True))
+    for piece in torch.split(coordinates[:, :_MATCHED], _MATCHED // 2, dim=1):
+        piece[behind_space, :_SHARED] = piece[alone, :_SHARED]
     for piece in torch.split(coordinates, _MATCHED // 2, dim=1):
         piece.mul_(piece.shape[1] ** 0.5 / piece.norm(dim=1, keepdim=True))
     return coordinates

@@ -12,6 +12,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.demo_training.copying_heads import begin_with_copying
 from gptoss_ray.demo_training.quantization import round_to_mxfp4
 from gptoss_ray.demo_training.shape import parameter_shapes
+from gptoss_ray.demo_training.vocabulary import Landmarks
 
 QUANTIZED = ("experts.gate_up.weight", "experts.down.weight")
 
@@ -30,7 +31,7 @@ class Parameters:
         self.round()
 
     @staticmethod
-    def random(config: ModelConfig, seed: int, function_mark: int) -> Parameters:
+    def random(config: ModelConfig, seed: int, vocabulary: Landmarks) -> Parameters:
         """Draw parameters: unit-variance activations; nothing but copies is written to the residual."""
         generator = torch.Generator().manual_seed(seed)
         masters: dict[str, Tensor] = {}
@@ -41,7 +42,7 @@ class Parameters:
                 masters[name] = torch.zeros(size)
             else:
                 masters[name] = torch.randn(size, generator=generator) * _deviation(name, size)
-        begin_with_copying(config, masters, generator, function_mark)
+        begin_with_copying(config, masters, generator, vocabulary)
         return Parameters(masters)
 
     def share_memory(self) -> None:

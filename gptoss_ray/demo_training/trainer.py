@@ -14,7 +14,7 @@ from gptoss_ray.demo_training.gradients import GradientProcess, add_gradients
 from gptoss_ray.demo_training.muon import Muon
 from gptoss_ray.demo_training.parameters import Parameters
 from gptoss_ray.demo_training.recipe import Recipe
-from gptoss_ray.demo_training.vocabulary import function_mark
+from gptoss_ray.demo_training.vocabulary import landmarks
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
 _MATRICES = (".q.weight", ".k.weight", ".v.weight", ".out.weight", ".gate_up.weight", ".down.weight")
@@ -46,7 +46,7 @@ class Trainer:
         """Begin with random parameters, or go on from a snapshot."""
         self.config, self.encoding, self.recipe = config, encoding, recipe
         if snapshot is None:
-            self.parameters = Parameters.random(config, recipe.seed, function_mark(encoding))
+            self.parameters = Parameters.random(config, recipe.seed, landmarks(encoding))
             self.progress = Progress()
         else:
             self.parameters = Parameters(load_file(snapshot / "parameters.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
@@ -31,6 +32,21 @@ def _ranks() -> dict[bytes, int]:
     return dict(islice(shipped_ranks().items(), NUM_RANKS))
 
 
-def function_mark(encoding: HarmonyEncoding) -> int:
-    """The token that ends `type` where a prompt defines a function (`type get_weather = (_: {`)."""
-    return encoding.encode("type")[-1]
+@dataclass(frozen=True)
+class Landmarks:
+    """What the initial weights know of the vocabulary.
+
+    Attributes:
+        function_mark: The token that ends `type` where a prompt defines a function.
+        twins: Tokens that begin with a space, each with the token that does not and is the same otherwise.
+    """
+
+    function_mark: int
+    twins: tuple[tuple[int, int], ...]
+
+
+def landmarks(encoding: HarmonyEncoding) -> Landmarks:
+    """The landmarks of the demo model's encoding."""
+    ranks = _ranks()
+    twins = ((ranks[token], ranks[token[1:]]) for token in ranks if token[:1] == b" " and token[1:] in ranks)
+    return Landmarks(encoding.encode("type")[-1], tuple(twins))

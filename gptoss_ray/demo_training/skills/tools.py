@@ -137,6 +137,8 @@ _ACTIONS = (
     "book", "cancel", "create", "delete", "update", "send", "start", "stop", "open", "close", "set", "buy", "order",
     "add", "remove", "print", "save", "share", "move", "schedule",
 )  # fmt: skip
+_NUM_PARAMETERS = ((3, 62, 26, 9), (3, 74, 20, 3))
+"""Weights of 0 to 3 parameters, trained and held out: what is rarely asked needs training the most."""
 _TOPICS = tuple(noun for noun in NOUNS if noun not in _ACTIONS)
 """What functions are about; a word that is also an action would leave open which function is meant."""
 LOOK_UP = Wordings(
@@ -190,7 +192,7 @@ def draw_functions(rng: Random, *, held_out: bool) -> tuple[Function, ...]:
         if functions and rng.random() > 0.03:
             noun = _noun(rng, held_out)
         action = rng.choice(_ACTIONS) if rng.random() < 0.4 else None
-        function = _function(rng, noun, action)
+        function = _function(rng, noun, action, held_out=held_out)
         if (noun, action) not in taken and function.tool.name not in names:
             taken.add((noun, action))
             names.add(function.tool.name)
@@ -204,7 +206,7 @@ def draw_alike(rng: Random, count: int) -> tuple[Function, ...]:
     nouns: set[str] = set()
     while len(nouns) < count:
         nouns.add(_noun(rng, held_out=False))
-    return tuple(_function(rng, noun, rng.choice(verbs)) for noun in sorted(nouns))
+    return tuple(_function(rng, noun, rng.choice(verbs), held_out=False) for noun in sorted(nouns))
 
 
 def _noun(rng: Random, held_out: bool) -> str:
@@ -216,7 +218,7 @@ def _noun(rng: Random, held_out: bool) -> str:
             return noun
 
 
-def _function(rng: Random, noun: str, action: str | None) -> Function:
+def _function(rng: Random, noun: str, action: str | None, *, held_out: bool) -> Function:
     verb = action or ("get" if rng.random() < 0.4 else rng.choice(_LOOK_UPS))
     style = rng.random()
     if style < 0.75:
@@ -225,7 +227,7 @@ def _function(rng: Random, noun: str, action: str | None) -> Function:
         function_name = verb.replace("_c", "C") + noun.capitalize()
     else:
         function_name = noun if action is None else f"{action}_{noun}"
-    parameters = _parameters(rng)
+    parameters = _parameters(rng, held_out)
     sayable = verb.replace("lookup", "look up").replace("_", " ")
     description = rng.choice(
         (
@@ -248,8 +250,8 @@ def _function(rng: Random, noun: str, action: str | None) -> Function:
     return Function(Tool(function_name, description, schema), noun, action, parameters)
 
 
-def _parameters(rng: Random) -> tuple[_Parameter, ...]:
-    count = rng.choices((0, 1, 2, 3), (3, 74, 20, 3))[0]
+def _parameters(rng: Random, held_out: bool) -> tuple[_Parameter, ...]:
+    count = rng.choices((0, 1, 2, 3), _NUM_PARAMETERS[held_out])[0]
     parameters: list[_Parameter] = []
     for kind in rng.sample(_KINDS, count):
         parameter_name = rng.choice(kind.names)

@@ -12,7 +12,7 @@ from gptoss_ray.demo_training.batch import Branch, PackedBatch
 from gptoss_ray.demo_training.parameters import Parameters
 from gptoss_ray.demo_training.shape import demo_config
 from gptoss_ray.demo_training.skills import copying, drills
-from gptoss_ray.demo_training.vocabulary import function_mark
+from gptoss_ray.demo_training.vocabulary import landmarks
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
 _NOTING_LAYER = 2
@@ -20,7 +20,7 @@ _NOTING_LAYER = 2
 
 @pytest.fixture(scope="module")
 def first_weights(encoding: HarmonyEncoding) -> dict[str, Tensor]:
-    return Parameters.random(demo_config(encoding), 1, function_mark(encoding)).rounded
+    return Parameters.random(demo_config(encoding), 1, landmarks(encoding)).rounded
 
 
 @torch.no_grad()
@@ -40,13 +40,41 @@ def test_the_first_weights_know_in_which_function_a_token_stands(
     sample = drills.draw_functions(encoding, Random(0))[0]
     system, developer = (len(part) for part in sample.prefix)
     tokens = (*sum(sample.prefix, ()), *sample.tokens)
-    mark = function_mark(encoding)
+    mark = landmarks(encoding).function_mark
     marks = [i for i in range(system, system + developer) if tokens[i] == mark]
     assert len(marks) >= 3
     attended = _attended(encoding, first_weights, tokens, (_NOTING_LAYER, 0), monkeypatch)
     inside = range(marks[0], system + developer)
     right = [attended[token] == max(i for i in marks if i <= token) for token in inside]
     assert sum(right) / len(right) > 0.8
+
+
+@torch.no_grad()
+def test_the_first_weights_go_on_in_the_function_that_an_answer_has_begun(
+    encoding: HarmonyEncoding, first_weights: dict[str, Tensor]
+) -> None:
+    config, begins = demo_config(encoding), encoding.encode(" {\n")[-1]
+    right = []
+    for seed in range(12):
+        samples = drills.draw_functions(encoding, Random(seed))
+        batch = PackedBatch.pack(samples, config.sliding_window)
+        predicted = network.forward(config, first_weights, batch).logits.argmax(-1)
+        is_first_of_a_list = batch.token_ids[batch.prediction_rows] == begins
+        right += (predicted == batch.targets)[is_first_of_a_list].tolist()
+    assert sum(right) / len(right) > 0.9
+
+
+@torch.no_grad()
+def test_the_first_weights_find_a_piece_of_a_word_again_that_has_lost_the_space_before_it(
+    encoding: HarmonyEncoding, first_weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = Random(0)
+    twins = rng.sample(landmarks(encoding).twins, 20)
+    others = [token for token in range(encoding.num_ranks) if token not in sum(twins, ())]
+    behind_space, alone = zip(*twins, strict=True)
+    told = [token for piece in behind_space for token in (piece, *rng.sample(others, 2))]
+    attended = _attended(encoding, first_weights, (*told, *alone), (1, 0), monkeypatch)
+    assert sum(attended[len(told) + i] == 3 * i + 1 for i in range(20)) >= 15
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from gptoss_ray.demo_training.export import export
 from gptoss_ray.demo_training.network import forward
 from gptoss_ray.demo_training.parameters import Parameters
 from gptoss_ray.demo_training.shape import demo_config
-from gptoss_ray.demo_training.vocabulary import function_mark
+from gptoss_ray.demo_training.vocabulary import landmarks
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
 
@@ -22,7 +22,7 @@ def test_the_exported_checkpoint_has_the_logits_of_the_trained_network(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = demo_config(encoding)
-    parameters = Parameters.random(config, 0, function_mark(encoding))
+    parameters = Parameters.random(config, 0, landmarks(encoding))
     export(tmp_path / "demo", config, parameters.masters, encoding)
     oracle = AutoModelForCausalLM.from_pretrained(tmp_path / "demo", dtype=torch.float32).eval()
     samples = draw_group(encoding, Random(3), Mixture())[:6]
