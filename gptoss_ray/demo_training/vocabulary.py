@@ -46,7 +46,7 @@ class Landmarks:
 
 
 def landmarks(encoding: HarmonyEncoding) -> Landmarks:
-    """The landmarks of the demo model's encoding."""
-    ranks = _ranks()
-    twins = ((ranks[token], ranks[token[1:]]) for token in ranks if token[:1] == b" " and token[1:] in ranks)
+    """The landmarks of an encoding."""
+    ids = {encoding.token_bytes(token_id): token_id for token_id in range(encoding.num_ranks)}
+    twins = ((ids[token], ids[token[1:]]) for token in ids if token[:1] == b" " and token[1:] in ids)
     return Landmarks(encoding.encode("type")[-1], tuple(twins))

@@ -137,8 +137,6 @@ _ACTIONS = (
     "book", "cancel", "create", "delete", "update", "send", "start", "stop", "open", "close", "set", "buy", "order",
     "add", "remove", "print", "save", "share", "move", "schedule",
 )  # fmt: skip
-_NUM_PARAMETERS = ((3, 62, 26, 9), (3, 74, 20, 3))
-"""Weights of 0 to 3 parameters, trained and held out: what is rarely asked needs training the most."""
 _TOPICS = tuple(noun for noun in NOUNS if noun not in _ACTIONS)
 """What functions are about; a word that is also an action would leave open which function is meant."""
 LOOK_UP = Wordings(
@@ -251,7 +249,8 @@ def _function(rng: Random, noun: str, action: str | None, *, held_out: bool) -> 
 
 
 def _parameters(rng: Random, held_out: bool) -> tuple[_Parameter, ...]:
-    count = rng.choices((0, 1, 2, 3), _NUM_PARAMETERS[held_out])[0]
+    """Two and three are trained more often than they are asked about, lest a first one be taken for the last."""
+    count = rng.choices((0, 1, 2, 3), (3, 74, 20, 3) if held_out else (3, 62, 26, 9))[0]
     parameters: list[_Parameter] = []
     for kind in rng.sample(_KINDS, count):
         parameter_name = rng.choice(kind.names)
