@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from gptoss_ray.demo_training.precision import compute_dtype
+
 _MOMENTUM = 0.95
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _NUM_ITERATIONS = 5
@@ -49,10 +51,10 @@ class Muon:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Bring the singular values of [B, rows, columns] near 1 by Newton-Schulz iterations in bf16."""
+    """Bring the singular values of [B, rows, columns] near 1 by Newton-Schulz iterations."""
     a, b, c = _QUINTIC
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if is_tall else matrices).bfloat16()
+    x = (matrices.mT if is_tall else matrices).to(compute_dtype())
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_NUM_ITERATIONS):
         gram = x @ x.mT

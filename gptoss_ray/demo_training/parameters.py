@@ -1,4 +1,4 @@
-"""The network's parameters: fp32 masters that the optimisers move, bf16 or MXFP4 values in use.
+"""The network's parameters: fp32 masters that the optimisers move, and their bf16 or MXFP4 values in use.
 
 Every forward runs on exactly what the exported checkpoint will hold; gradients pass the rounding unchanged.
 """
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.demo_training.copying_heads import begin_with_copying
+from gptoss_ray.demo_training.precision import compute_dtype
 from gptoss_ray.demo_training.quantization import round_to_mxfp4
 from gptoss_ray.demo_training.shape import parameter_shapes
 from gptoss_ray.demo_training.vocabulary import Landmarks
@@ -22,12 +23,12 @@ class Parameters:
 
     Attributes:
         masters: Name to fp32 tensor.
-        rounded: Name to bf16 leaf tensor; after a backward its `grad` is set.
+        rounded: Name to leaf tensor of bf16 or MXFP4 values; after a backward its `grad` is set.
     """
 
     def __init__(self, masters: dict[str, Tensor]) -> None:
         self.masters = {name: master.requires_grad_() for name, master in masters.items()}
-        self.rounded = {name: torch.empty_like(m, dtype=torch.bfloat16) for name, m in masters.items()}
+        self.rounded = {name: torch.empty_like(m, dtype=compute_dtype()) for name, m in masters.items()}
         self.round()
 
     @staticmethod
@@ -55,7 +56,7 @@ class Parameters:
         """Refresh the rounded leaves from the masters and clear their gradients."""
         for name, master in self.masters.items():
             leaf = self.rounded[name].detach()
-            leaf.copy_(round_to_mxfp4(master) if name.endswith(QUANTIZED) else master)
+            leaf.copy_(round_to_mxfp4(master) if name.endswith(QUANTIZED) else master.bfloat16())
             self.rounded[name] = leaf.requires_grad_()
 
     def take_gradients(self) -> None:

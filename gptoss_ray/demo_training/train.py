@@ -20,7 +20,7 @@ from gptoss_ray.demo_training.trainer import Trainer
 from gptoss_ray.demo_training.vocabulary import demo_encoding
 
 _SECONDS_PER_LINE = 15
-_SECONDS_PER_EVALUATION = 600
+_SECONDS_PER_EVALUATION = 1200
 _QUESTIONS_PER_SKILL = 120
 _EVALUATION_SEED = 12345
 

@@ -82,7 +82,10 @@ class Trainer:
         for group in self._adam.param_groups:
             group["lr"] = recipe.adam_rate * rate
         self._adam.step()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads * self._num_processes)  # The other processes only draw data now.
         self._muon.step(recipe.muon_rate * rate)
+        torch.set_num_threads(threads)
         self.progress.step += 1
         self.progress.num_tokens += sums.num_tokens
         return sums.loss / sums.num_targets
