@@ -75,6 +75,11 @@ class EngineConfig(_Frozen):
         description="Weights of attention and unembedding; int8 needs native kernels, or a GPU and MXFP4 "
         "experts.",
     )
+    dense_matmuls: Literal["batch_invariant", "cublas"] = Field(
+        "batch_invariant",
+        description="What multiplies attention's matrices with more than 64 rows, on GPUs. cublas: meant to "
+        "be faster, but a row's bits, and so an answer, depend on what is computed beside it.",
+    )
     activations: Literal["bfloat16", "int8"] = Field(
         "bfloat16", description="What matrices multiply; int8 needs native kernels and int8 dense weights."
     )

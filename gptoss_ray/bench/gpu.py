@@ -201,6 +201,7 @@ def _measure_parts(
             case,
             lambda work: time_recorded(stream, work),
             bench.held,
+            by_blas=bench.by_blas,
         )
     return parts
 

@@ -36,6 +36,7 @@ class GpuBench:
         records_graphs: Whether decoding steps are replayed from graphs.
         kv_cache_dtype: Of the engine.
         dense_weights: Of the engine.
+        dense_matmuls: Of the engine.
     """
 
     shape: str
@@ -48,6 +49,7 @@ class GpuBench:
     records_graphs: bool = True
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     dense_weights: Literal["bfloat16", "int8"] = "bfloat16"
+    dense_matmuls: Literal["batch_invariant", "cublas"] = "batch_invariant"
 
     def __post_init__(self) -> None:
         if not self.prompts and not (self.streams and self.contexts):
@@ -59,13 +61,20 @@ class GpuBench:
                 f"{self.model.max_context}; ask for shorter ones.",
                 param="contexts",
             )
+        if self.by_blas and self.dense_weights != "bfloat16":
+            raise ConfigError("cublas multiplies weights in bfloat16 only; ask for one or the other.")
+
+    @property
+    def by_blas(self) -> bool:
+        """Whether it is measured in the mode that is not batch-invariant."""
+        return self.dense_matmuls == "cublas"
 
     @property
     def title(self) -> str:
-        """The shape, and what is not held in bfloat16."""
+        """The shape, and what is not held in bfloat16 or not batch-invariant."""
         kv = ", KV in fp8" if self.kv_cache_dtype == "fp8" else ""
         dense = ", dense weights in int8" if self.dense_weights == "int8" else ""
-        return self.shape + kv + dense
+        return self.shape + kv + dense + (", not batch-invariant (cuBLAS)" if self.by_blas else "")
 
     @property
     def held(self) -> WeightFormat:
@@ -80,6 +89,7 @@ class GpuBench:
             step_graphs=self.records_graphs,
             kv_cache_dtype=self.kv_cache_dtype,
             dense_weights=self.dense_weights,
+            dense_matmuls=self.dense_matmuls,
         )
 
     def decode_cases(self) -> list[DecodeCase]:
@@ -128,7 +138,7 @@ class GpuStep:
     @classmethod
     def of_decode(cls, bench: GpuBench, case: DecodeCase, seconds: tuple[float, ...] = ()) -> GpuStep:
         """Return a step in which all streams draw a token."""
-        cost = decode_step(bench.model, case.num_streams, case.context, bench.held)
+        cost = decode_step(bench.model, case.num_streams, case.context, bench.held, by_blas=bench.by_blas)
         return cls("decode", case.num_streams, case.context, (cost,), case.num_streams, seconds)
 
     @classmethod
@@ -177,7 +187,8 @@ class GpuStep:
 
 def _chunk_costs(bench: GpuBench, num_tokens: int) -> Iterator[StepCost]:
     for start in range(0, num_tokens, CHUNK_TOKENS):
-        yield prefill_step(bench.model, min(CHUNK_TOKENS, num_tokens - start), start, bench.held)
+        chunk = min(CHUNK_TOKENS, num_tokens - start)
+        yield prefill_step(bench.model, chunk, start, bench.held, by_blas=bench.by_blas)
 
 
 def paper_steps(bench: GpuBench) -> list[GpuStep]:
@@ -204,7 +215,7 @@ def kernel_table(bench: GpuBench, ceilings: Ceilings) -> dict[str, list[Row]]:
     if not bench.decode_cases():
         return {}
     case = bench.decode_cases()[0]
-    kernels = decode_step(bench.model, case.num_streams, case.context, bench.held).kernels
+    kernels = GpuStep.of_decode(bench, case).cost[0].kernels
     rows: list[Row] = [
         {
             "kernel": kernel.name,

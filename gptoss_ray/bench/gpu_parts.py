@@ -70,6 +70,8 @@ def measure_parts(
     case: DecodeCase,
     time_work: TimeWork,
     held: WeightFormat = IN_BFLOAT16,
+    *,
+    by_blas: bool = False,
 ) -> list[PartTime]:
     """Time the parts of a step of `case`; experts are what all layers take beyond their attention.
 
@@ -80,10 +82,11 @@ def measure_parts(
         case: What decodes.
         time_work: The clock.
         held: How weights and KV are held.
+        by_blas: Whether cuBLAS multiplies attention's matrices with many rows.
     """
     times = {name: time_work(work) for name, work in _works(transformer, kv_cache, sampler, case)}
     times["experts"] = max(times.pop("all layers") - times["attention layers"], 1e-9)
-    cost = decode_step(transformer.config, case.num_streams, case.context, held)
+    cost = decode_step(transformer.config, case.num_streams, case.context, held, by_blas=by_blas)
     kernels = {each.name: each for each in cost.kernels}
     return [
         PartTime(name, times[name], StepCost(tuple(kernels[kernel] for kernel in names if kernel in kernels)))

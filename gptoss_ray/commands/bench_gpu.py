@@ -14,6 +14,10 @@ from gptoss_ray.errors import GptossError
 Shape = Annotated[
     Literal["gpt-oss-20b", "gpt-oss-120b", "tiny"], typer.Option(help="The shape of the random weights.")
 ]
+DenseMatmuls = Annotated[
+    Literal["batch_invariant", "cublas"],
+    typer.Option(help="As engine.dense_matmuls of a configuration: the default, or the faster mode."),
+]
 _PeerExperts = Literal["bfloat16", "mxfp4"]
 
 
@@ -28,6 +32,7 @@ def gpu(
     graphs: Annotated[bool, typer.Option(help="Replay decoding steps from graphs.")] = True,
     kv_cache_dtype: KvCacheDtype = "auto",
     dense: Dense = "bfloat16",
+    dense_matmuls: DenseMatmuls = "batch_invariant",
     accounting: Annotated[
         bool, typer.Option("--accounting", help="Only print what steps cost on paper; needs no card.")
     ] = False,
@@ -69,6 +74,7 @@ def gpu(
         records_graphs=graphs,
         kv_cache_dtype=kv_cache_dtype,
         dense_weights=dense,
+        dense_matmuls=dense_matmuls,
     )
     accelerator = find_accelerator(card)
     compared: tuple[ComparedStep, ...] = ()
@@ -101,6 +107,7 @@ def gpu(
         "shape": bench.shape,
         "kv_cache_dtype": kv_cache_dtype,
         "dense": dense,
+        "dense_matmuls": dense_matmuls,
         "has_run": not accounting,
         "tables": tables,
     }

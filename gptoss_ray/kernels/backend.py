@@ -76,17 +76,7 @@ def select_backend(engine: EngineConfig, model: ModelConfig, device: str = "cpu"
         return _select_triton(engine, model)
     if device != "cpu":
         raise ConfigError(f"device {device!r} has no kernels; use 'cpu' or 'cuda'.", param="device")
-    if engine.kernels == "triton":
-        raise ConfigError(
-            "engine.kernels is 'triton', which computes on GPUs: set parallel.device to 'cuda'.",
-            param="kernels",
-        )
-    if engine.kv_cache_dtype == "fp8":
-        raise ConfigError(
-            "engine.kv_cache_dtype is 'fp8', which only the kernels for GPUs read: set it to 'auto', or "
-            "parallel.device to 'cuda'.",
-            param="kv_cache_dtype",
-        )
+    _refuse_what_is_for_gpus(engine)
     if engine.kernels == "torch":
         problem, found = "engine.kernels is 'torch'", None
     else:
@@ -133,7 +123,9 @@ def make_kernels(
         from gptoss_ray.kernels.triton.triton_kernels import TritonKernels  # noqa: PLC0415
 
         tiles = TileTable.load(tile_table_path())
-        return TritonKernels("cuda", tiles, dense_weights=engine.dense_weights)
+        return TritonKernels(
+            "cuda", tiles, dense_weights=engine.dense_weights, dense_matmuls=engine.dense_matmuls
+        )
 
     if backend.library is not None:
         from gptoss_ray.kernels.native.native_kernels import NativeKernels  # noqa: PLC0415
@@ -161,7 +153,8 @@ def numerics_fingerprint(backend: Backend, engine: EngineConfig) -> str:
     if backend.is_triton:
         return (
             f"{backend.name}/{backend.build};torch={torch.__version__};{_gpu_architecture()};{engine.dtype};"
-            f"kv_block={engine.kv_block_size};kv={engine.kv_cache_dtype};dense={engine.dense_weights}"
+            f"kv_block={engine.kv_block_size};kv={engine.kv_cache_dtype};dense={engine.dense_weights};"
+            f"matmuls={engine.dense_matmuls}"
         )
     capability = torch.backends.cpu.get_cpu_capability()
     formats = f";dense={engine.dense_weights};activations={engine.activations}" if backend.is_native else ""
@@ -181,6 +174,21 @@ def tile_table_path() -> Path:
     return table_path(torch.cuda.get_device_name(), importlib.metadata.version("triton"))
 
 
+def _refuse_what_is_for_gpus(engine: EngineConfig) -> None:
+    """Raise ConfigError where a configuration for CPUs asks for what only GPUs do."""
+    for field, value, other in (
+        ("kernels", "triton", "auto"),
+        ("kv_cache_dtype", "fp8", "auto"),
+        ("dense_matmuls", "cublas", "batch_invariant"),
+    ):
+        if getattr(engine, field) == value:
+            raise ConfigError(
+                f"engine.{field} is {value!r}, which is for GPUs: set it to {other!r}, or parallel.device "
+                "to 'cuda'.",
+                param=field,
+            )
+
+
 def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:
     """Return the kernels for GPUs, if they are installed and take this model and configuration."""
     if engine.kernels not in ("auto", "triton"):
@@ -198,6 +206,7 @@ def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:
             "experts in bfloat16 only: set dense_weights to bfloat16.",
             param="dense_weights",
         )
+    _check_dense_matmuls(engine)
     problem = _triton_misfit(model)
     if problem is not None:
         raise ConfigError(problem, param="device")
@@ -210,6 +219,23 @@ def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:
         ) from None
     build = f"{_TRITON_KERNELS_VERSION};triton={version}"
     return Backend(_TRITON, f"ranks have GPUs, and Triton {version} is installed", build)
+
+
+def _check_dense_matmuls(engine: EngineConfig) -> None:
+    """Raise ConfigError where the faster mode cannot multiply, or would break what another field promises."""
+    if engine.dense_matmuls == "batch_invariant":
+        return
+    for field, other, why in (
+        ("dense_weights", "bfloat16", "which multiplies weights in bfloat16 only"),
+        ("speculation", "off", "with which answers would depend on what was guessed"),
+    ):
+        value = getattr(engine, field)
+        if value not in (other, "auto"):
+            raise ConfigError(
+                f"engine.dense_matmuls is 'cublas', {why}, and engine.{field} is {value!r}: set it to "
+                f"{other!r}, or dense_matmuls to 'batch_invariant'.",
+                param="dense_matmuls",
+            )
 
 
 def _triton_misfit(model: ModelConfig) -> str | None:

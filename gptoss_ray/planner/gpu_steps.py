@@ -9,7 +9,7 @@ Exact for a rank alone with MXFP4 experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
@@ -24,6 +24,11 @@ LAUNCH_S = 6e-6
 """What the host needs to launch a kernel that no graph holds, Triton's Python included: an assumption."""
 IN_BFLOAT16 = WeightFormat.of_triton(EngineConfig())
 """What engines hold by default: matrices but the experts', and KV, in bfloat16."""
+
+_QKV, _OUT = "qkv, rotation, KV write", "attention output"
+
+BLAS_ROWS = 65
+"""Fewest rows that cuBLAS multiplies, where it does (`kernels/triton/blas.py`)."""
 
 _BF16, _FLOAT32, _INT64 = 2, 4, 8
 
@@ -99,6 +104,7 @@ def decode_step(
     held: WeightFormat = IN_BFLOAT16,
     *,
     num_experts: float | None = None,
+    by_blas: bool = False,
 ) -> StepCost:
     """Return the cost of one token of each of `num_rows` streams with `context` tokens behind them.
 
@@ -108,22 +114,30 @@ def decode_step(
         context: Of each stream.
         held: How weights and KV are held.
         num_experts: Distinct experts a layer that the rows choose; None: as independent choices would.
+        by_blas: Whether cuBLAS multiplies attention's matrices with many rows.
     """
     kv_bytes = num_rows * kv.read_bytes(model, context, held.kv_itemsize)
     flops = num_rows * attention_flops(model, context)
     touched = model.expected_experts(num_rows) if num_experts is None else num_experts
-    return StepCost(tuple(_kernels(model, held, num_rows, num_rows, kv_bytes, flops, touched)))
+    kernels = _kernels(model, held, num_rows, num_rows, kv_bytes, flops, touched)
+    return StepCost(tuple(_behind_blas(model, num_rows, kernels) if by_blas else kernels))
 
 
 def prefill_step(
-    model: ModelConfig, num_tokens: int, context: int = 0, held: WeightFormat = IN_BFLOAT16
+    model: ModelConfig,
+    num_tokens: int,
+    context: int = 0,
+    held: WeightFormat = IN_BFLOAT16,
+    *,
+    by_blas: bool = False,
 ) -> StepCost:
     """Return the cost of `num_tokens` tokens of one prompt behind `context` others, and of one draw."""
     mean_context = context + num_tokens // 2
     kv_bytes = kv.read_bytes(model, context + num_tokens, held.kv_itemsize)
     flops = num_tokens * attention_flops(model, mean_context)
     touched = model.expected_experts(num_tokens)
-    return StepCost(tuple(_kernels(model, held, num_tokens, 1, kv_bytes, flops, touched)))
+    kernels = _kernels(model, held, num_tokens, 1, kv_bytes, flops, touched)
+    return StepCost(tuple(_behind_blas(model, num_tokens, kernels) if by_blas else kernels))
 
 
 def _kernels(
@@ -144,12 +158,12 @@ def _kernels(
     yield KernelCost("tokens, positions, embedding", 8, rows * hidden * 2 * _BF16)
     yield KernelCost("attention lists", 4)
     yield KernelCost("first norm", 1, rows * hidden * 2 * _BF16)
-    qkv = _matmul("qkv, rotation, KV write", layers, rows, hidden, query + kv_width, held.dense_bits)
+    qkv = _matmul(_QKV, layers, rows, hidden, query + kv_width, held.dense_bits)
     narrowed = layers * rows * kv_width * (_BF16 - held.kv_itemsize)
     yield replace(qkv, num_bytes=qkv.num_bytes - narrowed)
     attended = layers * rows * 2 * query * _BF16
     yield KernelCost("attention", layers, kv_bytes + attended, attention)
-    yield _matmul("attention output", layers, rows, query, hidden, held.dense_bits)
+    yield _matmul(_OUT, layers, rows, query, hidden, held.dense_bits)
     gate = model.num_experts * hidden * _FLOAT32 + rows * hidden * 2 * _BF16
     yield KernelCost("norm, gate, choice", layers, layers * gate)
     if slots > model.num_experts // 2:  # kernels/triton/tiles.py: fewer find their experts in place
@@ -164,6 +178,20 @@ def _kernels(
     yield replace(unembedding, num_bytes=unembedding.num_bytes + logits_bytes / 2)
     yield KernelCost("logits for the host", 1, 2 * logits_bytes)
     yield KernelCost("draw", 7, 2 * logits_bytes)
+
+
+def _behind_blas(model: ModelConfig, rows: int, kernels: Iterable[KernelCost]) -> Iterator[KernelCost]:
+    """Yield the kernels of a step whose many rows cuBLAS multiplies: ours follow, and read its products."""
+    widths = {
+        _QKV: (model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim,
+        _OUT: model.hidden_size,
+    }
+    for kernel in kernels:
+        if rows < BLAS_ROWS or kernel.name not in widths:
+            yield kernel
+            continue
+        products = model.num_layers * rows * widths[kernel.name] * 2 * _BF16
+        yield replace(kernel, num_launches=2 * kernel.num_launches, num_bytes=kernel.num_bytes + products)
 
 
 def _matmul(

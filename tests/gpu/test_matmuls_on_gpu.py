@@ -81,6 +81,18 @@ def test_dense_matmuls_are_right_and_a_row_has_its_bits_in_any_batch_and_tile(na
                     raise
 
 
+@pytest.mark.parametrize("name", ["qkv", "out"])
+def test_cublas_multiplies_many_rows_right_and_leaves_few_as_they_are(name):
+    weight, bias, matrix = dense(name, "bfloat16")
+    x = torch.randn(300, weight.shape[1], device=GPU).bfloat16()
+    residual = torch.randn(300, weight.shape[0], device=GPU).bfloat16()
+    plain, faster = (Linear(ArrivalCounters(GPU), by_blas=choice) for choice in (False, True))
+    wanted = x.double() @ weight.double().T + bias + residual
+    found = faster(x, matrix, residual.clone())
+    torch.testing.assert_close(found.double(), wanted, rtol=2**-6, atol=2**-6)
+    assert torch.equal(faster(x[:64], matrix), plain(x[:64], matrix))
+
+
 @pytest.mark.parametrize("name", DENSE)
 def test_weights_become_the_same_int8_here_and_on_a_cpu(name):
     n, k = DENSE[name]

@@ -100,6 +100,18 @@ def test_over_kv_in_8_bits_batched_equals_alone(make_engine):
     assert texts(run(make_engine(kv_cache_dtype="fp8"), REQUESTS[:8])) == alone
 
 
+def test_the_faster_mode_is_captured_and_answers_about_the_same(make_engine):
+    """Its graph of 80 rows holds cuBLAS; a token may differ where two are nearly as likely."""
+    requests = [make_request(2 * seed + 1, 90, max_tokens=8) for seed in range(80)]
+    config = CONFIG.model_copy(update={"max_num_sequences": 80, "dense_matmuls": "cublas"})
+    network = Transformer.load(DeviceCheckpoint(MODEL, torch.device("cuda"), seed=5), config, device="cuda")
+    engine = Engine(network, config, suppressed_token_ids=(7, 8))
+    found, wanted = run(engine, requests), run(make_engine(max_num_sequences=80), requests)
+    engine.close()
+    same = [found[name].token_ids[:1] == answer.token_ids[:1] for name, answer in wanted.items()]
+    assert sum(same) >= 60
+
+
 @pytest.mark.parametrize("budget", [33, 257])
 def test_chunked_equals_whole(make_engine, lonely, budget):
     assert texts(run(make_engine(max_num_batched_tokens=budget), REQUESTS)) == lonely

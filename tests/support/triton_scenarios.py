@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gptoss_ray.kernels.kernels import Expert, Gate, Norm, SwiGLU
+from gptoss_ray.kernels.kernels import AttentionRows, Expert, Gate, HeadShape, Norm, SwiGLU
 from gptoss_ray.kernels.triton.combine import combine
 from gptoss_ray.kernels.triton.expert_table import TritonExperts
 from gptoss_ray.kernels.triton.experts import ExpertMatmuls, InPlace
@@ -13,6 +13,7 @@ from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.linear import Linear
 from gptoss_ray.kernels.triton.matrix import TritonMatrix
 from gptoss_ray.kernels.triton.norm import rms_norm
+from gptoss_ray.kernels.triton.qkv import QkvProjection
 from gptoss_ray.kernels.triton.routing import route
 from gptoss_ray.kernels.triton.tiles import rows_per_tile
 
@@ -55,6 +56,18 @@ def linear(*, is_int8: bool = False) -> None:
 def linear_in_8_bits() -> None:
     """The same."""
     linear(is_int8=True)
+
+
+def behind_cublas() -> None:
+    """qkv and out of 2048 rows."""
+    counters, num_rows = ArrivalCounters(META), 2048
+    residual = values(num_rows, HIDDEN)
+    Linear(counters, by_blas=True)(values(num_rows, 4096), dense(HIDDEN, 4096), residual)
+    half, slots = values(num_rows, 32, dtype=torch.float32), values(num_rows, dtype=torch.int64)
+    rows = AttentionRows(slots, slots, slots, slots, half, half, None)
+    keys, caches = values(64, 8, 32, 64), values(64, 8, 32, 64)
+    project = QkvProjection(counters, by_blas=True)
+    project(values(num_rows, HIDDEN), dense(5120, HIDDEN), rows, HeadShape(64, 8, 64), keys, caches)
 
 
 def expert(width: int = HIDDEN) -> Expert:

@@ -8,6 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_ray.kernels import int8
+from gptoss_ray.kernels.triton import blas
+from gptoss_ray.kernels.triton.blas import tile_of_product
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters, is_last
 from gptoss_ray.kernels.triton.matrix import TritonMatrix
 from gptoss_ray.kernels.triton.tile_plan import TilePlan
@@ -172,16 +174,36 @@ def _linear_kernel(
         _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
 
 
+@triton.jit(do_not_specialize=["num_rows"])
+def _finish_kernel(
+    product_ptr,
+    bias_ptr,
+    residual_ptr,
+    out_ptr,
+    num_rows,
+    N: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    n, m, total = tile_of_product(product_ptr, num_rows, N, BLOCK_N, BLOCK_M)
+    _finish(total, bias_ptr, residual_ptr, out_ptr, n, m, num_rows, N, HAS_BIAS, HAS_RESIDUAL)
+
+
 class Linear:
     """Dense matmuls on one device and stream.
 
     Args:
         counters: Shared with all that works on the same stream.
         tiles: What was measured to be fast; None: nothing.
+        by_blas: Whether cuBLAS multiplies many rows; then a row's bits depend on how many.
     """
 
-    def __init__(self, counters: ArrivalCounters, tiles: TileTable | None = None) -> None:
-        self._counters, self._tiles = counters, tiles or TileTable()
+    def __init__(
+        self, counters: ArrivalCounters, tiles: TileTable | None = None, *, by_blas: bool = False
+    ) -> None:
+        self._counters, self._tiles, self._by_blas = counters, tiles or TileTable(), by_blas
 
     def __call__(
         self, x: Tensor, matrix: TritonMatrix, residual: Tensor | None = None, *, tile: Tile | None = None
@@ -192,6 +214,8 @@ class Linear:
         out = x.new_empty((num_rows, n), dtype=dtype) if residual is None else residual
         if not num_rows:
             return out
+        if self._by_blas and tile is None and blas.takes(matrix, num_rows):
+            return self._multiply_by_blas(x, matrix, residual, out)
         plan = TilePlan.of(x, matrix, tile or self._tiles.linear(n, k, num_rows))
         _linear_kernel[plan.grid](
             x,
@@ -207,5 +231,21 @@ class Linear:
             HAS_RESIDUAL=residual is not None,
             **plan.constants,
             **plan.options,
+        )
+        return out
+
+    def _multiply_by_blas(
+        self, x: Tensor, matrix: TritonMatrix, residual: Tensor | None, out: Tensor
+    ) -> Tensor:
+        grid, options = blas.launch_behind(matrix, len(x), blas.TILE_OUTPUTS)
+        _finish_kernel[grid](
+            blas.product(x, matrix),
+            matrix.bias,
+            residual,
+            out,
+            len(x),
+            HAS_BIAS=matrix.bias is not None,
+            HAS_RESIDUAL=residual is not None,
+            **options,
         )
         return out

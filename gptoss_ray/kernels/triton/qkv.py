@@ -9,6 +9,8 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_ray.kernels.kernels import AttentionRows, HeadShape
+from gptoss_ray.kernels.triton import blas
+from gptoss_ray.kernels.triton.blas import tile_of_product
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.linear import sum_of_tile
 from gptoss_ray.kernels.triton.matrix import TritonMatrix
@@ -123,16 +125,46 @@ def _qkv_kernel(
         )  # fmt: skip
 
 
+@triton.jit(do_not_specialize=["num_rows"])
+def _heads_kernel(
+    product_ptr,
+    bias_ptr,
+    q_ptr,
+    cos_ptr,
+    sin_ptr,
+    slots_ptr,
+    keys_ptr,
+    values_ptr,
+    num_rows,
+    N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    n, m, total = tile_of_product(product_ptr, num_rows, N, BLOCK_N, BLOCK_M)
+    _store_heads(
+        total, n, m, num_rows, bias_ptr, q_ptr, cos_ptr, sin_ptr, slots_ptr, keys_ptr, values_ptr, N,
+        NUM_HEADS, KV_HEADS, D, BLOCK_SIZE, BLOCK_N, BLOCK_M, HAS_BIAS,
+    )  # fmt: skip
+
+
 class QkvProjection:
     """Matmuls that end in q and in the cache, on one device and stream.
 
     Args:
         counters: Shared with all that works on the same stream.
         tiles: What was measured to be fast; None: nothing.
+        by_blas: Whether cuBLAS multiplies many rows; then a row's bits depend on how many.
     """
 
-    def __init__(self, counters: ArrivalCounters, tiles: TileTable | None = None) -> None:
-        self._counters, self._tiles = counters, tiles or TileTable()
+    def __init__(
+        self, counters: ArrivalCounters, tiles: TileTable | None = None, *, by_blas: bool = False
+    ) -> None:
+        self._counters, self._tiles, self._by_blas = counters, tiles or TileTable(), by_blas
 
     def __call__(
         self,
@@ -147,28 +179,30 @@ class QkvProjection:
         q = x.new_empty(len(x), heads.num_heads * heads.head_dim)
         if not len(x):
             return q
+        constants = {
+            "NUM_HEADS": heads.num_heads,
+            "KV_HEADS": heads.num_kv_heads,
+            "D": heads.head_dim,
+            "BLOCK_SIZE": keys.shape[2],
+            "HAS_BIAS": matrix.bias is not None,
+        }
+        places = (matrix.bias, q, rows.cos, rows.sin, rows.slot_mapping, keys, values)
+        if self._by_blas and blas.takes(matrix, len(x)):
+            grid, options = blas.launch_behind(matrix, len(x), max(blas.TILE_OUTPUTS, heads.head_dim))
+            _heads_kernel[grid](blas.product(x, matrix), *places, len(x), **constants, **options)
+            return q
         tile = self._tiles.linear(*matrix.shape, len(x))
         plan = TilePlan.of(x, matrix, replace(tile, outputs=max(tile.outputs, heads.head_dim)))
         _qkv_kernel[plan.grid](
             x,
             matrix.tensors["weight"],
             matrix.scales,
-            matrix.bias,
-            q,
-            rows.cos,
-            rows.sin,
-            rows.slot_mapping,
-            keys,
-            values,
+            *places,
             plan.parts,
             self._counters.of(plan.num_results),
             len(x),
             **plan.constants,
             **plan.options,
-            NUM_HEADS=heads.num_heads,
-            KV_HEADS=heads.num_kv_heads,
-            D=heads.head_dim,
-            BLOCK_SIZE=keys.shape[2],
-            HAS_BIAS=matrix.bias is not None,
+            **constants,
         )
         return q

@@ -53,6 +53,8 @@ class TritonKernels:
         device: Where weights and activations live; a CPU under Triton's interpreter.
         tiles: What was measured to be fast there; None: nothing.
         dense_weights: How values are packed; int8 has a scale for each 32 of a row, and is not for experts.
+        dense_matmuls: What multiplies attention's matrices with many rows. cublas takes weights in bfloat16
+            only, and a row's bits depend on its batch.
     """
 
     name = "triton"
@@ -64,13 +66,15 @@ class TritonKernels:
         tiles: TileTable | None = None,
         *,
         dense_weights: Literal["bfloat16", "int8"] = "bfloat16",
+        dense_matmuls: Literal["batch_invariant", "cublas"] = "batch_invariant",
     ) -> None:
+        by_blas = dense_matmuls == "cublas"
         self._device = torch.device(device)
         self._pack_dense = pack_int8 if dense_weights == "int8" else pack_values
         self._counters = ArrivalCounters(self._device)
-        self._linear = Linear(self._counters, tiles)
+        self._linear = Linear(self._counters, tiles, by_blas=by_blas)
         self._experts = ExpertMatmuls(self._counters, tiles)
-        self._qkv = QkvProjection(self._counters, tiles)
+        self._qkv = QkvProjection(self._counters, tiles, by_blas=by_blas)
         self._attention = TritonAttention(self._device)
 
     def pack(

@@ -66,6 +66,21 @@ def test_what_8_bits_save_is_told_apart(tmp_path, option, narrow, words, kernel)
     assert saving["experts: down"] == wide["experts: down"]
 
 
+def test_the_faster_mode_is_named_in_what_is_printed_and_kept(tmp_path):
+    json_file = tmp_path / "figures.json"
+    options = ["--streams", "256", "--contexts", "1024", "--prompts", "", "--json", str(json_file)]
+    result = run("--accounting", *options, "--dense-matmuls", "cublas")
+    assert result.exit_code == 0, result.output
+    document = json.loads(json_file.read_text())
+    assert document["dense_matmuls"] == "cublas"
+    steps, kernels = document["tables"]
+    assert "not batch-invariant" in steps
+    kernels = {row["kernel"]: row["launches"] for row in document["tables"][kernels]}
+    assert (kernels["attention output"], kernels["experts: down"]) == (48, 24)
+    refused = run("--accounting", *options, "--dense-matmuls", "cublas", "--dense", "int8")
+    assert refused.exit_code != 0
+
+
 def test_the_hosts_part_of_steps_is_measured_without_a_card(tmp_path):
     json_file = tmp_path / "figures.json"
     options = ["--streams", "1,3", "--contexts", "40", "--prompts", "", "--steps", "4"]

@@ -125,6 +125,9 @@ def test_gpus_run_triton(kernels, dense_weights):
         ({"dense_weights": "int8", "activations": "int8"}, {}, "cuda", "activations is 'int8'"),
         ({"dense_weights": "int8"}, {"expert_format": "unquantized"}, "cuda", "experts are not in MXFP4"),
         ({}, {"head_dim": 24}, "cuda", "head_dim"),
+        ({"dense_matmuls": "cublas"}, {}, "cpu", "set it to 'batch_invariant', or parallel.device"),
+        ({"dense_matmuls": "cublas", "dense_weights": "int8"}, {}, "cuda", "dense_weights is 'int8': set it"),
+        ({"dense_matmuls": "cublas", "speculation": "ngram"}, {}, "cuda", "speculation is 'ngram': set it"),
     ],
 )
 def test_what_gpus_cannot_run_is_refused_by_name(engine, model, device, what):
@@ -138,6 +141,20 @@ def test_a_kv_cache_in_8_bits_is_for_gpus(kernels):
         select_backend(EngineConfig(kernels=kernels, kv_cache_dtype="fp8"), MODEL)
     assert caught.value.param == "kv_cache_dtype"
     assert select_backend(EngineConfig(kv_cache_dtype="fp8"), MODEL, "cuda").is_triton
+
+
+@pytest.mark.parametrize("speculation", ["auto", "off"])
+def test_gpus_have_a_faster_mode_that_is_not_batch_invariant(monkeypatch, speculation):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    triton_kernels = pytest.importorskip("gptoss_ray.kernels.triton.triton_kernels", exc_type=ImportError)
+    made = []
+    monkeypatch.setattr(triton_kernels, "TritonKernels", lambda *_, **options: made.append(options))
+    for choice in ("cublas", "batch_invariant"):
+        engine = EngineConfig(dense_matmuls=choice, speculation=speculation)
+        make_kernels(select_backend(engine, MODEL, "cuda"), engine, unpacks_mxfp4=False)
+    assert [options["dense_matmuls"] for options in made] == ["cublas", "batch_invariant"]
 
 
 def test_triton_that_is_not_installed_is_named_with_its_remedy(monkeypatch):
@@ -171,7 +188,8 @@ def test_the_fingerprint_of_a_gpu_names_its_architecture_and_tritons_version(mon
         prints.add(numerics_fingerprint(backend, EngineConfig(kv_block_size=16)))
         prints.add(numerics_fingerprint(backend, EngineConfig(kv_cache_dtype="fp8")))
         prints.add(numerics_fingerprint(backend, EngineConfig(dense_weights="int8")))
-    assert len(prints) == 10
+        prints.add(numerics_fingerprint(backend, EngineConfig(dense_matmuls="cublas")))
+    assert len(prints) == 12
     assert any("sm_90" in each for each in prints)
 
 

@@ -7,6 +7,7 @@ from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig
 from gptoss_ray.planner import kv
 from gptoss_ray.planner.gpu_steps import (
+    BLAS_ROWS,
     IN_BFLOAT16,
     KERNEL_S,
     LAUNCH_S,
@@ -70,6 +71,22 @@ def test_dense_weights_in_8_bits_save_7_and_a_half_bits_of_each_that_is_read():
         "attention output": 24 * 4096 * 2880 * saved_per_value,
         "unembedding": 2944 * 201_088 * saved_per_value,
     }
+
+
+def test_products_of_cublas_are_read_once_more_in_a_launch_of_their_own():
+    plain, by_blas = (decode_step(SMALL, 256, 1024, by_blas=choice).kernels for choice in (False, True))
+    more = {
+        a.name: (b.num_launches - a.num_launches, b.num_bytes - a.num_bytes)
+        for a, b in zip(plain, by_blas, strict=True)
+        if a != b
+    }
+    assert more == {
+        "qkv, rotation, KV write": (24, 24 * 256 * 5120 * 4),
+        "attention output": (24, 24 * 256 * 2880 * 4),
+    }
+    assert prefill_step(SMALL, 2048, by_blas=True).num_launches == prefill_step(SMALL, 2048).num_launches + 48
+    few = BLAS_ROWS - 1
+    assert decode_step(SMALL, few, 1024, by_blas=True) == decode_step(SMALL, few, 1024)
 
 
 def test_a_kernel_takes_the_longer_of_its_bytes_and_its_operations_and_of_its_launches():

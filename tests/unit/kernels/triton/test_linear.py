@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from gptoss_ray.kernels import int8
+from gptoss_ray.kernels.triton import blas
 from gptoss_ray.kernels.triton import matrix as matrix_module
 from gptoss_ray.kernels.triton.last_arrival import ArrivalCounters
 from gptoss_ray.kernels.triton.linear import Linear
 from gptoss_ray.kernels.triton.matrix import TritonMatrix, pack_int8, pack_values
-from gptoss_ray.kernels.triton.tiles import Tile
+from gptoss_ray.kernels.triton.tiles import FEW_ROWS, Tile
+from gptoss_ray.planner.gpu_steps import BLAS_ROWS
 from tests.support.triton_compile import compile_launches
 from tests.support.triton_layers import int8_values
 
@@ -103,8 +105,56 @@ def test_a_row_has_the_same_bits_among_any_others_and_in_any_tile(linear, k, is_
         assert torch.equal(linear(x[rows], weights, tile=tile), all_rows[rows])
 
 
+@pytest.fixture
+def products(monkeypatch):
+    """Rows of what cuBLAS multiplies."""
+    num_rows, product = [], blas.product
+
+    def note(x, weights):
+        num_rows.append(len(x))
+        return product(x, weights)
+
+    monkeypatch.setattr(blas, "product", note)
+    return num_rows
+
+
+@pytest.mark.parametrize(("n", "k"), [(192, 256), (70, 96)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_in_the_faster_mode_cublas_multiplies_many_rows_and_ours_finishes_them(products, n, k, bias):
+    faster = Linear(ArrivalCounters(CPU), by_blas=True)
+    weights, x = matrix(n, k, bias=bias), torch.randn(FEW_ROWS + 9, k).bfloat16()
+    residual = torch.randn(len(x), n).bfloat16()
+    wanted = [expected(x, weights), expected(x, weights, residual)]
+    out = faster(x, weights, residual)
+    assert out is residual
+    for found, each in zip((faster(x, weights), out), wanted, strict=True):
+        torch.testing.assert_close(found, each, rtol=2**-7, atol=2**-6)
+    assert products == [len(x)] * 2
+
+
+def test_in_the_faster_mode_few_rows_and_logits_have_the_bits_of_the_invariant_one(linear, products):
+    faster = Linear(ArrivalCounters(CPU), by_blas=True)
+    weights, logits = matrix(192, 96), matrix(192, 96, bias=False, is_wide=True)
+    for each, num_rows in ((weights, FEW_ROWS), (logits, FEW_ROWS + 9)):
+        x = torch.randn(num_rows, 96).bfloat16()
+        assert torch.equal(faster(x, each), linear(x, each))
+    assert products == []
+
+
+def test_the_planner_knows_from_how_many_rows_on_cublas_multiplies():
+    assert BLAS_ROWS == FEW_ROWS + 1
+
+
 def test_no_rows_give_no_rows(linear):
     assert linear(torch.empty(0, 64).bfloat16(), matrix(64, 64)).shape == (0, 64)
+
+
+@pytest.mark.timeout(1200)
+def test_what_finishes_a_product_of_cublas_fits_a_hopper():
+    kernels = compile_launches("tests.support.triton_scenarios:behind_cublas")
+    assert {kernel.name for kernel in kernels} == {"_finish_kernel", "_heads_kernel"}
+    for kernel in kernels:
+        kernel.assert_fits()
 
 
 @pytest.mark.timeout(1200)

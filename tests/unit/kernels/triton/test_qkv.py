@@ -28,12 +28,12 @@ def make(heads, num_rows):
     return TritonMatrix((width, HIDDEN), tensors), x, slots, angles.cos(), angles.sin()
 
 
-def project(heads, matrix, x, slots, cos, sin):
+def project(heads, matrix, x, slots, cos, sin, **options):
     unused = torch.empty(0, dtype=torch.int64)
     rows = AttentionRows(unused, unused, slots, unused, cos, sin, None)
     shape = (NUM_BLOCKS, heads.num_kv_heads, BLOCK_SIZE, heads.head_dim)
     keys, values = (torch.full(shape, torch.nan, dtype=torch.bfloat16) for _ in range(2))
-    q = QkvProjection(ArrivalCounters(CPU))(x, matrix, rows, heads, keys, values)
+    q = QkvProjection(ArrivalCounters(CPU), **options)(x, matrix, rows, heads, keys, values)
     return q, keys, values
 
 
@@ -67,6 +67,20 @@ def test_a_row_has_the_same_bits_in_any_batch():
         assert torch.equal(part_q, q[some])
         assert torch.equal(part_keys[blocks, :, offsets], keys[blocks, :, offsets])
         assert torch.equal(part_values[blocks, :, offsets], values[blocks, :, offsets])
+
+
+@pytest.mark.parametrize("heads", [HeadShape(2, 1, 64), HeadShape(3, 1, 16), HeadShape(1, 1, 128)], ids=str)
+def test_what_cublas_multiplies_goes_where_it_goes_otherwise(heads):
+    matrix, *rows = make(heads, 70)
+    for found, wanted in zip(
+        project(heads, matrix, *rows, by_blas=True), project(heads, matrix, *rows), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=2**-6, atol=0.5, equal_nan=True)
+    few = [each[:5] for each in rows]
+    for found, wanted in zip(
+        project(heads, matrix, *few, by_blas=True), project(heads, matrix, *few), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 def test_weights_in_8_bits_give_the_bits_of_the_values_that_they_stand_for():

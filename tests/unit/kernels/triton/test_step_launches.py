@@ -21,11 +21,13 @@ from gptoss_ray.engine.sampler import Sampler
 from gptoss_ray.engine.step_buffers import StepBuffers, StepShape
 from gptoss_ray.engine.step_executor import StepLimits
 from gptoss_ray.engine.step_packing import pad
+from gptoss_ray.kernels.triton import blas
 from gptoss_ray.kernels.triton.sampler import TritonSampler
 from gptoss_ray.kernels.triton.triton_kernels import TritonKernels
 from gptoss_ray.kvcache.kv_cache import KVCache
 from gptoss_ray.model import transformer as transformer_module
 from gptoss_ray.model.transformer import Transformer
+from gptoss_ray.planner import gpu_steps
 from gptoss_ray.planner.gpu_steps import decode_step
 from gptoss_ray.planner.memory import plan_memory
 from gptoss_ray.planner.weights import WeightFormat
@@ -73,15 +75,18 @@ def counting(monkeypatch):
         yield launches
 
 
-@pytest.fixture(scope="module")
-def transformer():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer_module, "make_kernels", lambda *_, **__: TritonKernels("cpu"))
-        return Transformer.load(DeviceCheckpoint(MODEL, CPU), EngineConfig(kernels="torch"))
+def load(monkeypatch, model=MODEL, **options):
+    monkeypatch.setattr(transformer_module, "make_kernels", lambda *_, **__: TritonKernels("cpu", **options))
+    return Transformer.load(DeviceCheckpoint(model, CPU), EngineConfig(kernels="torch"))
 
 
-@pytest.mark.parametrize("num_rows", [1, 3])
-def test_a_decode_step_launches_what_is_planned(transformer, monkeypatch, num_rows):
+@pytest.mark.parametrize(
+    ("num_rows", "dense_matmuls"), [(1, "batch_invariant"), (3, "batch_invariant"), (3, "cublas")]
+)
+def test_a_decode_step_launches_what_is_planned(monkeypatch, num_rows, dense_matmuls):
+    monkeypatch.setattr(blas, "FEW_ROWS", 2)
+    monkeypatch.setattr(gpu_steps, "BLAS_ROWS", 3)
+    transformer = load(monkeypatch, dense_matmuls=dense_matmuls)
     shape = (16, MODEL.num_key_value_heads, MODEL.head_dim)
     cache = KVCache(8, *shape, MODEL.layer_types, torch.bfloat16, has_spare_block=True)
     executor = DeviceExecutor(
@@ -91,7 +96,7 @@ def test_a_decode_step_launches_what_is_planned(transformer, monkeypatch, num_ro
         TritonSampler(MODEL.vocab_size, (), CPU),
         Sampler(MODEL.vocab_size),
         MaskPrefetch(),
-        StepLimits(max_num_sequences=4, max_num_tokens=16, max_context=64),
+        StepLimits(max_num_sequences=num_rows, max_num_tokens=num_rows, max_context=64),
     )
     step = StepShape.of_decoding(num_rows, 4)
     pad(StepBuffers.over(executor._inputs, step), 0, cache.block_size, cache.spare_block)
@@ -100,7 +105,8 @@ def test_a_decode_step_launches_what_is_planned(transformer, monkeypatch, num_ro
         with counting(monkeypatch) as launches:
             executor._compute(transformer, step, num_rows, num_rows)
     executor.close()
-    assert len(launches.names) == decode_step(MODEL, num_rows, 1).num_launches
+    planned = decode_step(MODEL, num_rows, 1, by_blas=dense_matmuls == "cublas")
+    assert len(launches.names) == planned.num_launches
 
 
 @pytest.mark.parametrize("dense_weights", ["bfloat16", "int8"])
@@ -108,9 +114,7 @@ def test_a_decode_step_launches_what_is_planned(transformer, monkeypatch, num_ro
 def test_planned_weights_are_what_the_network_holds_to_the_byte(monkeypatch, sizes, dense_weights):
     hidden, width = sizes
     model = tiny_config(num_layers=1, hidden_size=hidden, intermediate_size=width, max_context=256)
-    kernels = TritonKernels("cpu", dense_weights=dense_weights)
-    monkeypatch.setattr(transformer_module, "make_kernels", lambda *_, **__: kernels)
-    network = Transformer.load(DeviceCheckpoint(model, CPU), EngineConfig(kernels="torch"))
+    network = load(monkeypatch, model, dense_weights=dense_weights)
     engine = EngineConfig(dense_weights=dense_weights)
     plan = plan_memory(model, engine, weight_format=WeightFormat.of_triton(engine))
     kernels_own = owned_bytes(network.loader)
