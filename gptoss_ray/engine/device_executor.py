@@ -5,8 +5,7 @@ the inputs, the step (a graph where it only decodes), a copy of the drawn tokens
 nothing but the mark behind that last copy, once a step, and by then has launched the next one.
 
 In a group the all-to-alls of a step are part of it, in graphs too, as long as it is padded (`TokenExchange`).
-A rank whose own rows are fewer than those agreed on, or none, replays their graph with padding. The next step
-is launched when all have agreed to it.
+A rank whose own rows are fewer than those agreed on, or none, replays their graph with padding.
 """
 
 from __future__ import annotations
@@ -169,6 +168,11 @@ class DeviceExecutor:
         step.mark = stage.mark = self.stream.mark()
         step.begin_masks(self.masks)
         return step
+
+    def can_launch_behind(self, max_num_tokens: int) -> bool:
+        """See `StepExecutor`; an exchange that is not padded waits for the device in every layer."""
+        exchange = self._transformer.exchange
+        return exchange is None or exchange.pads(max_num_tokens)
 
     def close(self) -> None:
         """See `StepExecutor`; waits for what the device still does."""

@@ -18,7 +18,7 @@ from gptoss_ray.engine.sequence import Sequence
 from gptoss_ray.engine.step_executor import StepResult
 from gptoss_ray.engine.step_packing import DrawSources, num_host_draws
 from gptoss_ray.engine.step_plan import ScheduledChunk, StepPlan
-from gptoss_ray.errors import GptossError, InternalError
+from gptoss_ray.errors import GptossError, GroupBrokenError, InternalError
 from gptoss_ray.kernels.device_sampler import NO_TOKEN
 from gptoss_ray.parallel.token_dispatcher import StepExchange
 
@@ -55,8 +55,8 @@ class DeviceStep:
 
     @property
     def can_be_followed(self) -> bool:
-        """See `LaunchedStep`: no token is drawn on the host, and nobody has to agree to the next step."""
-        return not self.host_rows and self.exchange is None
+        """See `LaunchedStep`: no token is drawn on the host."""
+        return not self.host_rows
 
     def begin_masks(self, masks: MaskPrefetch) -> None:
         """Work out what grammars allow while the device computes."""
@@ -78,10 +78,12 @@ class DeviceStep:
         return StepResult(draws, scores)
 
     def drop(self) -> None:
-        """See `LaunchedStep`; the device is done with it afterwards."""
+        """See `LaunchedStep`; the device is done with it afterwards, unless its group is broken."""
         with self._until_read:
             try:
                 self._wait()
+            except GroupBrokenError:
+                logger.info("dropped_step_of_broken_group num_chunks=%d", len(self.plan.chunks))
             except Exception:
                 logger.exception("dropped_step_failed")
 

@@ -109,7 +109,7 @@ class Engine:
             if make_executor is None
             else make_executor(transformer, kv_cache, sampler, masks, self._step_limits())
         )
-        self._pipeline = StepPipeline(self._scheduler, self._executor)
+        self._pipeline = StepPipeline(self._scheduler, self._executor, is_alone=leave_group is None)
         self._step_sync = step_sync or LocalStepSync()
         self._leave_group = leave_group
         self._compile_grammar = compile_grammar
@@ -146,7 +146,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether this rank has anything to do in a step."""
-        return bool(self._ended_at_submit or self._scheduler.num_running or self._scheduler.num_waiting)
+        return bool(self._ended_at_submit or self._pipeline.has_outputs or not self._scheduler.is_idle)
 
     def prepare(self, request: GenerationRequest) -> TokenConstraint | None:
         """Return what the request's grammar allows behind its emitted tokens, None where it has none.
@@ -212,6 +212,7 @@ class Engine:
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks; no output of it follows. False when it is not here."""
         self._failed_steps.forget(request_id)
+        self._pipeline.forget(request_id)
         had_ended = self._ended_at_submit.pop(request_id, None) is not None
         was_here = had_ended or self._scheduler.abort(request_id)
         logger.debug("request_aborted request_id=%s was_here=%s", request_id, was_here)
@@ -236,8 +237,9 @@ class Engine:
             return self._step_sync.agree(demand)
 
     def run(self, agreement: StepAgreement) -> list[TokenOutput]:
-        """Compute the agreed batch and return what it made, at most one output per request.
+        """Begin the agreed batch, and return what steps have made since the last call.
 
+        That is what the step before has made where a device still computes this one, else what this one has.
         An exception of the forward pass drops the plan: no sequence has moved, and a later step does
         the same work again.
 
@@ -247,8 +249,14 @@ class Engine:
         """
         with self._leaving_on_failure():
             self._swap_placement(agreement.placement)
-            outputs = self._run_step(agreement) if agreement.runs else []
-        return self._take_ended_at_submit() + outputs
+            if agreement.runs:
+                self._pipeline.run(agreement)
+                self._num_steps += 1
+            else:
+                self._pipeline.settle()
+        for plan in self._pipeline.take_committed():
+            self._failed_steps.complete(_request_ids(plan))
+        return self._take_ended_at_submit() + self._count(self._pipeline.take_outputs())
 
     def blame(self) -> tuple[str, ...]:
         """Take a failed step into account, once; return which requests are to fail (`failed_steps.py`)."""
@@ -269,6 +277,10 @@ class Engine:
         assert self._staged is None, "the placement staged before is not in use yet"
         assert version > self._placement, f"placement {version} is not newer than {self._placement}"
         self._staged = (version, transformer)
+
+    def drop_steps(self) -> None:
+        """Let go of what is under way, before the group's wires change; requests do not notice."""
+        self._pipeline.drop()
 
     def change_epoch(self, version: int, transformer: Transformer) -> None:
         """Go on among other ranks, with other experts; between two steps, on a rank that has joined them.
@@ -310,11 +322,6 @@ class Engine:
         self._pipeline.drop()
         self._executor.close()
 
-    def _run_step(self, agreement: StepAgreement) -> list[TokenOutput]:
-        outputs = self._count(self._pipeline.run(agreement))
-        self._failed_steps.complete(_request_ids(self._pipeline.take_plan()))
-        return outputs
-
     def _step_limits(self) -> StepLimits:
         config = self._config
         return StepLimits(
@@ -328,19 +335,25 @@ class Engine:
         """Take the staged experts into use if all ranks have them; between steps, so on all alike."""
         if self._staged is None or agreed < self._staged[0]:
             return
+        self._pipeline.settle()
         self._placement, self._executor.transformer = self._staged
         self._staged = None
         logger.info("placement_swapped version=%d", self._placement)
 
     @contextmanager
     def _leaving_on_failure(self) -> Iterator[None]:
-        """Leave the group when a step fails: its ranks are out of step, and must not wait for this one."""
+        """Leave the group when a step fails: its ranks are out of step, and must not wait for this one.
+
+        What is under way is dropped, once nobody is waited for.
+        """
         try:
             yield
         except Exception as error:
             if self._leave_group is None:
+                self._pipeline.drop()
                 raise
             self._leave_group()
+            self._pipeline.drop()
             if isinstance(error, GroupBrokenError):
                 raise
             raise StepFailedError("A step failed on a rank of the group; send the request again.") from error
@@ -358,7 +371,6 @@ class Engine:
         return outputs
 
     def _count(self, outputs: list[TokenOutput]) -> list[TokenOutput]:
-        self._num_steps += 1
         for output in outputs:
             self._num_generation_tokens += len(output.token_ids)
             if output.finish_reason is not None:

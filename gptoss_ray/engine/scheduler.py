@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as ReadOnlySequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from gptoss_ray.engine.draft import NO_DRAFTS, Draft
 from gptoss_ray.engine.sampler import Draw, SampledToken, Scores
@@ -79,6 +80,11 @@ class Scheduler:
         """Sequences with KV blocks."""
         return len(self._running)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are no sequences."""
+        return not (self._running or self._waiting)
+
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._running or request_id in self._waiting
 
@@ -110,16 +116,16 @@ class Scheduler:
         Prompts that cannot start, for want of a seat or of blocks, are not wanted: other ranks would make
         way for them in vain.
         """
-        budget = self._max_num_batched_tokens
-        running = self._running.values()
+        running = list(self._running.values())
+        demand = self._demand_of(running)
         decoding = [sequence for sequence in running if sequence.is_decoding]
-        num_decodes = min(budget, len(decoding))
-        num_prompt_tokens = sum(each.num_uncomputed_tokens for each in running if not each.is_decoding)
-        if num_decodes + num_prompt_tokens < budget and self._can_admit():
-            num_prompt_tokens += sum(sequence.num_tokens for sequence in self._waiting.values())
-        num_prompt_tokens = min(budget - num_decodes, num_prompt_tokens)
-        num_drafted = self._make_drafts(decoding, num_prompt_tokens)
-        return StepDemand(num_decodes + num_drafted, num_prompt_tokens)
+        num_drafted = self._make_drafts(decoding, demand.num_prefill_tokens)
+        return replace(demand, num_decode_tokens=demand.num_decode_tokens + num_drafted)
+
+    def demand_ahead(self, launched: StepPlan) -> StepDemand:
+        """What `schedule_ahead` would plan now, where it can plan."""
+        with _as_if_computed(launched):
+            return self._demand_of([each for each in self._running.values() if not each.ends_with_open_step])
 
     def schedule(self, max_prefill_tokens: int | None = None, *, is_urgent: bool = False) -> StepPlan:
         """Plan the next step; empty when there is nothing to compute.
@@ -142,16 +148,27 @@ class Scheduler:
         self._add_drafts(draft, drafts)
         return draft.plan()
 
-    def schedule_ahead(self, launched: StepPlan) -> StepPlan | None:
+    @property
+    def can_plan_ahead(self) -> bool:
+        """Whether what a step leaves is known before it is committed, but for tokens.
+
+        A draft goes on from the last token; and who is suspected runs alone.
+        """
+        return self._speculation is None and not self._suspects
+
+    def schedule_ahead(
+        self, launched: StepPlan, max_prefill_tokens: int | None = None, *, is_urgent: bool = False
+    ) -> StepPlan | None:
         """Plan the step behind one that was launched and is not committed; None: commit that one first.
 
         Each of its sequences goes on where it will leave off, with a token that nobody knows yet. One that
         turns out to have ended (a stop token, an abort) was computed in vain: `commit` passes over it.
-        Nothing is preempted: what is released while a step computes may still be read by it.
+        Nothing is preempted: what is released while a step computes may still be read by it. For the
+        arguments see `schedule`.
         """
-        if self._suspects or self._speculation is not None:
-            return None  # a draft goes on from the last token, which nobody knows yet
-        draft = PlanDraft(self._max_num_batched_tokens, None)
+        if not self.can_plan_ahead:
+            return None
+        draft = PlanDraft(self._max_num_batched_tokens, max_prefill_tokens, is_urgent=is_urgent)
         with _as_if_computed(launched):
             for sequence in self._candidates():
                 if sequence.ends_with_open_step:
@@ -166,8 +183,7 @@ class Scheduler:
                 draft.add(sequence)
             else:
                 self._admit_waiting(draft)
-            plan = draft.plan()
-        return plan if plan.chunks else None
+            return draft.plan()
 
     def commit(
         self, plan: StepPlan, draws: list[Draw], scores: ReadOnlySequence[Scores] = ()
@@ -197,6 +213,15 @@ class Scheduler:
         return [self._emit(sequence, draw) for sequence, draw in made.items()]
 
     # Planning
+
+    def _demand_of(self, running: ReadOnlySequence[Sequence]) -> StepDemand:
+        """What those that run would compute, and those that wait, if there is room; drafts left out."""
+        budget = self._max_num_batched_tokens
+        num_decodes = min(budget, sum(each.is_decoding for each in running))
+        num_prompt_tokens = sum(each.num_uncomputed_tokens for each in running if not each.is_decoding)
+        if num_decodes + num_prompt_tokens < budget and self._can_admit():
+            num_prompt_tokens += sum(sequence.num_tokens for sequence in self._waiting.values())
+        return StepDemand(num_decodes, min(budget - num_decodes, num_prompt_tokens))
 
     def _runs(self, sequence: Sequence) -> bool:
         """Whether it is this very sequence that runs, and not a later one of the same id."""

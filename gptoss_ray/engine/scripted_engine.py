@@ -52,6 +52,10 @@ class ScriptedEngine:
         """Refuse other experts; a rank stages them only where experts move."""
         raise TypeError(f"a scripted engine cannot use placement {version} of {type(transformer).__name__}")
 
+    def drop_steps(self) -> NoReturn:
+        """Refuse to leave an epoch; a scripted engine is alone."""
+        raise TypeError("a scripted engine is in no group")
+
     def change_epoch(self, version: int, transformer: object) -> NoReturn:
         """Refuse other ranks; a scripted engine is alone."""
         raise TypeError(f"a scripted engine cannot use placement {version} of {type(transformer).__name__}")

@@ -87,6 +87,14 @@ class StepExecutor(Protocol):
         """
         ...
 
+    def can_launch_behind(self, max_num_tokens: int) -> bool:
+        """Whether a step may be launched before the one under way is read, without waiting for it.
+
+        Args:
+            max_num_tokens: See `launch`.
+        """
+        ...
+
     def close(self) -> None:
         """End what was started; nothing is launched afterwards."""
         ...
@@ -142,6 +150,11 @@ class EagerExecutor:
             draws = self.sampler.sample(logits[: plan.num_draws], drawing, masks, drafts)
         scores = self.sampler.score(logits[plan.num_draws :], plan.scored_chunks())
         return FinishedStep(plan, StepResult(draws, scores))
+
+    def can_launch_behind(self, max_num_tokens: int) -> bool:
+        """See `StepExecutor`; a step was computed when it is launched."""
+        del max_num_tokens
+        return False
 
     def close(self) -> None:
         """See `StepExecutor`."""

@@ -1,14 +1,15 @@
 """Plan, launch, commit: a step at a time, the next one launched before the present one is read.
 
 What a step draws stays on the device, where the step behind it finds it. So while a device computes step n,
-the host plans and launches step n + 1, and then reads and commits n::
+the host agrees on step n + 1 with the other ranks, plans and launches it, and then reads and commits n::
 
-    host     plan n+1, launch │ wait n │ commit n, answer │ plan n+2, launch │ wait n+1 │ …
-    device   … step n ────────────────▶│ step n+1 ───────────────────────────────────▶│ …
+    host     agree, plan n+1, launch │ wait n │ commit n, answer │ agree, plan n+2, launch │ wait n+1 │ …
+    device   … step n ──────────────────────▶│ step n+1 ─────────────────────────────────────────────▶│ …
 
 Nothing of the law changes: `commit` is the only place where a sequence advances. A plan made ahead stands on
-what the step before will leave for certain; what of it turns out to be in vain is passed over. A step that
-fails takes the one behind it along.
+what the step before will leave for certain; what of it turns out to be in vain is passed over. Each rank of
+a group decides for itself whether it reads a step before it tells what it would do next: the others then wait
+for it in the agreement, and launch the same step. A step that fails takes the one behind it along.
 """
 
 from __future__ import annotations
@@ -30,66 +31,105 @@ class StepPipeline:
     Args:
         scheduler: Plans and commits.
         executor: Computes.
+        is_alone: No other rank takes part in the steps, so that a launch may be tried again.
 
     Attributes:
-        plan: Of the step that is under way, or of the last one where it failed.
+        plan: Of the step that was launched or read last, if that failed.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: StepExecutor) -> None:
+    def __init__(self, scheduler: Scheduler, executor: StepExecutor, *, is_alone: bool) -> None:
         self._scheduler = scheduler
         self._executor = executor
-        self._ahead: LaunchedStep | None = None
+        self._is_alone = is_alone
+        self._steps: list[LaunchedStep] = []
+        self._outputs: list[TokenOutput] = []
+        self._committed: list[StepPlan] = []
         self.plan: StepPlan | None = None
 
-    def demand(self) -> StepDemand:
-        """What the next step is to do: that which was launched already, or else what would be planned."""
-        self.plan = None
-        return self._scheduler.demand() if self._ahead is None else self._ahead.plan.demand()
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the next `take_outputs` returns any."""
+        return bool(self._outputs)
 
-    def run(self, agreement: StepAgreement) -> list[TokenOutput]:
-        """Compute and commit the agreed step; see `Engine.run`."""
-        step, self._ahead = self._ahead, None
-        if step is None:
-            step = self._launch(agreement)
-        else:
-            self.plan = step.plan
-        try:
-            self._ahead = self._launch_behind(step)
-            result = step.result()
-            outputs = self._scheduler.commit(step.plan, result.draws, result.scores)
-        except BaseException:
-            self.drop()
-            raise
+    def demand(self) -> StepDemand:
+        """What the next step is to do; where that depends on the step under way, it is read first."""
+        self.plan = None
+        if self._steps:
+            ahead = self._scheduler.demand_ahead(self._steps[-1].plan)
+            if ahead.has_work or self._scheduler.is_idle:
+                return ahead
+            self.settle()
+        return self._scheduler.demand()
+
+    def run(self, agreement: StepAgreement) -> None:
+        """Launch the agreed step, then read the one before; itself too, where nothing can be behind it."""
+        if not self._launch_behind(agreement):
+            self.settle()
+            plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
+            self._launch(plan, agreement)
+        newest = self._steps[-1]
+        while self._steps and self._steps[0] is not newest:
+            self._read()
+        if not (newest.can_be_followed and self._scheduler.can_plan_ahead):
+            self._read()
+
+    def settle(self) -> None:
+        """Read and commit what is under way."""
+        while self._steps:
+            self._read()
+
+    def take_outputs(self) -> list[TokenOutput]:
+        """Return what committed steps have made since the last call, in order."""
+        outputs, self._outputs = self._outputs, []
         return outputs
 
-    def take_plan(self) -> StepPlan | None:
-        """Return the plan of the step that was run, and hold on to none of its sequences."""
-        plan, self.plan = self.plan, None
-        return plan
+    def take_committed(self) -> list[StepPlan]:
+        """Return the plans that were committed since the last call, and hold on to none of them."""
+        committed, self._committed = self._committed, []
+        return committed
+
+    def forget(self, request_id: str) -> None:
+        """Return no output of a request that was aborted."""
+        self._outputs = [output for output in self._outputs if output.request_id != request_id]
 
     def drop(self) -> None:
-        """Let go of the step that was launched ahead: its sequences have not moved."""
-        if self._ahead is not None:
-            self._ahead.drop()
-            self._ahead = None
+        """Let go of what is under way: its sequences have not moved."""
+        steps, self._steps = self._steps, []
+        for step in steps:
+            step.drop()
 
-    def _launch(self, agreement: StepAgreement) -> LaunchedStep:
-        plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
-        self.plan = plan
-        return self._executor.launch(plan, agreement.max_num_tokens)
+    def _launch_behind(self, agreement: StepAgreement) -> bool:
+        """Launch the agreed step before the one under way is read; False where that cannot be.
 
-    def _launch_behind(self, step: LaunchedStep) -> LaunchedStep | None:
-        """Launch the next step before `step` is read, where that can be.
-
-        Where it fails, it is launched once more when it is its turn: then its failure counts.
+        A rank alone that fails to launch tries again once the step before is read: then the failure counts.
         """
-        if not step.can_be_followed:
-            return None
-        plan = self._scheduler.schedule_ahead(step.plan)
+        if not self._steps or not self._executor.can_launch_behind(agreement.max_num_tokens):
+            return False
+        before = self._steps[-1]
+        plan = self._scheduler.schedule_ahead(
+            before.plan, agreement.max_prefill_tokens, is_urgent=agreement.is_urgent
+        )
         if plan is None:
-            return None
+            return False
         try:
-            return self._executor.launch(plan, plan.num_rows, behind=step)
+            self._launch(plan, agreement, behind=before)
         except Exception:
+            if not self._is_alone:
+                raise
             logger.exception("launch_ahead_failed action=retry num_chunks=%d", len(plan.chunks))
-            return None
+            return False
+        return True
+
+    def _launch(self, plan: StepPlan, agreement: StepAgreement, behind: LaunchedStep | None = None) -> None:
+        self.plan = plan
+        self._steps.append(self._executor.launch(plan, agreement.max_num_tokens, behind=behind))
+        self.plan = None
+
+    def _read(self) -> None:
+        """Wait for the oldest step and commit it."""
+        step = self._steps.pop(0)
+        self.plan = step.plan
+        result = step.result()
+        self._outputs += self._scheduler.commit(step.plan, result.draws, result.scores)
+        self._committed.append(step.plan)
+        self.plan = None

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from gptoss_ray.engine.draft import Draft
 from gptoss_ray.engine.sequence import Sequence
-from gptoss_ray.parallel.step_sync import StepDemand
 
 MAX_SCORED_TOKENS = 64
 """Of a step, in all prompts whose log probabilities are wanted: each costs a row of logits as wide as the
@@ -74,11 +73,6 @@ class StepPlan:
     def num_draws(self) -> int:
         """Rows of logits behind which tokens are drawn."""
         return sum(1 + len(chunk.draft) for chunk in self.chunks if chunk.draws_token)
-
-    def demand(self) -> StepDemand:
-        """What the plan asks of a step."""
-        num_decodes = sum(chunk.draws_token and chunk.num_tokens == 1 for chunk in self.chunks)
-        return StepDemand(num_decodes, self.num_rows - num_decodes)
 
     def scored_chunks(self) -> list[ScheduledChunk]:
         """Chunks with prompt tokens to score; their rows of logits follow those of the drawing sequences."""

@@ -1,5 +1,8 @@
 """Collectives over deepspeed.comm: gloo between CPU ranks, NCCL between cards, on any number of hosts.
 
+Ranks agree over gloo, with cards, too: NCCL does one thing at a time, and would begin the agreement on the
+next step when the present one is over.
+
 torch.distributed and deepspeed.comm keep one default group per process, so a process holds at most one
 `DeepspeedCollectives` at a time; closing it makes room for the next epoch's.
 
@@ -103,17 +106,19 @@ class DeepspeedCollectives:
         self._run(
             lambda: self._comm.all_to_all_single(
                 received, send.contiguous(), list(recv_counts), list(send_counts), async_op=True
-            )
+            ),
+            self._wait_on_host if self._device.type == "cpu" else self._wait_for_card,
         )
         return received
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """See `Collectives`."""
-        reduced = torch.tensor(list(values), dtype=torch.int64, device=self._device)
+        reduced = torch.tensor(list(values), dtype=torch.int64)
         self._run(
             lambda: self._comm.all_reduce(
                 reduced, op=self._comm.ReduceOp.MAX, group=self._reducing_group, async_op=True
-            )
+            ),
+            self._wait_on_host,
         )
         largest: list[int] = reduced.tolist()
         return largest
@@ -160,9 +165,8 @@ class DeepspeedCollectives:
                 self._disband()
 
     def _form(self, membership: GroupMembership, reducing_ranks: Sequence[int] | None) -> None:
-        if self._device.type == "cpu":
-            use_interface_towards(membership)
-        else:
+        use_interface_towards(membership)
+        if self._device.type == "cuda":
             # By default torch kills the process of a rank whose peer is lost.
             os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         torch.distributed.init_process_group(
@@ -177,14 +181,15 @@ class DeepspeedCollectives:
         # deepspeed adopts torch's default group. Asked to form it by itself, it would open a store that
         # listens on every address of the machine.
         self._comm.init_distributed(_BACKENDS[self._device.type], auto_mpi_discovery=False, verbose=False)
-        if reducing_ranks is not None:
+        over_gloo = [torch.distributed.group.WORLD] if self._device.type == "cpu" else []
+        if reducing_ranks is not None or self._device.type == "cuda":
             self._reducing_group = torch.distributed.new_group(
-                list(reducing_ranks), timeout=self._forming_timeout
+                list(reducing_ranks or range(self.world_size)), timeout=self._forming_timeout, backend="gloo"
             )
-        if self._device.type == "cpu":
-            for group in (torch.distributed.group.WORLD, self._reducing_group):
-                if isinstance(group, torch.distributed.ProcessGroup):  # else this rank is not in it
-                    torch.distributed.distributed_c10d._set_pg_timeout(_GLOO_TIMEOUT, group)
+            over_gloo.append(self._reducing_group)
+        for group in over_gloo:
+            if isinstance(group, torch.distributed.ProcessGroup):  # else this rank is not in it
+                torch.distributed.distributed_c10d._set_pg_timeout(_GLOO_TIMEOUT, group)
 
     def _disband(self) -> None:
         # Held here, the groups outlive torch's tables, which must be clean when this returns.
@@ -201,8 +206,7 @@ class DeepspeedCollectives:
         release.start()
         release.join(_RELEASE_S)
 
-    def _run(self, start: Callable[[], Any]) -> None:
-        wait = self._wait_on_host if self._device.type == "cpu" else self._wait_for_card
+    def _run(self, start: Callable[[], Any], wait: Callable[[Any], None]) -> None:
         try:
             wait(self._start(start))
         except RuntimeError as error:

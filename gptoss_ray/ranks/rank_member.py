@@ -108,6 +108,7 @@ class RankMember:
 
         def change_epoch() -> None:
             self._state.join(epoch)  # of later orders, too
+            self._engine.drop_steps()
             self._link.join(change.membership, JOIN_TIMEOUT_S)
             self._engine.change_epoch(change.version, transformer)
 

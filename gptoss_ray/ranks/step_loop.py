@@ -88,6 +88,10 @@ class SteppedEngine(Protocol):
         """Use another network from the step for which all ranks have staged this version."""
         ...
 
+    def drop_steps(self) -> None:
+        """Let go of what is under way, before the rank leaves its epoch."""
+        ...
+
     def change_epoch(self, version: int, transformer: Transformer) -> None:
         """Go on among other ranks, with other experts."""
         ...

@@ -1,4 +1,4 @@
-"""Whole steps of a group's members as graphs, exchanges and all, on streams that do nothing until waited for.
+"""Whole steps of a group's members as graphs, exchanges and all, on streams that work beside the host.
 
 What is replayed here is what a card would replay; that NCCL can be captured, only cards can show.
 """
@@ -22,7 +22,7 @@ from gptoss_ray.ranks.rank_experts import with_swap
 from tests.support.drafters import knowing
 from tests.support.engine_runs import run, small_config
 from tests.support.group_requests import CONFIG, PATTERNS, REQUESTS, answers_of_one, arrivals_of, texts
-from tests.support.recorded_stream import RecordedStream, on_stream
+from tests.support.recorded_stream import ThreadedStream, on_stream
 from tests.support.serving_ranks import group_config, serve_in_threads
 
 POLICY = {"max_prefill_tokens_per_step": 16, "max_prefill_delay_steps": 2, "dispatch": "padded"}
@@ -50,7 +50,7 @@ def on_streams(monkeypatch):
     """Every rank that is made computes on a stream of its own."""
 
     def find(transformer, config, suppressed_token_ids):
-        return on_stream(RecordedStream(), records_graphs=config.step_graphs)
+        return on_stream(ThreadedStream(), records_graphs=config.step_graphs)
 
     monkeypatch.setattr(engine_module, "find_executor", find)
 
@@ -102,22 +102,52 @@ def test_steps_that_are_launched_kernel_by_kernel_answer_as_graphs_do(checkpoint
     assert sum(stream.num["graph"] + stream.num_graphs for stream in streams_of(ranks)) == 0
 
 
+@pytest.mark.parametrize("by_device", [False, True], ids=["drawn by host", "drawn by device"])
 def test_steps_that_are_too_large_to_be_padded_are_in_no_graph_and_all_ranks_know(
-    checkpoint, expected, on_streams
+    checkpoint, expected, expected_on_device, on_streams, by_device
 ):
     options = {"dispatch": "auto", "max_padded_bytes": 2 * 2 * BYTES_PER_TOKEN}
-    ranks = serve(checkpoint, arrivals_of("all ranks", 2), 2, **options)
-    assert answers(ranks) == expected
+    requests = DRAWN_ON_DEVICE if by_device else REQUESTS
+    ranks = serve(checkpoint, arrivals_of("all ranks", 2, requests), 2, **options)
+    assert answers(ranks) == (expected_on_device if by_device else expected)
     for rank, stream in zip(ranks, streams_of(ranks), strict=True):
         num_contexts = len(block_counts(rank.engine.max_context, small_config().kv_block_size))
         assert stream.num_graphs == 2 * num_contexts, "of one row and of two"
         assert 0 < stream.num["graph"] < rank.engine.stats().num_steps
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_tokens_that_the_devices_draw_are_those_of_one(checkpoint, expected_on_device, on_streams, num_ranks):
-    arrivals = [(3 * number, number % num_ranks, each) for number, each in enumerate(DRAWN_ON_DEVICE)]
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_tokens_that_the_devices_draw_are_those_of_one(
+    checkpoint, expected_on_device, on_streams, num_ranks, pattern
+):
+    arrivals = arrivals_of(pattern, num_ranks, DRAWN_ON_DEVICE)
     assert answers(serve(checkpoint, arrivals, num_ranks)) == expected_on_device
+
+
+def test_every_rank_launches_the_next_step_before_it_reads_the_present_one(
+    checkpoint, expected_on_device, on_streams
+):
+    """A rank with nothing to decode does so, too: its part of a step has to be there for the others."""
+
+    def be_reluctant(step, rank):
+        spoil_the_cache(step, rank)
+        rank.engine.executor.stream.is_reluctant = 12 <= step < 18
+
+    longest = max(DRAWN_ON_DEVICE, key=lambda each: each.params.max_tokens)
+    ranks = serve(checkpoint, [(0, 1, longest)], 3, be_reluctant)
+    assert answers(ranks) == {longest.request_id: expected_on_device[longest.request_id]}
+
+
+def test_ranks_that_draw_on_the_host_and_ranks_that_run_ahead_answer_as_one(
+    checkpoint, expected, expected_on_device, on_streams
+):
+    """Who has to read a step first keeps the others waiting in the agreement, and launches the same one."""
+    arrivals = [(2 * number, 0, each) for number, each in enumerate(REQUESTS[:3])]
+    arrivals += [(2 * number, 1, each) for number, each in enumerate(DRAWN_ON_DEVICE[3:])]
+    wanted = {name: expected[name] for name in ("r0", "r1", "r2")}
+    wanted |= {name: expected_on_device[name] for name in ("r3", "r4", "r5")}
+    assert answers(serve(checkpoint, arrivals, 2)) == wanted
 
 
 def test_a_decoding_step_is_one_copy_one_graph_and_one_fetch_on_every_rank(checkpoint, on_streams):
@@ -126,7 +156,6 @@ def test_a_decoding_step_is_one_copy_one_graph_and_one_fetch_on_every_rank(check
     def watch(step, rank):
         spoil_the_cache(step, rank)
         stream = rank.engine.executor.stream
-        assert stream.num_pending == 0, "nothing is launched before all have agreed on it"
         before = num_runs.get(rank.link.rank)
         num_runs[rank.link.rank] = stream.num.copy()
         if before is not None and step > 12:
@@ -151,9 +180,11 @@ def test_all_graphs_are_recorded_in_the_first_step_and_none_later(checkpoint, ex
     assert of_all_steps % len(row_counts(64)) == 0 < of_all_steps
 
 
+@pytest.mark.parametrize("by_device", [False, True], ids=["drawn by host", "drawn by device"])
 def test_experts_that_are_swapped_while_requests_run_have_graphs_of_their_own(
-    checkpoint, expected, on_streams
+    checkpoint, expected, expected_on_device, on_streams, by_device
 ):
+    requests = DRAWN_ON_DEVICE if by_device else REQUESTS
     placement = LayerPlacement(((7, 0, 1, 2, 3), (4, 5, 6, 0, 7)))
     swap = LayerSwap(1, 0, placement, ("here", "there"))
 
@@ -162,8 +193,8 @@ def test_experts_that_are_swapped_while_requests_run_have_graphs_of_their_own(
         if step == 3 + 4 * rank.link.rank:  # one rank is ready before the other
             rank.engine.stage_placement(1, with_swap(rank.engine.transformer, checkpoint, swap))
 
-    ranks = serve(checkpoint, arrivals_of("all ranks", 2), 2, stage)
-    assert answers(ranks) == expected
+    ranks = serve(checkpoint, arrivals_of("all ranks", 2, requests), 2, stage)
+    assert answers(ranks) == (expected_on_device if by_device else expected)
     assert [rank.engine.stats().placement for rank in ranks] == [1, 1]
     for rank, stream in zip(ranks, streams_of(ranks), strict=True):
         assert stream.num_graphs == 2 * rank.engine.executor.num_graphs

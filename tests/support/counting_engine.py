@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gptoss_ray.errors import InvalidRequestError
@@ -29,6 +30,7 @@ class CountingEngine:
     is_closed: bool = False
     transformer: object = "the first epoch's"
     placement: int = 0
+    on_drop: Callable[[], None] = lambda: None
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -60,6 +62,9 @@ class CountingEngine:
             raise self.faults.pop(0)
         self.has_just_failed = False
         return [self._next(request) for request in list(self.requests.values())]
+
+    def drop_steps(self) -> None:
+        self.on_drop()
 
     def change_epoch(self, version: int, transformer: object) -> None:
         self.placement, self.transformer = version, transformer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from gptoss_ray.checkpoint.reader import CheckpointReader
 from gptoss_ray.checkpoint.synthetic import tiny_config
@@ -30,14 +31,16 @@ def make_request(number: int) -> GenerationRequest:
 REQUESTS = [make_request(number) for number in range(6)]
 
 
-def arrivals_of(pattern: str, num_ranks: int) -> list[Arrival]:
-    """Distribute the requests over ranks and steps."""
+def arrivals_of(
+    pattern: str, num_ranks: int, requests: Sequence[GenerationRequest] = REQUESTS
+) -> list[Arrival]:
+    """Distribute requests over ranks and steps."""
     rng = random.Random(f"{pattern} {num_ranks}")
     if pattern == "one rank":
-        return [(0, num_ranks - 1, request) for request in REQUESTS]
+        return [(0, num_ranks - 1, request) for request in requests]
     if pattern == "all ranks":
-        return [(0, number % num_ranks, request) for number, request in enumerate(REQUESTS)]
-    return [(rng.randrange(25), rng.randrange(num_ranks), request) for request in REQUESTS]
+        return [(0, number % num_ranks, request) for number, request in enumerate(requests)]
+    return [(rng.randrange(25), rng.randrange(num_ranks), request) for request in requests]
 
 
 def texts(answers_by_rank) -> dict[str, object]:

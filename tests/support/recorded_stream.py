@@ -6,6 +6,7 @@ memory which the device has still to read, or reads what it has still to write, 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import numpy as np
@@ -15,6 +16,8 @@ from gptoss_ray.engine.device_executor import DeviceExecutor
 from gptoss_ray.engine.draw import draw_token
 from gptoss_ray.generation import SamplingParams
 from gptoss_ray.kernels.device_sampler import NO_TOKEN
+
+_STUCK_S = 60.0
 
 
 def on_stream(stream, *, records_graphs=True, device_sampler=None):
@@ -34,6 +37,7 @@ class RecordedStream:
 
     def __init__(self):
         self._pending = []
+        self._error = None
         self.num_graphs = 0
         self.done = []
         self.num = Counter()
@@ -68,19 +72,67 @@ class RecordedStream:
         self._pending.append((name, work))
 
     def _reach(self, mark):
-        error = None
         while mark in self._pending:
             each = self._pending.pop(0)
             if isinstance(each, _Mark):
-                each.error, error = error, None
-                continue
-            name, work = each
-            self.done.append(name)
-            try:
-                with torch.inference_mode():
-                    work()
-            except Exception as raised:
-                error = error or raised
+                each.error, self._error = self._error, None
+            else:
+                self._do(each)
+
+    def _do(self, named_work):
+        name, work = named_work
+        self.done.append(name)
+        try:
+            with torch.inference_mode():
+                work()
+        except Exception as raised:
+            self._error = self._error or raised
+
+
+class ThreadedStream(RecordedStream):
+    """The same with a thread that does the work by itself, as a group's devices do, which meet each other.
+
+    While it `is_reluctant` it does a step only when another is behind it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.is_reluctant = False
+        self._is_working = False
+        self._changed = threading.Condition()
+
+    def mark(self):
+        with self._changed:
+            mark = super().mark()
+            if not self._is_working:
+                self._is_working = True
+                threading.Thread(target=self._work, name="device", daemon=True).start()
+        return mark
+
+    def _append(self, name, work):
+        with self._changed:
+            super()._append(name, work)
+
+    def _reach(self, mark):
+        with self._changed:
+            assert self._changed.wait_for(lambda: mark not in self._pending, _STUCK_S), "the device is stuck"
+
+    def _work(self):
+        while (first := self._next()) is not None:
+            if not isinstance(first, _Mark):
+                self._do(first)
+            with self._changed:
+                if isinstance(first, _Mark):
+                    first.error, self._error = self._error, None
+                self._pending.pop(0)
+                self._changed.notify_all()
+
+    def _next(self):
+        """What is to be done now; None: the next mark has somebody begin again."""
+        with self._changed:
+            num_steps = sum(isinstance(each, _Mark) for each in self._pending)
+            self._is_working = num_steps > self.is_reluctant
+            return self._pending[0] if self._is_working else None
 
 
 class _Mark:

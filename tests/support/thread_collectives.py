@@ -37,14 +37,15 @@ class _Board:
 
 
 class ThreadCollectives:
-    """One thread's side; `num_calls` counts collectives."""
+    """One thread's side; `num_calls` counts collectives. Agreements have wires of their own."""
 
-    def __init__(self, rank: int, board: _Board, world_size: int) -> None:
+    def __init__(self, rank: int, board: _Board, agreements: _Board, world_size: int) -> None:
         self.rank = rank
         self.world_size = world_size
         self.num_calls = 0
         self.timeout_s = _TIMEOUT_S
         self._board = board
+        self._agreements = agreements
 
     def all_to_all(
         self,
@@ -64,12 +65,13 @@ class ThreadCollectives:
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """See `Collectives`."""
         self.num_calls += 1
-        parts = self._board.exchange(self.rank, tuple(values))
+        parts = self._agreements.exchange(self.rank, tuple(values))
         return [max(column) for column in zip(*parts, strict=True)]  # type: ignore[call-overload]
 
     def close(self) -> None:
         """Break what others wait for."""
         self._board.barrier.abort()
+        self._agreements.barrier.abort()
 
 
 class ThreadStream:
@@ -120,8 +122,8 @@ class ThreadLink:
 
 def thread_group(world_size: int) -> list[ThreadCollectives]:
     """Make the sides of a group."""
-    board = _Board(world_size)
-    return [ThreadCollectives(rank, board, world_size) for rank in range(world_size)]
+    boards = _Board(world_size), _Board(world_size)
+    return [ThreadCollectives(rank, *boards, world_size) for rank in range(world_size)]
 
 
 def run_ranks(world_size: int, work: Callable[[ThreadCollectives], Result]) -> list[Result]:

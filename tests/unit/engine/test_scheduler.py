@@ -15,6 +15,7 @@ from gptoss_ray.kvcache.block_pool import BlockPool
 from gptoss_ray.kvcache.block_table import BlockTable
 from gptoss_ray.kvcache.geometry import KVGeometry
 from gptoss_ray.kvcache.prefix_cache import PrefixCache
+from gptoss_ray.parallel.step_sync import StepDemand
 
 BUDGET = 16
 
@@ -174,6 +175,29 @@ def test_the_ends_of_a_prompt_are_found_longest_under_pressure(num_left):
 def demanded(bench):
     demand = bench.scheduler.demand()
     return demand.num_decode_tokens, demand.num_prefill_tokens
+
+
+def test_the_demand_ahead_is_what_is_planned_behind_a_step_that_is_not_read():
+    bench = Bench()
+    bench.add("a", 20)
+    bench.add("short", 1, max_tokens=1)
+    launched = bench.plan()
+    for demand, chunks in (((0, 5), [("a", 4), ("short", 1)]), ((1, 0), [("a", 1)]), ((1, 0), [("a", 1)])):
+        ahead = bench.scheduler.demand_ahead(launched)
+        plan = bench.scheduler.schedule_ahead(launched, ahead.num_prefill_tokens)
+        assert (ahead.num_decode_tokens, ahead.num_prefill_tokens) == demand
+        assert [(chunk.sequence.request_id, chunk.num_tokens) for chunk in plan.chunks] == chunks
+        draws = [(SampledToken(5),)] * len(launched.drawing_sequences())
+        bench.scheduler.commit(launched, draws)
+        launched = plan
+
+
+def test_prompts_that_are_held_back_are_not_planned_ahead():
+    bench = Bench()
+    bench.add("a", 20)
+    launched = bench.plan()
+    assert bench.scheduler.demand_ahead(launched) == StepDemand(0, 4)
+    assert bench.scheduler.schedule_ahead(launched, 0).chunks == ()
 
 
 def test_the_demand_is_the_decodes_and_the_tokens_of_prompts_under_the_budget():

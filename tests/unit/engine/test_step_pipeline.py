@@ -194,6 +194,35 @@ def test_a_launch_ahead_that_fails_is_tried_again_when_it_is_its_turn(caplog):
     assert len(num_ahead) >= 6
 
 
+@pytest.fixture
+def failing_once():
+    """An engine with a request that has read its first token when the next launch fails, and fails again."""
+    engine = make_engine(stream=RecordedStream())
+    engine.submit(make_request(0, 4))
+    first = [engine.step(), engine.step()]
+    executor = engine._executor
+    executor.launch = None
+    with pytest.raises(TypeError):
+        engine.step()
+    del executor.launch
+    return engine, first
+
+
+def test_what_a_step_has_made_is_told_though_the_launch_behind_it_has_failed_for_good(failing_once):
+    engine, first = failing_once
+    tokens = [token for outputs in first for output in outputs for token in output.token_ids]
+    rest = finish(engine, {"r0": len(tokens)})["r0"].token_ids
+    assert (*tokens, *rest) == run(make_engine(), [make_request(0, 4)])["r0"].token_ids
+
+
+def test_nothing_of_an_aborted_request_is_told_later(failing_once):
+    engine, _ = failing_once
+    assert engine.has_work
+    assert engine.abort("r0")
+    assert not engine.has_work
+    assert engine.step() == []
+
+
 def test_a_row_without_a_finite_logit_fails_alone():
     class Broken(HostSampler):
         def draw(self, logits, inputs):

@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from gptoss_ray.config import ParallelConfig
 from gptoss_ray.errors import GroupBrokenError
+from gptoss_ray.parallel.deepspeed_collectives import _BACKENDS, DeepspeedCollectives
 from tests.support.rank_processes import STORE_HOST, fresh_membership, rank_processes
 
 GLOO = ParallelConfig(shared_memory=False, collective_timeout_s=240)
@@ -85,6 +87,31 @@ def test_every_exchange_is_one_all_to_all_single_of_deepspeed():
     assert run(count_exchanges, 5, num_ranks=2) == [5, 5]
 
 
+def agree_during_an_exchange(link, membership):
+    """As ranks with cards would, but for gloo in NCCL's place."""
+    link.leave()
+    gloo, no_card = patch.dict(_BACKENDS, cuda="gloo"), patch("torch.cuda.current_device", lambda: None)
+    with gloo, no_card:
+        collectives = DeepspeedCollectives(membership, link.rank, device="cuda", timeout_s=60)
+    sent = torch.full((2, 3), link.rank)
+    exchange = threading.Thread(target=lambda: sent.copy_(collectives.all_to_all(sent, [1, 1], [1, 1])))
+    if link.rank == 0:
+        exchange.start()
+        time.sleep(0.2)
+    agreed = [collectives.all_reduce_max([link.rank, -link.rank]) for _ in range(3)]
+    if link.rank == 1:
+        exchange.start()
+    exchange.join()
+    collectives.close()
+    return agreed[-1], sent[:, 0].tolist()
+
+
+def test_ranks_with_cards_agree_on_a_step_while_an_exchange_of_the_one_before_is_under_way():
+    membership = replace(fresh_membership(("host",) * 2), epoch=2)
+    answers = run(agree_during_an_exchange, membership, num_ranks=2)
+    assert answers == [([1, 0], [0, 1])] * 2
+
+
 def join_later_epochs(link, memberships):
     for membership in memberships:
         link.join(membership)
@@ -153,8 +180,6 @@ def test_closing_from_another_thread_ends_a_wait(tmp_path):
 
 
 def form_without_the_others(link):
-    from gptoss_ray.parallel.deepspeed_collectives import DeepspeedCollectives
-
     link.leave()
     absent = fresh_membership(("host",) * 2)
     with pytest.raises(GroupBrokenError, match=r"2 ranks did not connect within 0\.5 s"):
@@ -169,8 +194,6 @@ def test_a_group_whose_other_ranks_never_come_is_refused_after_the_deadline_and_
 
 
 def form_a_second_group(link):
-    from gptoss_ray.parallel.deepspeed_collectives import DeepspeedCollectives
-
     with pytest.raises(GroupBrokenError, match="in another group"):
         DeepspeedCollectives(fresh_membership(("host",)), 0, device="cpu", timeout_s=5)
     return link.collectives.all_reduce_max([7])

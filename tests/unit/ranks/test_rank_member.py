@@ -81,6 +81,13 @@ async def test_an_epoch_is_joined_with_the_experts_prepared_for_it(rank):
     assert (rank.engine.placement, rank.engine.transformer) == (20, "the first epoch's, then rank 0 of 2")
 
 
+async def test_steps_under_way_are_dropped_while_the_wires_of_their_epoch_are_there(rank):
+    rank.engine.on_drop = lambda: rank.link.happened.append("dropped")
+    await rank.member.prepare(change(2))
+    await rank.join(2)
+    assert rank.link.happened == [1, "dropped", 2]
+
+
 async def test_a_broken_epoch_is_left_before_anything_is_read(rank):
     await rank.member.prepare(change(2, leaves=True))
     assert rank.link.happened == [1, "left"]

@@ -21,7 +21,7 @@ from gptoss_ray.parallel.expert_placement import contiguous
 from gptoss_ray.parallel.step_sync import GroupStepSync
 from gptoss_ray.ranks.rank_experts import make_dispatcher
 from tests.support.engine_runs import Answer, run, small_config, take
-from tests.support.recorded_stream import RecordedStream, on_stream
+from tests.support.recorded_stream import RecordedStream, ThreadedStream, on_stream
 from tests.support.thread_collectives import ThreadLink, run_ranks
 
 MODEL = tiny_config(num_layers=2, vocab_size=64)
@@ -67,7 +67,7 @@ def be_rank(collectives):
     )
     placement = contiguous(MODEL.num_experts, 2)
     dispatchers = [make_dispatcher(exchange, placement, ("", "")) for _ in range(MODEL.num_layers)]
-    stream = RecordedStream()
+    stream = ThreadedStream()
     engine = Engine(
         load(expert_ids=[placement.local_slots(rank)] * MODEL.num_layers, dispatchers=dispatchers),
         CONFIG,
