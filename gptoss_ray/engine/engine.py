@@ -254,12 +254,12 @@ class Engine:
                 self._num_steps += 1
             else:
                 self._pipeline.settle()
-        for plan in self._pipeline.take_committed():
-            self._failed_steps.complete(_request_ids(plan))
+        self._note_completed()
         return self._take_ended_at_submit() + self._count(self._pipeline.take_outputs())
 
     def blame(self) -> tuple[str, ...]:
         """Take a failed step into account, once; return which requests are to fail (`failed_steps.py`)."""
+        self._note_completed()
         planned = _request_ids(self._pipeline.plan)
         verdict = self._failed_steps.fail(planned)
         if verdict is Verdict.ISOLATE:
@@ -321,6 +321,11 @@ class Engine:
         """End what steps have started; no step can follow."""
         self._pipeline.drop()
         self._executor.close()
+
+    def _note_completed(self) -> None:
+        """Tell `FailedSteps` of what was committed, before it is told of a later failure."""
+        for plan in self._pipeline.take_committed():
+            self._failed_steps.complete(_request_ids(plan))
 
     def _step_limits(self) -> StepLimits:
         config = self._config

@@ -68,7 +68,7 @@ class StepPipeline:
             plan = self._scheduler.schedule(agreement.max_prefill_tokens, is_urgent=agreement.is_urgent)
             self._launch(plan, agreement)
         newest = self._steps[-1]
-        while self._steps and self._steps[0] is not newest:
+        while self._steps[0] is not newest:
             self._read()
         if not (newest.can_be_followed and self._scheduler.can_plan_ahead):
             self._read()

@@ -215,6 +215,18 @@ def test_what_a_step_has_made_is_told_though_the_launch_behind_it_has_failed_for
     assert (*tokens, *rest) == run(make_engine(), [make_request(0, 4)])["r0"].token_ids
 
 
+def test_a_request_that_has_completed_a_step_since_it_failed_is_not_to_blame_yet(failing_once):
+    engine, _ = failing_once
+    assert engine.blame() == ()
+    engine.step()  # launched, and not read
+    executor = engine._executor
+    executor.launch = None
+    with pytest.raises(TypeError):
+        engine.step()
+    del executor.launch
+    assert engine.blame() == ()
+
+
 def test_nothing_of_an_aborted_request_is_told_later(failing_once):
     engine, _ = failing_once
     assert engine.has_work
