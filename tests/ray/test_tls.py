@@ -56,5 +56,5 @@ def test_both_protocols_speak_tls_and_nothing_else(tmp_path: Path, tiny_checkpoi
             grpc.secure_channel(target, grpc.ssl_channel_credentials()),
         ):
             with refused as channel, pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary("/gptoss.v1.ChatService/Chat")(request, metadata=metadata, timeout=20)
+                channel.unary_unary("/gptoss.v1.ChatService/Chat")(request, metadata=metadata, timeout=5)
             assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)

@@ -47,7 +47,7 @@ def test_eight_bit_formats_are_planned_and_refused_where_no_kernel_reads_them():
     assert small["kv_tokens"] > 1.9 * plain["kv_tokens"]
     assert small["memory"]["expert_bytes"] == plain["memory"]["expert_bytes"]
     assert small["decode_tokens_per_s"] > plain["decode_tokens_per_s"]
-    with pytest.raises(ConfigError, match="only the kernels for GPUs"):
+    with pytest.raises(ConfigError, match="which is for GPUs"):
         run("gpt-oss-20b", "--gpu", "cpu", "--kv-cache-dtype", "fp8")
 
 

@@ -17,9 +17,11 @@ def trainer(encoding: HarmonyEncoding) -> Trainer:
     return Trainer(demo_config(encoding), encoding, Recipe(copying_steps=0, groups_per_step=1))
 
 
-def test_steps_lower_the_loss(trainer: Trainer) -> None:
-    losses = [trainer.step(0.0) for _ in range(24)]  # each on other samples, at the rates of the warm-up
-    assert mean(losses[-4:]) < mean(losses[:4]) - 0.5
+def test_steps_lower_the_loss(encoding: HarmonyEncoding) -> None:
+    drills = Recipe(copying_steps=0, groups_per_step=0)
+    trainer = Trainer(demo_config(encoding), encoding, drills)
+    losses = [trainer.step(0.0) for _ in range(16)]  # each on other samples, at the rates of the warm-up
+    assert mean(losses[-4:]) < mean(losses[:4]) - 0.8
 
 
 def test_a_snapshot_brings_back_parameters_and_progress(
