@@ -52,7 +52,7 @@ test-oracle: $(VENV)/.dev-installed ## compare with transformers at the 20b widt
 test-ep: $(VENV)/.dev-installed ## every group of ranks against one rank, and the true widths (minutes, ~6 GB)
 	$(BIN)/python -m pytest -m ep
 
-test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s
+test-soak: $(VENV)/.dev-installed ## 64 streaming chats for 60 s, and `bench ingress` behind HAProxy
 	$(BIN)/python -m pytest -m soak
 
 test-chaos: $(VENV)/.dev-installed ## kill processes and change configurations under load, ranks at every point: every stream stays exact (an hour)

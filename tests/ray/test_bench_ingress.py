@@ -10,7 +10,7 @@ from gptoss_ray.cli import app
 from gptoss_ray.serving.haproxy import find_haproxy
 
 
-@pytest.mark.parametrize("mode", ["default", "haproxy"])
+@pytest.mark.parametrize("mode", ["default", pytest.param("haproxy", marks=pytest.mark.soak)])
 def test_serve_and_the_ingress_are_measured_on_loopback(mode, tmp_path, capfd):
     if mode == "haproxy" and find_haproxy() is None:
         pytest.skip("there is no HAProxy here")
