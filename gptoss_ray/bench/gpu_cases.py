@@ -11,6 +11,7 @@ from gptoss_ray.bench.engine_cases import DecodeCase, engine_config
 from gptoss_ray.checkpoint.model_config import ModelConfig
 from gptoss_ray.config import EngineConfig, ParallelConfig
 from gptoss_ray.errors import ConfigError
+from gptoss_ray.kernels.backend import check_dense_matmuls
 from gptoss_ray.planner.gpu_steps import LAUNCH_S, Ceilings, StepCost, decode_step, prefill_step
 from gptoss_ray.planner.memory import MemoryPlan, plan_memory
 from gptoss_ray.planner.weights import WeightFormat
@@ -61,8 +62,7 @@ class GpuBench:
                 f"{self.model.max_context}; ask for shorter ones.",
                 param="contexts",
             )
-        if self.by_blas and self.dense_weights != "bfloat16":
-            raise ConfigError("cublas multiplies weights in bfloat16 only; ask for one or the other.")
+        check_dense_matmuls(self._engine)
 
     @property
     def by_blas(self) -> bool:

@@ -116,16 +116,14 @@ class Scheduler:
         Prompts that cannot start, for want of a seat or of blocks, are not wanted: other ranks would make
         way for them in vain.
         """
-        running = list(self._running.values())
-        demand = self._demand_of(running)
-        decoding = [sequence for sequence in running if sequence.is_decoding]
-        num_drafted = self._make_drafts(decoding, demand.num_prefill_tokens)
+        demand = self._demand_of(self._running.values())
+        num_drafted = self._make_drafts(demand)
         return replace(demand, num_decode_tokens=demand.num_decode_tokens + num_drafted)
 
     def demand_ahead(self, launched: StepPlan) -> StepDemand:
         """What `schedule_ahead` would plan now, where it can plan."""
         with _as_if_computed(launched):
-            return self._demand_of([each for each in self._running.values() if not each.ends_with_open_step])
+            return self._demand_of(each for each in self._running.values() if not each.ends_with_open_step)
 
     def schedule(self, max_prefill_tokens: int | None = None, *, is_urgent: bool = False) -> StepPlan:
         """Plan the next step; empty when there is nothing to compute.
@@ -214,11 +212,12 @@ class Scheduler:
 
     # Planning
 
-    def _demand_of(self, running: ReadOnlySequence[Sequence]) -> StepDemand:
+    def _demand_of(self, running: Iterable[Sequence]) -> StepDemand:
         """What those that run would compute, and those that wait, if there is room; drafts left out."""
         budget = self._max_num_batched_tokens
-        num_decodes = min(budget, sum(each.is_decoding for each in running))
-        num_prompt_tokens = sum(each.num_uncomputed_tokens for each in running if not each.is_decoding)
+        nums_uncomputed = [sequence.num_uncomputed_tokens for sequence in running]
+        num_decoding = nums_uncomputed.count(1)  # as `Sequence.is_decoding`
+        num_decodes, num_prompt_tokens = min(budget, num_decoding), sum(nums_uncomputed) - num_decoding
         if num_decodes + num_prompt_tokens < budget and self._can_admit():
             num_prompt_tokens += sum(sequence.num_tokens for sequence in self._waiting.values())
         return StepDemand(num_decodes, min(budget - num_decodes, num_prompt_tokens))
@@ -284,11 +283,13 @@ class Scheduler:
         sequence.blocks.release()
         return has_room
 
-    def _make_drafts(self, decoding: ReadOnlySequence[Sequence], num_prompt_tokens: int) -> int:
-        """Choose the drafts of the next step from what prompts leave of its budget; return their tokens."""
+    def _make_drafts(self, demand: StepDemand) -> int:
+        """Choose the drafts of the next step from what `demand` leaves of its budget; return their tokens."""
         self._drafts = NO_DRAFTS
-        room = self._max_num_batched_tokens - len(decoding) - num_prompt_tokens
+        num_prompt_tokens = demand.num_prefill_tokens
+        room = self._max_num_batched_tokens - demand.num_decode_tokens - num_prompt_tokens
         if self._speculation is not None and not self._suspects and room > 0:
+            decoding = [sequence for sequence in self._running.values() if sequence.is_decoding]
             self._drafts = self._speculation.drafts(
                 decoding, num_other_rows=num_prompt_tokens, max_num_tokens=room
             )

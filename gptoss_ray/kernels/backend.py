@@ -206,7 +206,7 @@ def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:
             "experts in bfloat16 only: set dense_weights to bfloat16.",
             param="dense_weights",
         )
-    _check_dense_matmuls(engine)
+    check_dense_matmuls(engine)
     problem = _triton_misfit(model)
     if problem is not None:
         raise ConfigError(problem, param="device")
@@ -221,7 +221,7 @@ def _select_triton(engine: EngineConfig, model: ModelConfig) -> Backend:
     return Backend(_TRITON, f"ranks have GPUs, and Triton {version} is installed", build)
 
 
-def _check_dense_matmuls(engine: EngineConfig) -> None:
+def check_dense_matmuls(engine: EngineConfig) -> None:
     """Raise ConfigError where the faster mode cannot multiply, or would break what another field promises."""
     if engine.dense_matmuls == "batch_invariant":
         return

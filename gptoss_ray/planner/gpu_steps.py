@@ -9,7 +9,7 @@ Exact for a rank alone with MXFP4 experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from gptoss_ray.checkpoint.model_config import MXFP4_BITS, ModelConfig
@@ -24,8 +24,6 @@ LAUNCH_S = 6e-6
 """What the host needs to launch a kernel that no graph holds, Triton's Python included: an assumption."""
 IN_BFLOAT16 = WeightFormat.of_triton(EngineConfig())
 """What engines hold by default: matrices but the experts', and KV, in bfloat16."""
-
-_QKV, _OUT = "qkv, rotation, KV write", "attention output"
 
 BLAS_ROWS = 65
 """Fewest rows that cuBLAS multiplies, where it does (`kernels/triton/blas.py`)."""
@@ -119,8 +117,7 @@ def decode_step(
     kv_bytes = num_rows * kv.read_bytes(model, context, held.kv_itemsize)
     flops = num_rows * attention_flops(model, context)
     touched = model.expected_experts(num_rows) if num_experts is None else num_experts
-    kernels = _kernels(model, held, num_rows, num_rows, kv_bytes, flops, touched)
-    return StepCost(tuple(_behind_blas(model, num_rows, kernels) if by_blas else kernels))
+    return StepCost(tuple(_kernels(model, held, num_rows, num_rows, kv_bytes, flops, touched, by_blas)))
 
 
 def prefill_step(
@@ -136,8 +133,7 @@ def prefill_step(
     kv_bytes = kv.read_bytes(model, context + num_tokens, held.kv_itemsize)
     flops = num_tokens * attention_flops(model, mean_context)
     touched = model.expected_experts(num_tokens)
-    kernels = _kernels(model, held, num_tokens, 1, kv_bytes, flops, touched)
-    return StepCost(tuple(_behind_blas(model, num_tokens, kernels) if by_blas else kernels))
+    return StepCost(tuple(_kernels(model, held, num_tokens, 1, kv_bytes, flops, touched, by_blas)))
 
 
 def _kernels(
@@ -148,22 +144,26 @@ def _kernels(
     kv_bytes: float,
     attention: float,
     touched: float,
+    by_blas: bool,
 ) -> Iterator[KernelCost]:
     """Yield what a step launches (`kernels/triton/`, `engine/device_executor.py`)."""
     layers, hidden, width = model.num_layers, model.hidden_size, model.intermediate_size
     query = model.num_attention_heads * model.head_dim
     kv_width = 2 * model.num_key_value_heads * model.head_dim
     slots = rows * model.num_experts_per_token
+    is_product = by_blas and rows >= BLAS_ROWS
 
     yield KernelCost("tokens, positions, embedding", 8, rows * hidden * 2 * _BF16)
     yield KernelCost("attention lists", 4)
     yield KernelCost("first norm", 1, rows * hidden * 2 * _BF16)
-    qkv = _matmul(_QKV, layers, rows, hidden, query + kv_width, held.dense_bits)
+    qkv = _matmul(
+        "qkv, rotation, KV write", layers, rows, hidden, query + kv_width, held.dense_bits, is_product
+    )
     narrowed = layers * rows * kv_width * (_BF16 - held.kv_itemsize)
     yield replace(qkv, num_bytes=qkv.num_bytes - narrowed)
     attended = layers * rows * 2 * query * _BF16
     yield KernelCost("attention", layers, kv_bytes + attended, attention)
-    yield _matmul(_OUT, layers, rows, query, hidden, held.dense_bits)
+    yield _matmul("attention output", layers, rows, query, hidden, held.dense_bits, is_product)
     gate = model.num_experts * hidden * _FLOAT32 + rows * hidden * 2 * _BF16
     yield KernelCost("norm, gate, choice", layers, layers * gate)
     if slots > model.num_experts // 2:  # kernels/triton/tiles.py: fewer find their experts in place
@@ -180,27 +180,24 @@ def _kernels(
     yield KernelCost("draw", 7, 2 * logits_bytes)
 
 
-def _behind_blas(model: ModelConfig, rows: int, kernels: Iterable[KernelCost]) -> Iterator[KernelCost]:
-    """Yield the kernels of a step whose many rows cuBLAS multiplies: ours follow, and read its products."""
-    widths = {
-        _QKV: (model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim,
-        _OUT: model.hidden_size,
-    }
-    for kernel in kernels:
-        if rows < BLAS_ROWS or kernel.name not in widths:
-            yield kernel
-            continue
-        products = model.num_layers * rows * widths[kernel.name] * 2 * _BF16
-        yield replace(kernel, num_launches=2 * kernel.num_launches, num_bytes=kernel.num_bytes + products)
-
-
 def _matmul(
-    name: str, layers: int, rows: int, num_inputs: int, num_outputs: int, weight_bits: float
+    name: str,
+    layers: int,
+    rows: int,
+    num_inputs: int,
+    num_outputs: int,
+    weight_bits: float,
+    is_product: bool = False,
 ) -> KernelCost:
-    """Return the cost of a dense matmul in each of `layers` layers, its results in bfloat16."""
+    """Return the cost of a dense matmul in each of `layers` layers, its results in bfloat16.
+
+    Of cuBLAS only the product is: a launch of ours reads it, and writes the results.
+    """
     weight_bytes = padded_inputs(num_inputs) * num_outputs * weight_bits / 8
-    num_bytes = weight_bytes + rows * (num_inputs + num_outputs) * _BF16
-    return KernelCost(name, layers, layers * num_bytes, 2.0 * layers * rows * num_inputs * num_outputs)
+    num_moved = num_inputs + (3 if is_product else 1) * num_outputs
+    num_bytes = weight_bytes + rows * num_moved * _BF16
+    flops = 2.0 * layers * rows * num_inputs * num_outputs
+    return KernelCost(name, (1 + is_product) * layers, layers * num_bytes, flops)
 
 
 def _experts(name: str, layers: int, slots: int, touched: float, sizes: tuple[int, int, int]) -> KernelCost:
