@@ -21,7 +21,7 @@ serve: $(VENV)/.serve-installed ## install, serve the demo model (or CONFIG=...)
 	@exec $(BIN)/gptoss-ray serve $(CONFIG)
 
 test: $(VENV)/.dev-installed ## install and run the tests
-	$(BIN)/python -m pytest -m "not ($(SLOW))"
+	$(BIN)/python -m pytest -p tests.support.second_process -m "not ($(SLOW))"
 
 check: lint typecheck test ## lint, typecheck and test
 
@@ -105,8 +105,8 @@ fuzz: $(VENV)/.dev-installed ## feed readers of untrusted bytes by atheris, FUZZ
 train-demo: export ONEDNN_PRIMITIVE_CACHE_CAPACITY = 8000
 train-demo: export OMP_WAIT_POLICY = PASSIVE
 train-demo: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8000000000:glibc.malloc.top_pad=400000000
-train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (84 minutes on 2 cores), into build/demo
-	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 84
+train-demo: $(VENV)/.dev-installed ## train the built-in demo model again (88 minutes on 2 cores), into build/demo
+	$(BIN)/python -m gptoss_ray.demo_training --out build/demo --work build/demo-training --minutes 88
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis $(NATIVE)/_native.*
