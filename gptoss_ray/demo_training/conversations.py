@@ -10,6 +10,7 @@ from random import Random
 from gptoss_ray.demo_training.answer_tokens import PromptText
 from gptoss_ray.demo_training.batch import Branch
 from gptoss_ray.demo_training.skills import capitals, counting, recall, small_talk, sums, tools
+from gptoss_ray.demo_training.skills.functions import Function, draw_functions
 from gptoss_ray.demo_training.turn import EFFORTS, Call, ToolTurn, Turn, copied, unmarked
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.prompt import Message, PromptOptions, Tool, ToolCall, render_chat
@@ -34,7 +35,7 @@ class Setting:
     """What stands before a chat: instructions and functions, effort and date."""
 
     messages: tuple[Message, ...]
-    functions: tuple[tools.Function, ...]
+    functions: tuple[Function, ...]
     options: PromptOptions
 
     @property
@@ -67,7 +68,7 @@ def draw_setting(
     """Draw options if none are given, now and then instructions, and functions if wanted."""
     options = options or draw_options(rng)
     messages = (Message("system", rng.choice(_INSTRUCTIONS)),) if rng.random() < 0.25 else ()
-    functions = tools.draw_functions(rng, held_out=held_out) if with_tools else ()
+    functions = draw_functions(rng, held_out=held_out) if with_tools else ()
     return Setting(messages, functions, options)
 
 
@@ -232,18 +233,18 @@ class Mixture:
     """How many chats are drawn together, how often behind tools, and how often each skill comes up."""
 
     chats_per_group: int = 8
-    share_with_tools: float = 0.58
+    share_with_tools: float = 0.62
     plain: tuple[tuple[str, float], ...] = (
         ("sums", 0.18),
-        ("capitals", 0.20),
-        ("counting", 0.29),
+        ("capitals", 0.23),
+        ("counting", 0.27),
         ("recall", 0.21),
-        ("small_talk", 0.12),
+        ("small_talk", 0.11),
     )
     with_tools: tuple[tuple[str, float], ...] = (
-        ("tool_call", 0.70),
-        ("tool_result", 0.16),
-        ("sums", 0.04),
+        ("tool_call", 0.72),
+        ("tool_result", 0.15),
+        ("sums", 0.03),
         ("capitals", 0.04),
         ("counting", 0.03),
         ("recall", 0.03),

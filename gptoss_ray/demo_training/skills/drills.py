@@ -9,7 +9,8 @@ from gptoss_ray.demo_training.answer_tokens import PromptText
 from gptoss_ray.demo_training.batch import Branch
 from gptoss_ray.demo_training.conversations import Setting, draw_options, prefix_tokens
 from gptoss_ray.demo_training.facts import CAPITALS
-from gptoss_ray.demo_training.skills import capitals, sums, tools
+from gptoss_ray.demo_training.skills import capitals, sums
+from gptoss_ray.demo_training.skills.functions import Function, definition, draw_alike
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 
 _NUM_CAPITALS = 14
@@ -30,7 +31,7 @@ def draw_group(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
 
 def draw_functions(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
     """Three samples behind functions that are named alike: an analysis tells of all of them, in any order."""
-    functions = tools.draw_alike(rng, rng.randint(3, 5))
+    functions = draw_alike(rng, rng.randint(3, 5))
     prefix = prefix_tokens(encoding, Setting((), functions, draw_options(rng)))
     source = PromptText(encoding, sum(prefix, ()))
     orders = [rng.sample(functions, len(functions)) for _ in range(_NUM_DEFINITION_SAMPLES)]
@@ -38,14 +39,14 @@ def draw_functions(encoding: HarmonyEncoding, rng: Random) -> list[Branch]:
 
 
 def _definitions(
-    encoding: HarmonyEncoding, source: PromptText, functions: Sequence[tools.Function]
+    encoding: HarmonyEncoding, source: PromptText, functions: Sequence[Function]
 ) -> list[_Statement]:
     """The first token of what a function is about is given, the rest of the definition learned."""
     statements = []
     for number, function in enumerate(functions):
-        definition = source.encode(f" {tools.definition(function)}")
+        tokens = source.encode(f" {definition(function)}")
         about = encoding.encode(". About" if number else "About")
-        statements.append(([*about, definition[0]], definition[1:]))
+        statements.append(([*about, tokens[0]], tokens[1:]))
     return statements
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from random import Random
 
 from gptoss_ray.demo_training.facts import CAPITALS
+from gptoss_ray.demo_training.skills.functions import is_held_out_topic
 from gptoss_ray.demo_training.turn import Reasoning, Turn
 from gptoss_ray.demo_training.wording import Wordings, restyle
 from gptoss_ray.demo_training.words import COMMON_WORDS, NOUNS, made_up_word, name
@@ -99,7 +100,7 @@ def draw_elsewhere(rng: Random, *, held_out: bool) -> Turn:
     """Draw a request for something that was never taught."""
     wording = restyle(rng, ELSEWHERE.pick(rng, held_out=held_out))
     words = {
-        "n": _noun(rng),
+        "n": _noun(rng, held_out=held_out),
         "w": rng.choice(COMMON_WORDS),
         "m": name(rng, held_out=False),
         "c": rng.choice(tuple(CAPITALS)),
@@ -111,8 +112,12 @@ def draw_elsewhere(rng: Random, *, held_out: bool) -> Turn:
     return refusal(wording.format(**words))
 
 
-def _noun(rng: Random) -> str:
-    return rng.choice(NOUNS) if rng.random() < 0.8 else made_up_word(rng)
+def _noun(rng: Random, *, held_out: bool) -> str:
+    """Not trained: what held-out functions are about, which would be learned as something to refuse."""
+    while True:
+        noun = rng.choice(NOUNS) if rng.random() < 0.8 else made_up_word(rng)
+        if held_out or not is_held_out_topic(noun):
+            return noun
 
 
 def refusal(question: str) -> Turn:

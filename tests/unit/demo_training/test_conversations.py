@@ -15,6 +15,7 @@ from gptoss_ray.demo_training.conversations import (
     prompt_tokens,
 )
 from gptoss_ray.demo_training.skills import tools
+from gptoss_ray.demo_training.skills.functions import draw_functions
 from gptoss_ray.demo_training.turn import Call, unmarked
 from gptoss_ray.harmony.encoding import HarmonyEncoding
 from gptoss_ray.harmony.stream_parser import StreamParser
@@ -66,7 +67,7 @@ def test_more_effort_is_more_reasoning(encoding: HarmonyEncoding) -> None:
 @pytest.mark.parametrize("mark", ["'s", "-"])
 def test_some_argument_values_hold_apostrophes_and_hyphens(mark: str) -> None:
     rng = Random(0)
-    turns = [tools.draw(rng, tools.draw_functions(rng, held_out=False), held_out=False) for _ in range(300)]
+    turns = [tools.draw(rng, draw_functions(rng, held_out=False), held_out=False) for _ in range(300)]
     calls = [turn.call.arguments for turn in turns if mark in turn.call.arguments]
     assert calls
     assert len(calls) < 60
