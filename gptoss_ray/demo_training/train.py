@@ -6,6 +6,7 @@ import argparse
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -20,6 +21,7 @@ from gptoss_ray.demo_training.trainer import Trainer
 from gptoss_ray.demo_training.vocabulary import demo_encoding
 
 _SECONDS_PER_LINE = 15
+_SECONDS_PER_SNAPSHOT = 300
 _SECONDS_PER_EVALUATION = 1200
 _QUESTIONS_PER_SKILL = 120
 _EVALUATION_SEED = 12345
@@ -42,12 +44,11 @@ def main() -> None:
         trainer.parameters.round()
         evaluation = evaluate(config, trainer.parameters, questions)
         print(f"held out: {evaluation}", flush=True)
-        trainer.save(arguments.work)
-        (arguments.work / "mistakes.txt").write_text(
-            describe_mistakes(encoding, evaluation), encoding="utf-8"
-        )
+        mistakes = describe_mistakes(encoding, evaluation)
+        (arguments.work / "mistakes.txt").write_text(mistakes, encoding="utf-8")
 
-    _train(trainer, arguments.minutes * 60, report)
+    _train(trainer, arguments.minutes * 60, lambda: trainer.save(arguments.work), report)
+    trainer.save(arguments.work)
     report()
     export(arguments.out, config, trainer.parameters.masters, encoding)
     print(f"wrote {arguments.out}", flush=True)
@@ -68,20 +69,38 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _train(trainer: Trainer, budget_s: float, report: Callable[[], None]) -> None:
-    """Step until the budget is spent; a line now and then, a report less often."""
+@dataclass
+class _Interval:
+    """Comes round every so many seconds."""
+
+    seconds: float
+    last: float
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is over; if so, the next one begins."""
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+def _train(trainer: Trainer, budget_s: float, save: Callable[[], None], report: Callable[[], None]) -> None:
+    """Step until the budget is spent; a line now and then, a snapshot less often, a report least."""
     losses: deque[float] = deque(maxlen=50)
     before = trainer.progress.seconds
-    started = last_line = last_report = time.monotonic()
+    started = time.monotonic()
+    line = _Interval(_SECONDS_PER_LINE, started)
+    snapshot = _Interval(_SECONDS_PER_SNAPSHOT, started)
+    evaluation = _Interval(_SECONDS_PER_EVALUATION, started)
     while trainer.progress.seconds < budget_s:
         losses.append(trainer.step(trainer.progress.seconds / budget_s))
         now = time.monotonic()
         trainer.progress.seconds = before + now - started
-        if now - last_line >= _SECONDS_PER_LINE:
-            last_line = now
+        if line.is_over(now):
             print(_line(trainer, mean(losses), budget_s), flush=True)
-        if now - last_report >= _SECONDS_PER_EVALUATION:
-            last_report = now
+        if snapshot.is_over(now):
+            save()
+        if evaluation.is_over(now):
             report()
 
 
