@@ -52,7 +52,7 @@ _FACTORS = {"a": {"type": "number"}, "b": {"type": "number"}}
 
 SAMPLE_TOOLS = (
     ChatTool("get_weather", "Get the weather in a city.", _CITY, _weather),
-    ChatTool("get_time", "Get the time in a city.", _CITY, _time),
+    ChatTool("get_time", "Get the current time.", _CITY, _time),
     ChatTool("multiply", "Multiply two numbers.", _FACTORS, _multiply),
 )
 

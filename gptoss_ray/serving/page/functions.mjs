@@ -56,7 +56,7 @@ const city = { type: "string", description: "Name of the city." };
 /** Each with a result to send back, made up from the call's arguments. */
 export const SAMPLES = [
   sample("get_weather", "Get the weather in a city.", { city }, (given) => ({ city: given.city, temperature: 18 })),
-  sample("get_time", "Get the time in a city.", { city }, (given) => ({ city: given.city, time: "14:05" })),
+  sample("get_time", "Get the current time.", { city }, (given) => ({ city: given.city, time: "14:05" })),
   sample("multiply", "Multiply two numbers.", { a: { type: "number" }, b: { type: "number" } }, (given) => ({
     product: given.a * given.b,
   })),
