@@ -113,7 +113,12 @@ KINDS = (
 
 def draw_value(rng: Random, kind: ArgumentKind, held_out: bool) -> Value:
     """Draw a value of the wanted side of the split; values of kinds that are not open are on both."""
+    return draw_from_side(rng, kind.draw, held_out) if kind.is_open else kind.draw(rng)
+
+
+def draw_from_side(rng: Random, draw: Callable[[Random], Value], held_out: bool) -> Value:
+    """Draw until a value is of the wanted side of the split."""
     while True:
-        value = kind.draw(rng)
-        if not kind.is_open or is_held_out("value", str(value).lower()) == held_out:
+        value = draw(rng)
+        if is_held_out("value", str(value).lower()) == held_out:
             return value

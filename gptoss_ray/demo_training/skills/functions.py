@@ -76,7 +76,7 @@ def draw_alike(rng: Random, count: int) -> tuple[Function, ...]:
     while len(functions) < count:
         noun = _noun(rng, held_out=False)
         function = _function(rng, noun, rng.choice(verbs), held_out=False)
-        if _behind(noun, function.tool.description) is not None:
+        if _from_noun(noun, function.tool.description):
             functions[noun] = function
     return tuple(functions[noun] for noun in sorted(functions))
 
@@ -181,13 +181,13 @@ def definition(function: Function) -> str:
     """The function's definition from its noun on, one run of text where the description holds the noun."""
     arguments = type_of_parameters(function.tool.parameters, param="tools")
     signature = f"type {function.tool.name} = ({f'_: {arguments}' if arguments else ''})"
-    described = _behind(function.noun, function.tool.description)
-    if described is None:
+    described = _from_noun(function.noun, function.tool.description)
+    if not described:
         return f"{copied(function.noun)}.\n{copied(signature)}"
-    return copied(f"{function.noun}{described}\n{signature}")
+    return copied(f"{described}\n{signature}")
 
 
-def _behind(noun: str, description: str) -> str | None:
-    """What the description says behind the noun, None if it does not hold the noun."""
-    found = re.search(rf"\b{noun}\b(.*)", description)
-    return found[1] if found else None
+def _from_noun(noun: str, description: str) -> str:
+    """What the description says from the noun on, nothing if it does not hold the noun."""
+    found = re.search(rf"\b{noun}\b.*", description)
+    return found[0] if found else ""

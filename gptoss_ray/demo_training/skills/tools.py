@@ -13,13 +13,13 @@ from random import Random
 from gptoss_ray.demo_training.skills.arguments import (
     Value,
     draw_city,
+    draw_from_side,
     draw_number,
     draw_person,
     draw_text,
     draw_value,
 )
 from gptoss_ray.demo_training.skills.functions import Function, Parameter, definition
-from gptoss_ray.demo_training.split import is_held_out
 from gptoss_ray.demo_training.turn import Call, Reasoning, ToolTurn, copied, named
 from gptoss_ray.demo_training.wording import Wordings, restyle
 from gptoss_ray.demo_training.words import made_up_word
@@ -144,8 +144,5 @@ def _result(rng: Random, held_out: bool) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _result_value(rng: Random, held_out: bool) -> Value:
-    kind = rng.choice((draw_number, draw_number, draw_city, draw_text, draw_person))
-    while True:
-        value = kind(rng)
-        if is_held_out("value", str(value).lower()) == held_out:
-            return value
+    drawing = rng.choice((draw_number, draw_number, draw_city, draw_text, draw_person))
+    return draw_from_side(rng, drawing, held_out)

@@ -29,8 +29,7 @@ def test_the_demo_calls_the_sample_functions_with_the_city_of_the_question():
     config = EngineConfig(kv_cache_bytes=16 << 20)
     encoding = HarmonyEncoding.load(resolve_folder(DEMO))
     transformer = Transformer.load(CheckpointReader.open(resolve_folder(DEMO)), config)
-    offered = [tool.schema()["function"] for tool in SAMPLE_TOOLS]
-    tools = [Tool(tool["name"], tool["description"], tool["parameters"]) for tool in offered]
+    tools = [Tool(**tool.schema()["function"]) for tool in SAMPLE_TOOLS]
     options = PromptOptions(current_date="2026-01-01")
     params = SamplingParams(temperature=0.0, max_tokens=120, stop_token_ids=encoding.stop_token_ids)
     wanted, requests = {}, []
